@@ -1,0 +1,72 @@
+"""Memory for AI agents that runs inside your Python process: synchronous, durable, offline, fast.
+
+    from agentmem import Memory
+
+    with Memory("agent.db") as memory:
+        memory.add("Prefers window seats", user_id="ana")
+        for match in memory.search("where does she like to sit?", user_id="ana"):
+            print(match.score, match.record.content)
+
+Names are loaded when first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentmem.config import Config
+    from agentmem.errors import (
+        AgentMemError,
+        ClosedError,
+        DeadlineError,
+        DuplicateIdError,
+        EmbeddingError,
+        InvalidInputError,
+        ModelError,
+        ModelMismatchError,
+        NotFoundError,
+        OverloadedError,
+        StoreBusyError,
+        StoreDamagedError,
+        StoreError,
+        StoreFullError,
+        StoreOpenError,
+        StoreReadOnlyError,
+    )
+    from agentmem.memory import Memory, ScopedMemory
+    from agentmem.records import Event, Match, Page, Record, Version
+    from agentmem.statistics import Stats
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "config": ("Config",),
+    "errors": (
+        "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
+        "ModelError", "ModelMismatchError", "NotFoundError", "OverloadedError", "StoreBusyError", "StoreDamagedError",
+        "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
+    ),
+    "memory": ("Memory", "ScopedMemory"),
+    "records": ("Event", "Match", "Page", "Record", "Version"),
+    "statistics": ("Stats",),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
+    "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError", "OverloadedError",
+    "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError",
+    "StoreOpenError", "StoreReadOnlyError", "Version", "__version__",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'agentmem' has no attribute {name!r}")
+    value = getattr(import_module(f"agentmem.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,80 @@
+"""Config: every setting, its default and its price.
+
+A setting is here because a measurement or a stated need stands behind it; the defaults are meant to be left alone.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from agentmem.errors import InvalidInputError
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Settings of one `Memory`; immutable, checked when made.
+
+    Raises:
+        InvalidInputError: a value is out of its range.
+    """
+
+    durability: Literal["full", "process"] = "full"
+    """`"full"`: what `add` returned survives a power cut (one fsync a commit, shared by whoever commits at that
+    moment). `"process"`: it survives a crash of the process, but a power cut may take the last commits; no fsync."""
+
+    timeout: float = 60.0
+    """Seconds that a call may wait for its embedding before `DeadlineError` or `OverloadedError`, unless it says so
+    itself with `timeout=`."""
+
+    busy_timeout: float = 10.0
+    """Seconds that a write may wait for another process's transaction before `StoreBusyError`."""
+
+    workers: int | None = None
+    """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota) for a model of
+    the catalog, 1 for an `embedder=` of your own, whose thread safety is yours to promise by setting this."""
+
+    batch_tokens: int = 1024
+    """Most padded tokens in one run. Larger batches gain nothing on a CPU and make others wait; an accelerator wants
+    more."""
+
+    padding_waste: float = 1.25
+    """Padded tokens over real tokens that a batch may reach when texts of different lengths share it."""
+
+    queue_tokens: int = 1_000_000
+    """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""
+
+    cache_bytes: int = 64 * MIB
+    """Memory for vectors of recently embedded texts, about 1 KB each."""
+
+    shelf_bytes: int = 256 * MIB
+    """Memory for the vectors of owners that are being searched, about 800 bytes a memory."""
+
+    max_content_bytes: int = 1_000_000
+    """Longest text, in bytes of UTF-8. The model itself reads the first `max_tokens` word pieces of it."""
+
+    max_metadata_bytes: int = 100_000
+    """Largest metadata of one memory, in bytes of JSON."""
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """onnxruntime execution providers, in order of preference; others than the CPU need their build of onnxruntime."""
+
+    def __post_init__(self) -> None:
+        if self.durability not in ("full", "process"):
+            raise InvalidInputError(f"Config.durability is {self.durability!r}; use 'full' or 'process'.")
+        for name in ("timeout", "busy_timeout"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise InvalidInputError(f"Config.{name} is {getattr(self, name)!r}; give seconds from 0 to 1,000,000.")
+        if not 1 <= self.padding_waste <= 100:
+            raise InvalidInputError(f"Config.padding_waste is {self.padding_waste!r}; give a ratio from 1 to 100.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type not in (int, int | None) or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InvalidInputError(f"Config.{field.name} is {value!r}; give a whole number.")
+            smallest = 0 if field.name in ("cache_bytes", "shelf_bytes") else 1
+            if value < smallest:
+                raise InvalidInputError(f"Config.{field.name} is {value!r}; give {smallest} or more.")
+        if not self.providers or isinstance(self.providers, str):
+            raise InvalidInputError(f"Config.providers is {self.providers!r}; give a tuple of provider names.")

@@ -1,0 +1,1 @@
+"""Text to unit vector: cache, single flight, batches, model."""

@@ -1,0 +1,351 @@
+"""The collector: requests of many threads become batches, batches go to a pool of workers, answers go back.
+
+A batch is cut only when a worker is free, from whatever waits at that moment. There is no timer: a lone request leaves
+at once, and load makes batches by itself. Everyone who waits gets a vector, an error, or ClosedError.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.embedding.line import Line, Request
+from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+
+Run = Callable[[list[Any]], npt.NDArray[np.float32]]
+"""Prepared items in, vectors (n, dimension) out; called from several threads at once, one call a worker."""
+
+Answer = bytes | AgentMemError
+"""A vector as float16 bytes, or why there is none."""
+
+BULK_TURN = 8
+"""When urgent and bulk requests both wait, every eighth batch is bulk, so that bulk never starves. Counted in batches
+and not in seconds: a test needs no clock, and a slow machine gives the same shares."""
+
+LOST_WORKERS = 64
+"""Runs that may hang without end (a remote embedder that never answers) before no worker is left. A run whose callers
+have all given up no longer counts against the workers."""
+
+CLOSE_WAIT_SECONDS = 30.0
+"""How long `close` waits for runs that have begun."""
+
+
+class Ticket:
+    """One call's texts on their way. `answers` has one entry a text once `then` has been called, which happens exactly
+    once, on a worker's thread or on the caller's own, unless the ticket is cancelled before."""
+
+    __slots__ = ("answers", "cancelled", "remaining", "then")
+
+    def __init__(self, size: int, then: Callable[[list[Answer]], None]) -> None:
+        self.answers: list[Any] = [None] * size
+        self.remaining = size
+        self.cancelled = False
+        self.then = then
+
+
+@dataclass(slots=True)
+class CollectorCounts:
+    """Since the collector began."""
+
+    batches: int = 0
+    texts: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    largest_batch: int = 0
+    coalesced: int = 0
+    failed: int = 0
+    dropped: int = 0
+    run_seconds: float = 0.0
+
+
+class _Batch:
+    __slots__ = ("lost", "requests")
+
+    def __init__(self, requests: list[Request]) -> None:
+        self.requests = requests
+        self.lost = False  # All its callers gave up while it ran; its place among the workers was given away.
+
+
+class Collector:
+    """Between the callers' threads and the model. Starts its threads with the first request."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        dimension: int,
+        workers: int,
+        batch_tokens: int,
+        padding_waste: float,
+        queue_tokens: int,
+        keep: Callable[[bytes, bytes], None],
+    ) -> None:
+        self._run = run
+        self._dimension = dimension
+        self._batch_tokens = batch_tokens
+        self._padding_waste = padding_waste
+        self._queue_tokens = queue_tokens
+        self._keep = keep
+        self._lock = threading.Lock()  # Guards: everything below, every Request and every Ticket.
+        self._arrived = threading.Condition(self._lock)  # A request came, or a worker became free, or the end.
+        self._room = threading.Condition(self._lock)  # Tokens left the line.
+        self._urgent, self._bulk = Line(), Line()
+        self._flying: dict[bytes, Request] = {}
+        self._running: set[_Batch] = set()
+        self._waiting_tokens = 0
+        self._free = workers
+        self._urgent_in_a_row = 0
+        self._closed = False
+        self._pool: ThreadPoolExecutor | None = None
+        self._thread: threading.Thread | None = None
+        self._idle = threading.Condition(self._lock)  # A run ended.
+        self.workers = workers
+        self.counts = CollectorCounts()
+
+    # -- the callers' side ----------------------------------------------------------------------------------------
+
+    def join_flying(self, ticket: Ticket, digests: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Lets the ticket wait for texts that are already on their way for others; returns those that are not."""
+        with self._lock:
+            return [pair for pair in digests if not self._join(ticket, *pair)]
+
+    def _join(self, ticket: Ticket, index: int, digest: bytes) -> bool:
+        request = self._flying.get(digest)
+        if request is None:
+            return False
+        request.waiting.append((ticket, index))
+        self.counts.coalesced += 1
+        return True
+
+    def put(
+        self, ticket: Ticket, texts: Sequence[tuple[int, bytes, Any, int]], *, urgent: bool, timeout: float
+    ) -> None:
+        """Lines up texts (index in the ticket, digest, prepared item, tokens). Blocks while the line is full.
+
+        Raises:
+            OverloadedError: the line stayed full for `timeout` seconds; the ticket is cancelled.
+            ClosedError: the collector is closed.
+        """
+        tokens = sum(text[3] for text in texts)
+        with self._lock:
+            # A ticket larger than the whole line may enter an empty one, or it never could.
+            has_room = self._room.wait_for(
+                lambda: self._closed or not self._waiting_tokens or self._waiting_tokens + tokens <= self._queue_tokens,
+                timeout,
+            )
+            if self._closed:
+                raise ClosedError("The memory was closed while this call was waiting; nothing was written.")
+            if not has_room:
+                ticket.cancelled = True
+                raise OverloadedError(
+                    f"{self._waiting_tokens:,} tokens were waiting for the model during {timeout:g} seconds; "
+                    "nothing was written, try again later or raise timeout or Config.queue_tokens."
+                )
+            arrived = time.monotonic()
+            line = self._urgent if urgent else self._bulk
+            for index, digest, item, length in texts:
+                if not self._join(ticket, index, digest):
+                    request = self._flying[digest] = Request(digest, item, length, arrived)
+                    request.waiting.append((ticket, index))
+                    line.put(request)
+                    self._waiting_tokens += length
+            self._start()
+            if self._free:
+                self._arrived.notify()
+
+    def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
+        """Gives a ticket answers that needed no run; calls its `then` if these were the last."""
+        with self._lock:
+            for index, answer in answers:
+                ticket.answers[index] = answer
+            ticket.remaining -= len(answers)
+            complete = not ticket.remaining
+        if complete:
+            ticket.then(ticket.answers)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The caller gave up. What only it wanted and what has not begun is never run."""
+        with self._lock:
+            ticket.cancelled = True
+            for batch in self._running:
+                if not batch.lost and not any(map(_is_wanted, batch.requests)):
+                    batch.lost = True
+                    self._free += 1
+                    self._arrived.notify()
+
+    # -- cutting batches ------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._pool = ThreadPoolExecutor(self.workers + LOST_WORKERS, "agentmem-worker")
+            self._thread = threading.Thread(target=self._collect, name="agentmem-collector", daemon=True)
+            self._thread.start()
+
+    def _collect(self) -> None:
+        """The collector's thread: hands a batch to the pool whenever something waits and a worker is free."""
+        assert self._pool is not None
+        while True:
+            with self._lock:
+                self._arrived.wait_for(lambda: self._closed or (self._free and (len(self._urgent) or len(self._bulk))))
+                if self._closed:
+                    return
+                batch = self._cut()
+                if batch is not None:
+                    self._free -= 1
+            if batch is not None:
+                self._pool.submit(self._work, batch)
+
+    def _cut(self) -> _Batch | None:
+        """The next batch, or None when nothing waits. The caller holds the lock and has a free worker for it."""
+        while len(self._urgent) or len(self._bulk):
+            bulk_is_due = len(self._bulk) and (not len(self._urgent) or self._urgent_in_a_row >= BULK_TURN)
+            line = self._bulk if bulk_is_due else self._urgent
+            self._urgent_in_a_row = 0 if bulk_is_due else self._urgent_in_a_row + 1
+            requests = line.take(
+                most=-(-len(line) // max(1, self._free)),  # Leave the other free workers their share.
+                budget_tokens=self._batch_tokens,
+                waste=self._padding_waste,
+            )
+            self._waiting_tokens -= sum(request.tokens for request in requests)
+            self._room.notify_all()
+            wanted = []
+            for request in requests:
+                if _is_wanted(request):
+                    wanted.append(request)
+                else:
+                    del self._flying[request.digest]
+                    self.counts.dropped += 1
+            if wanted:
+                batch = _Batch(wanted)
+                self._running.add(batch)
+                return batch
+        return None
+
+    # -- the workers' side ----------------------------------------------------------------------------------------
+
+    def _work(self, batch: _Batch | None) -> None:
+        """On a thread of the pool: runs a batch, answers, and goes on with the next one as long as there is one."""
+        while batch is not None:
+            started = time.perf_counter()
+            try:
+                answers = self._embed(batch.requests)
+            except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
+                answers = [_failure(error)] * len(batch.requests)
+            seconds = time.perf_counter() - started
+            self._answer(batch, answers)
+            with self._lock:
+                self._count(batch.requests, answers, seconds)
+                if batch.lost:  # Somebody else works in this one's place.
+                    return
+                batch = None if self._closed else self._cut()
+                if batch is None:
+                    self._free += 1
+                    self._idle.notify_all()
+
+    def _answer(self, batch: _Batch, answers: list[Answer]) -> None:
+        """Gives the answers to whoever waits for them, once."""
+        for request, answer in zip(batch.requests, answers, strict=True):
+            if isinstance(answer, bytes):
+                self._keep(request.digest, answer)
+        complete = []
+        with self._lock:
+            if batch not in self._running:  # `close` has answered in this run's place.
+                return
+            self._running.remove(batch)
+            for request, answer in zip(batch.requests, answers, strict=True):
+                del self._flying[request.digest]
+                for ticket, index in request.waiting:
+                    ticket.answers[index] = answer
+                    ticket.remaining -= 1
+                    if not ticket.remaining and not ticket.cancelled:
+                        complete.append(ticket)
+        for ticket in complete:
+            ticket.then(ticket.answers)
+
+    def _count(self, requests: list[Request], answers: list[Answer], seconds: float) -> None:
+        counts = self.counts
+        counts.batches += 1
+        counts.texts += len(requests)
+        counts.tokens += sum(request.tokens for request in requests)
+        counts.padded_tokens += len(requests) * max(request.tokens for request in requests)
+        counts.largest_batch = max(counts.largest_batch, len(requests))
+        counts.failed += sum(not isinstance(answer, bytes) for answer in answers)
+        counts.run_seconds += seconds
+
+    def _embed(self, requests: Sequence[Request]) -> list[Answer]:
+        """Runs the texts together; if that fails, halves them until the guilty one is alone."""
+        try:
+            vectors = self._run([request.item for request in requests])
+            return self._checked(vectors, len(requests))
+        except BaseException as error:
+            if len(requests) == 1:
+                return [_failure(error)]
+        middle = len(requests) // 2
+        return self._embed(requests[:middle]) + self._embed(requests[middle:])
+
+    def _checked(self, vectors: npt.NDArray[np.float32], count: int) -> list[Answer]:
+        """The rows as unit float16 bytes (copies: a row must not keep the batch's buffer alive), or what is wrong."""
+        shape = np.shape(vectors)
+        if shape != (count, self._dimension):
+            raise EmbeddingError(
+                f"The embedder answered with shape {shape} instead of {(count, self._dimension)}; check its embed()."
+            )
+        vectors = np.asarray(vectors, np.float32)
+        norms = np.linalg.norm(vectors, axis=1)
+        good = np.isfinite(norms) & (norms > 1e-12)
+        units = (vectors / np.where(good, norms, 1)[:, np.newaxis]).astype("<f2")
+        return [
+            units[row].tobytes()
+            if good[row]
+            else EmbeddingError("The embedder answered with a vector that is zero or not finite; check its embed().")
+            for row in range(count)
+        ]
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Answers all that waits with ClosedError, lets running batches end (bounded), stops the threads."""
+        error = ClosedError("The memory was closed while this call was waiting; nothing was written.")
+        with self._lock:
+            self._closed = True
+            orphans = _Batch(self._urgent.drain() + self._bulk.drain())
+            self._running.add(orphans)
+            self._waiting_tokens = 0
+            self._arrived.notify_all()
+            self._room.notify_all()
+        self._answer(orphans, [error] * len(orphans.requests))
+        with self._lock:
+            ended = self._idle.wait_for(lambda: all(batch.lost for batch in self._running), CLOSE_WAIT_SECONDS)
+            left_behind = list(self._running)
+        for batch in left_behind:
+            self._answer(batch, [error] * len(batch.requests))
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_WAIT_SECONDS)
+        if self._pool is not None:
+            self._pool.shutdown(wait=ended and not left_behind)
+
+    def depth(self) -> tuple[int, int, float]:
+        """Texts and tokens in line now, and the seconds that the oldest has waited."""
+        with self._lock:
+            oldest = [request.arrived for line in (self._urgent, self._bulk) if (request := line.oldest())]
+            age = time.monotonic() - min(oldest) if oldest else 0.0
+            return len(self._urgent) + len(self._bulk), self._waiting_tokens, age
+
+
+def _is_wanted(request: Request) -> bool:
+    return any(not ticket.cancelled for ticket, _ in request.waiting)
+
+
+def _failure(error: BaseException) -> AgentMemError:
+    if isinstance(error, AgentMemError):
+        return error
+    failure = EmbeddingError(
+        f"The embedder failed on this text ({type(error).__name__}: {error}); nothing was written."
+    )
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,263 @@
+"""The one door between texts and vectors: cache, single flight, collector."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.config import Config
+from agentmem.embedding.cache import VectorCache
+from agentmem.embedding.catalog import ModelCard
+from agentmem.embedding.collector import Answer, Collector, Ticket
+from agentmem.embedding.cores import usable_cores
+from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError
+from agentmem.forks import abandon
+
+Kind = Literal["query", "document"]
+
+DIGEST_BYTES = 16
+"""128 bits: the chance of any collision among a billion texts is about 10**-21."""
+
+CHARACTERS_PER_TOKEN = 4
+"""What a text is taken to cost when only its own embedder knows its tokens; a common average for English."""
+
+
+class GivenEmbedder(Protocol):
+    """What `Memory(embedder=...)` takes. `identity` names the model and everything that changes its vectors; `embed`
+    returns float32 (n, dimension), one row a text, and is called from one thread at a time unless `Config.workers`
+    says otherwise."""
+
+    identity: str
+    dimension: int
+
+    def embed(self, texts: list[str]) -> npt.NDArray[np.float32]: ...
+
+
+class _Encoder(Protocol):
+    def prepare(self, text: str) -> tuple[Any, int]: ...
+    def run(self, items: Sequence[Any]) -> npt.NDArray[np.float32]: ...
+
+
+class _GivenEncoder:
+    """A given embedder in the collector's terms."""
+
+    def __init__(self, embedder: GivenEmbedder) -> None:
+        self._embedder = embedder
+
+    def prepare(self, text: str) -> tuple[str, int]:
+        return text, 1 + len(text) // CHARACTERS_PER_TOKEN
+
+    def run(self, items: Sequence[str]) -> npt.NDArray[np.float32]:
+        return self._embedder.embed(list(items))
+
+
+class Embedder:
+    """Texts to vectors. Every method may be called from any thread. The model is loaded by the first text that is not
+    cached, once, by the thread that brings it."""
+
+    def __init__(
+        self,
+        source: ModelCard | GivenEmbedder,
+        config: Config,
+        known: Callable[[Sequence[bytes]], dict[bytes, bytes]],
+    ) -> None:
+        """`known` looks vectors up by digest in the store, which remembers every text that it has ever held."""
+        self._source = source
+        self._config = config
+        self._known = known
+        self.name = source.name if isinstance(source, ModelCard) else type(source).__name__
+        self.identity, self.dimension = source.identity, source.dimension
+        _check_source(source)
+        self._prefixes: dict[Kind, str] = {"query": "", "document": ""}
+        if isinstance(source, ModelCard):
+            self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
+        self._hash = hashlib.blake2b(self.identity.encode() + b"\0", digest_size=DIGEST_BYTES)
+        self.hits = {"memory": 0, "store": 0}
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._closed = False
+        self._cache = VectorCache(self._config.cache_bytes)
+        self._load_lock = threading.Lock()  # Guards: _encoder, _collector. Held while the model loads.
+        self._encoder: _Encoder | None = None
+        self._collector: Collector | None = None
+
+    def digest(self, text: str, kind: Kind = "document") -> bytes:
+        """The key of the text's vector. A query and a document share it where the model reads both alike."""
+        digest = self._hash.copy()
+        digest.update((self._prefixes[kind] + text).encode())
+        return digest.digest()
+
+    def embed(self, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> list[Answer]:
+        """The vectors of the texts, each as float16 bytes of unit length, or the error of each that has none.
+
+        Waits for the model behind what was there before.
+
+        Raises:
+            DeadlineError, OverloadedError: the timeout is over.
+            ClosedError: closed before or meanwhile.
+        """
+        answered = threading.Lock()
+        answered.acquire()
+        ticket = self.submit(texts, kind, urgent=urgent, timeout=timeout, then=lambda _: answered.release())
+        try:
+            if not answered.acquire(timeout=timeout):
+                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
+        except BaseException:
+            self.cancel(ticket)
+            raise
+        return ticket.answers
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        *,
+        urgent: bool,
+        timeout: float,
+        then: Callable[[list[Answer]], None],
+    ) -> Ticket:
+        """Sends the texts off; `then` is called once with all the answers, on a worker's thread or on this one.
+
+        Blocks only while the line is full, and for the model to load the first time. Raises as `embed` does.
+        """
+        self._ensure_open()
+        ticket = Ticket(len(texts), then)
+        digests = [(index, self.digest(text, kind)) for index, text in enumerate(texts)]
+        answers, missing = self._look_up(digests, kind)
+        if not missing:
+            for index, answer in answers:
+                ticket.answers[index] = answer
+            then(ticket.answers)
+            return ticket
+        encoder, collector = self._load()
+        missing = collector.join_flying(ticket, missing)
+        prefix = self._prefixes[kind]
+        prepared = [(index, digest, *encoder.prepare(prefix + texts[index])) for index, digest in missing]
+        if answers:
+            collector.settle(ticket, answers)
+        if prepared:
+            collector.put(ticket, prepared, urgent=urgent, timeout=timeout)
+        return ticket
+
+    def _look_up(
+        self, digests: list[tuple[int, bytes]], kind: Kind
+    ) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
+        """What the cache or, for documents, the store has; and what nobody has."""
+        found: list[tuple[int, Answer]] = []
+        missing = []
+        for index, digest in digests:
+            vector = self._cache.get(digest)
+            if vector is None:
+                missing.append((index, digest))
+            else:
+                found.append((index, vector))
+        self.hits["memory"] += len(found)
+        if missing and kind == "document":
+            known = self._known([digest for _, digest in missing])
+            if known:
+                self.hits["store"] += len(known)
+                for digest, vector in known.items():
+                    self._cache.put(digest, vector)
+                found += [(index, known[digest]) for index, digest in missing if digest in known]
+                missing = [pair for pair in missing if pair[1] not in known]
+        return found, missing
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The caller gave up: what only it waits for and what has not begun is dropped."""
+        if self._collector is not None:
+            self._collector.cancel(ticket)
+
+    def _load(self) -> tuple[_Encoder, Collector]:
+        if self._encoder is not None and self._collector is not None:
+            return self._encoder, self._collector
+        with self._load_lock:
+            if self._closed:
+                raise ClosedError("The memory is closed; open a new Memory.")
+            if self._collector is None:
+                config = self._config
+                self._encoder = self._make_encoder()
+                self._collector = Collector(
+                    self._encoder.run,
+                    dimension=self.dimension,
+                    workers=self._workers(),
+                    batch_tokens=config.batch_tokens,
+                    padding_waste=config.padding_waste,
+                    queue_tokens=config.queue_tokens,
+                    keep=self._cache.put,
+                )
+            assert self._encoder is not None
+            return self._encoder, self._collector
+
+    def _make_encoder(self) -> _Encoder:
+        if not isinstance(self._source, ModelCard):
+            return _GivenEncoder(self._source)
+        from agentmem.embedding.model import Model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
+
+        return Model(self._source, self._config.providers)
+
+    def _workers(self) -> int:
+        if self._config.workers is not None:
+            return self._config.workers
+        return usable_cores() if isinstance(self._source, ModelCard) else 1
+
+    def stats(self) -> dict[str, Any]:
+        """What happened since the start of this process."""
+        collector = self._collector
+        stats: dict[str, Any] = {
+            "cache_hits": self.hits["memory"], "store_hits": self.hits["store"],
+            "cache_entries": len(self._cache), "cache_bytes": self._cache.bytes,
+        }  # fmt: skip
+        if collector is not None:
+            counts = collector.counts
+            texts, tokens, age = collector.depth()
+            stats |= {
+                "texts": counts.texts, "tokens": counts.tokens, "padded_tokens": counts.padded_tokens,
+                "batches": counts.batches, "largest_batch": counts.largest_batch, "coalesced": counts.coalesced,
+                "failed": counts.failed, "dropped": counts.dropped, "run_seconds": counts.run_seconds,
+                "waiting_texts": texts, "waiting_tokens": tokens, "oldest_wait_seconds": age,
+                "workers": collector.workers,
+            }  # fmt: skip
+        return stats
+
+    def close(self) -> None:
+        """Answers everyone who waits; waits (bounded) for runs that have begun."""
+        if self._pid != os.getpid():
+            self._closed = True
+            return
+        with self._load_lock:
+            self._closed = True
+            collector = self._collector
+        if collector is not None:
+            collector.close()
+
+    def _ensure_open(self) -> None:
+        if self._pid != os.getpid():
+            # The child of a fork has none of the threads, and a session must not even be destroyed there.
+            abandon(self._encoder, self._collector)
+            closed = self._closed
+            self._start()
+            self._closed = closed
+        if self._closed:
+            raise ClosedError("The memory is closed; open a new Memory.")
+
+
+def _check_source(source: ModelCard | GivenEmbedder) -> None:
+    """A given embedder is refused here, with its value, and not at the first text."""
+    identity, dimension = source.identity, source.dimension
+    if not isinstance(identity, str) or not identity:
+        raise InvalidInputError(f"embedder.identity is {identity!r}; it must name the model, as text.")
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= 65_536:
+        raise InvalidInputError(f"embedder.dimension is {dimension!r}; it must be a whole number from 1 to 65,536.")
+    if not isinstance(source, ModelCard) and not callable(getattr(source, "embed", None)):
+        raise InvalidInputError(f"embedder {source!r} has no method embed(texts); see the README on embedder=.")
+
+
+def failure_of(answers: Sequence[Answer]) -> AgentMemError | None:
+    """The first error among answers."""
+    return next((answer for answer in answers if isinstance(answer, AgentMemError)), None)

@@ -1,0 +1,95 @@
+"""Requests in line for the model, and how a batch is cut from the line."""
+
+from bisect import bisect_left, insort
+from collections import deque
+from typing import Any
+
+
+class Request:
+    """A distinct text on its way to its vector. `waiting` lists who wants it, as pairs of ticket and index."""
+
+    __slots__ = ("arrived", "digest", "item", "taken", "tokens", "waiting")
+
+    def __init__(self, digest: bytes, item: Any, tokens: int, arrived: float) -> None:
+        self.digest = digest
+        self.item = item
+        self.tokens = tokens
+        self.arrived = arrived
+        self.taken = False
+        self.waiting: list[tuple[Any, int]] = []
+
+
+class Line:
+    """Requests by length and by arrival. Not thread-safe: the collector's lock guards it."""
+
+    def __init__(self) -> None:
+        self._by_arrival: deque[Request] = deque()
+        self._by_length: dict[int, deque[Request]] = {}
+        self._lengths: list[int] = []  # Sorted; those with somebody in them.
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, request: Request) -> None:
+        same = self._by_length.get(request.tokens)
+        if same is None:
+            same = self._by_length[request.tokens] = deque()
+            insort(self._lengths, request.tokens)
+        same.append(request)
+        self._by_arrival.append(request)
+        self._count += 1
+
+    def oldest(self) -> Request | None:
+        while self._by_arrival and self._by_arrival[0].taken:
+            self._by_arrival.popleft()
+        return self._by_arrival[0] if self._by_arrival else None
+
+    def take(self, *, most: int, budget_tokens: int, waste: float) -> list[Request]:
+        """The oldest request and those nearest to it in length, at most `most`, as long as the batch's padded tokens
+        stay within the budget and within `waste` times its real tokens. The oldest goes whatever its length."""
+        first = self.oldest()
+        if first is None:
+            return []
+        middle = bisect_left(self._lengths, first.tokens)
+        shorter, longer = middle - 1, middle
+        longest = total = first.tokens
+        batch = [first]
+        first.taken = True
+        emptied = []
+        while len(batch) < most and (shorter >= 0 or longer < len(self._lengths)):
+            upwards = shorter < 0 or (
+                longer < len(self._lengths)
+                and self._lengths[longer] - first.tokens <= first.tokens - self._lengths[shorter]
+            )
+            length = self._lengths[longer if upwards else shorter]
+            same = self._by_length[length]
+            while same and same[0].taken:
+                same.popleft()
+            padded = (len(batch) + 1) * max(longest, length)
+            fits = padded <= budget_tokens and padded <= waste * (total + length)
+            if same and fits:
+                request = same.popleft()
+                request.taken = True
+                batch.append(request)
+                longest, total = max(longest, length), total + length
+            else:
+                if not same:
+                    emptied.append(length)
+                # A longer one that does not fit rules out all that are longer still; likewise shorter ones.
+                if upwards:
+                    longer = longer + 1 if not same else len(self._lengths)
+                else:
+                    shorter = shorter - 1 if not same else -1
+        for length in emptied:
+            if not self._by_length[length]:
+                del self._by_length[length]
+                self._lengths.remove(length)
+        self._count -= len(batch)
+        return batch
+
+    def drain(self) -> list[Request]:
+        """Everyone who is left, the line being empty afterwards."""
+        rest = [request for request in self._by_arrival if not request.taken]
+        self.__init__()  # type: ignore[misc]
+        return rest

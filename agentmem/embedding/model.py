@@ -1,0 +1,94 @@
+"""One model: its tokenizer and its session. The only importer of onnxruntime and tokenizers."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Set before the tokenizers are first used, and only if nobody else has decided: its warning about forks would reach
+# the users of every forking server.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import onnxruntime
+import tokenizers
+
+from agentmem.embedding.catalog import ModelCard, read_verified
+from agentmem.errors import ModelError
+
+Tokens = npt.NDArray[np.int64]
+
+CHARACTERS_PER_TOKEN = 100
+"""A word piece model reads at most 100 characters as one word, so that no more than this many a token can matter, but
+for long runs of spaces. Cutting the text there spares the tokenizer a megabyte of which the model sees a page."""
+
+DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
+"""Fusions whose kernels are slower on a CPU than what they replace (8 times at 256 tokens)."""
+
+
+class Model:
+    """A model of the catalog, loaded: texts become rows of tokens, rows of tokens become vectors.
+
+    Both methods may be called from any thread; `run` computes on the caller's thread with one core and releases the
+    GIL while it does.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the model does not have the form that its card says.
+    """
+
+    def __init__(self, card: ModelCard, providers: Sequence[str]) -> None:
+        self.dimension = card.dimension
+        self._longest = card.max_tokens * CHARACTERS_PER_TOKEN
+        graph = read_verified(card, "model.onnx")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(read_verified(card, "tokenizer.json"))
+            # The published file pads everything to 128 and cuts there. Set once, here: other threads use it later.
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(card.max_tokens)
+            self._session = onnxruntime.InferenceSession(graph, _session_options(), providers=list(providers))
+        except ModelError:
+            raise
+        except Exception as error:  # Both libraries raise plain Exceptions of many kinds.
+            raise ModelError(f"The model in {str(card.folder)!r} cannot be loaded ({error}).") from error
+        # Otherwise a failing run would build a new session by itself, under the feet of other threads.
+        self._session.disable_fallback()
+        names = [entry.name for entry in self._session.get_inputs()]
+        if names[:2] != ["input_ids", "attention_mask"] or len(names) > 2:
+            raise ModelError(
+                f"The model in {str(card.folder)!r} has the inputs {names}, not input_ids, attention_mask."
+            )
+
+    def prepare(self, text: str) -> tuple[Tokens, int]:
+        """The text's token ids, int64 (length,), and their number, at most the card's `max_tokens`."""
+        # encode_batch releases the GIL and encode does not.
+        encoding = self._tokenizer.encode_batch_fast([text[: self._longest]])[0]
+        ids = np.array(encoding.ids, np.int64)
+        return ids, len(ids)
+
+    def run(self, items: Sequence[Tokens]) -> npt.NDArray[np.float32]:
+        """Vectors, float32 (n, dimension), of prepared texts; padded to the longest of them."""
+        longest = max(len(ids) for ids in items)
+        input_ids = np.zeros((len(items), longest), np.int64)
+        mask = np.zeros((len(items), longest), np.int64)
+        for row, ids in enumerate(items):
+            input_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        outputs: list[Any] = self._session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+        vectors: npt.NDArray[np.float32] = outputs[0]
+        return vectors
+
+
+def _session_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    # Parallelism comes from the pool: two runs of one thread each beat one run of two threads in every case measured.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # The bundled graphs run as they are written; the extended fusions would undo what was measured faster.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # A memory pattern is kept for every new shape of batch, and shapes are many.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options

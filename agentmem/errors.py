@@ -1,0 +1,69 @@
+"""Every error that agentmem raises, one sentence each.
+
+All of them derive from `AgentMemError`; where Python has a built-in of the same meaning they derive from that too, so
+that `except ValueError` or `except TimeoutError` work as one expects. A message names the value and the next step.
+"""
+
+
+class AgentMemError(Exception):
+    """Anything that agentmem itself raises."""
+
+
+class InvalidInputError(AgentMemError, ValueError):
+    """An argument cannot be used as it is; nothing was queued or written."""
+
+
+class DuplicateIdError(InvalidInputError):
+    """The id given to `add` belongs to a memory that is already stored (perhaps deleted); nothing was written."""
+
+
+class NotFoundError(AgentMemError, LookupError):
+    """No memory with this id can be changed here: never stored, deleted, expired, or of another owner."""
+
+
+class ClosedError(AgentMemError, RuntimeError):
+    """The memory was closed, or belongs to the parent of this forked process; what was not answered was not written."""
+
+
+class OverloadedError(AgentMemError, TimeoutError):
+    """The queue of texts to embed stayed full for the whole timeout; nothing was written, a retry is safe."""
+
+
+class DeadlineError(AgentMemError, TimeoutError):
+    """The answer did not come within the timeout; nothing was written, a retry is safe."""
+
+
+class EmbeddingError(AgentMemError, RuntimeError):
+    """The embedder failed on this text, or answered with something that is not a vector; nothing was written."""
+
+
+class ModelError(AgentMemError):
+    """A model is unknown, incomplete, damaged, or cannot be loaded."""
+
+
+class ModelMismatchError(ModelError):
+    """The store's vectors were made by another model than the one asked for."""
+
+
+class StoreError(AgentMemError):
+    """The database refused; the message says why."""
+
+
+class StoreOpenError(StoreError):
+    """The path cannot be opened as a store: a directory, unreadable, not a database, or of another application."""
+
+
+class StoreBusyError(StoreError, TimeoutError):
+    """Another process kept the write lock longer than `Config.busy_timeout`; nothing was written, a retry is safe."""
+
+
+class StoreFullError(StoreError):
+    """The disk is full; the transaction was rolled back and the store stays usable."""
+
+
+class StoreReadOnlyError(StoreError):
+    """The file or its folder cannot be written; reads go on working."""
+
+
+class StoreDamagedError(StoreError):
+    """The database file is damaged; `check()` says where."""

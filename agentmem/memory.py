@@ -1,0 +1,566 @@
+"""Memory and ScopedMemory: the order of the steps, and nothing else. Start reading here.
+
+An `add` is: check (`records`), embed (`embedding`), commit (`storage`). A `search` is: check, embed the query, then
+within one snapshot of the store let the shelves propose (`search`) and the rows decide.
+"""
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from agentmem.config import Config
+from agentmem.embedding.catalog import find_model
+from agentmem.embedding.collector import Answer
+from agentmem.embedding.embedder import Embedder, GivenEmbedder, failure_of
+from agentmem.errors import AgentMemError, InvalidInputError
+from agentmem.filters import compile_filters
+from agentmem.records import (
+    Draft,
+    Event,
+    Match,
+    Page,
+    Record,
+    Scope,
+    check_content,
+    check_id,
+    check_limit,
+    check_metadata,
+    check_query,
+    check_threshold,
+    check_time,
+    check_timeout,
+    shorten,
+)
+from agentmem.search.retriever import Question, Retriever
+from agentmem.search.shelf import Shelves
+from agentmem.statistics import Stats
+from agentmem.storage.store import KEEP, Embedded, Keep, Revision, Store
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+CHUNK = 256
+"""Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
+enough that memory stays small and that a failure of the chunk is cheap."""
+
+URGENT_TEXTS = 8
+"""Calls with more texts than this are bulk work, which lets queries and small adds pass."""
+
+_ITEM_FIELDS = frozenset(
+    {"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at"}
+)
+
+
+class _Engine:
+    """What a Memory and its scoped views share: the three rooms behind the door."""
+
+    def __init__(self, path: str, source: Any, config: Config) -> None:
+        self.config = config
+        self.store = Store(path, config)
+        try:
+            self.embedder = Embedder(source, config, self.store.known_vectors)
+            self.store.bind_model(
+                identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension
+            )
+        except BaseException:
+            self.store.close()
+            raise
+        self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
+        self.retriever = Retriever(self.shelves)
+
+    def close(self) -> None:
+        self.embedder.close()
+        self.store.close()
+
+
+class ScopedMemory:
+    """The verbs, bound to an owner: whatever is asked of it, it cannot reach outside.
+
+    Made by `Memory.scope`; closing is the Memory's business. Every method may be called from any thread, and raises
+    `ClosedError` once the Memory is closed, `StoreError` when the database refuses.
+    """
+
+    def __init__(self, engine: _Engine, bound: Scope) -> None:
+        self._engine = engine
+        self._bound = bound
+
+    # -- remembering ----------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        content: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        role: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        timeout: float | None = None,
+    ) -> Record:
+        """Remembers one text.
+
+        On return the record, its history event and its vector are committed together, as durable as
+        `Config.durability` says, and the next search of any thread or process finds it. Blocks while the text is
+        embedded (none of that for a text seen before) and committed.
+
+        Raises:
+            InvalidInputError: an argument cannot be used (DuplicateIdError: the id is taken); nothing was queued.
+            EmbeddingError: the model failed on this text; nothing was written.
+            OverloadedError, DeadlineError: the queue stayed full, or no embedding came, for `timeout` seconds (default
+                `Config.timeout`); nothing was written, a retry is safe.
+        """
+        draft = Draft.of(
+            content, self._scope(user_id, agent_id, run_id), self._engine.config,
+            role=role, metadata=metadata, id=id, created_at=created_at, expires_at=expires_at,
+        )  # fmt: skip
+        [record] = self._remember([draft], check_timeout(timeout, self._engine.config), together=True)
+        assert isinstance(record, Record)
+        return record
+
+    def add_batch(
+        self,
+        contents: Iterable[str | Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        role: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Remembers many texts, in order. An item is a text, or a mapping with the fields of `add`; what an item does
+        not say, the keywords say.
+
+        Works through the items in chunks, one commit each, while the queries of other threads pass in between. With
+        `on_error="raise"` the first bad item raises with its position: the chunks before its own (of 256 items) are
+        stored, nothing of its own is; a list or tuple is checked whole before anything is written. With `"return"`
+        every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk.
+
+        Returns a Record (or exception) for each item. Raises as `add` does.
+        """
+        if on_error not in ("raise", "return"):
+            raise InvalidInputError(f"on_error is {shorten(on_error)}; use 'raise' or 'return'.")
+        if isinstance(contents, str | bytes | Mapping) or not isinstance(contents, Iterable):
+            raise InvalidInputError(f"contents is {shorten(contents)}; pass a list of texts or mappings.")
+        defaults = {
+            "user_id": user_id, "agent_id": agent_id, "run_id": run_id, "role": role, "metadata": metadata,
+            "created_at": created_at, "expires_at": expires_at,
+        }  # fmt: skip
+        seconds = check_timeout(timeout, self._engine.config)
+        if on_error == "raise" and isinstance(contents, Sequence):
+            for _ in self._drafts(contents, defaults, on_error):
+                pass
+        results: list[Record | AgentMemError] = []
+        drafts = self._drafts(contents, defaults, on_error)
+        while chunk := list(islice(drafts, CHUNK)):
+            good = [draft for draft in chunk if isinstance(draft, Draft)]
+            stored = iter(self._remember(good, seconds, together=on_error == "raise"))
+            results += [next(stored) if isinstance(draft, Draft) else draft for draft in chunk]
+        return results
+
+    def add_messages(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        timeout: float | None = None,
+    ) -> list[Record]:
+        """Remembers chat messages in order, as in the OpenAI format: `{"role", "content", "name"?}`, where `content` is
+        a text or a list of parts whose texts are joined. `name` goes into the metadata. Messages that only call tools
+        hold no text and are left out. Otherwise like `add_batch`.
+        """
+        if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+            raise InvalidInputError(f"messages is {shorten(messages)}; pass a list of mappings with role and content.")
+        return self.add_batch(
+            [item for position, message in enumerate(messages) if (item := _item_of(message, position, metadata))],
+            user_id=user_id, agent_id=agent_id, run_id=run_id, created_at=created_at, expires_at=expires_at,
+            timeout=timeout,
+        )  # fmt: skip
+
+    def _remember(self, drafts: Sequence[Draft], timeout: float, *, together: bool) -> list[Record | AgentMemError]:
+        """Embeds and commits. The worker that finishes the last vector puts the write into the next commit by itself;
+        this thread sleeps until it is committed, or is woken to lead that commit."""
+        if not drafts:
+            return []
+        store, embedder = self._engine.store, self._engine.embedder
+        embedded: list[Embedded | AgentMemError] = []
+        write = store.insertion(drafts, embedded, together=together)
+
+        def commit(answers: list[Answer]) -> None:
+            for draft, answer in zip(drafts, answers, strict=True):
+                embedded.append(
+                    Embedded(embedder.digest(draft.content), answer) if isinstance(answer, bytes) else answer
+                )
+            store.writes.enqueue([write])
+
+        ticket = embedder.submit(
+            [draft.content for draft in drafts], "document",
+            urgent=len(drafts) <= URGENT_TEXTS, timeout=timeout, then=commit,
+        )  # fmt: skip
+        try:
+            return store.writes.finish(write, timeout)
+        except BaseException:
+            embedder.cancel(ticket)
+            raise
+
+    def _drafts(
+        self, contents: Iterable[Any], defaults: dict[str, Any], on_error: str
+    ) -> Iterator[Draft | AgentMemError]:
+        """The items as drafts; a bad one raises with its position, or comes as its error."""
+        for position, item in enumerate(contents):
+            try:
+                yield self._draft_of(item, defaults)
+            except AgentMemError as error:
+                placed = type(error)(f"Item {position}: {error}")
+                if on_error == "raise":
+                    raise placed from None
+                yield placed
+
+    def _draft_of(self, item: Any, defaults: dict[str, Any]) -> Draft:
+        if isinstance(item, str):
+            item = {"content": item}
+        if not isinstance(item, Mapping):
+            raise InvalidInputError(f"{shorten(item)} is a {type(item).__name__}; pass a text or a mapping.")
+        if unknown := set(item) - _ITEM_FIELDS:
+            raise InvalidInputError(
+                f"unknown field {shorten(min(unknown, key=str))}; the fields are {', '.join(sorted(_ITEM_FIELDS))}."
+            )
+        fields = defaults | dict(item)
+        content = fields.pop("content", None)
+        scope = self._scope(fields.pop("user_id"), fields.pop("agent_id"), fields.pop("run_id"))
+        return Draft.of(content, scope, self._engine.config, **fields)
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        threshold: float | None = None,
+        mode: Literal["vector"] = "vector",
+        explain: bool = False,
+        all_scopes: bool = False,
+        timeout: float | None = None,
+    ) -> list[Match]:
+        """The memories nearest in meaning to a question, best first, ties by the newest.
+
+        Sees everything that any thread or process was told is stored before the call. `score` is the cosine of the
+        two vectors, from 0 to 1 (below 0 counts as 0); `threshold` leaves out what scores less. `filters` decides
+        before ranking. Blocks while the query is embedded, ahead of bulk work, and while the owner's vectors are
+        loaded the first time.
+
+        Raises:
+            InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: as `add` does.
+        """
+        [matches] = self.search_batch(
+            [query], user_id=user_id, agent_id=agent_id, run_id=run_id, filters=filters, limit=limit,
+            threshold=threshold, mode=mode, explain=explain, all_scopes=all_scopes, timeout=timeout,
+        )  # fmt: skip
+        return matches
+
+    def search_batch(
+        self,
+        queries: Iterable[str],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        threshold: float | None = None,
+        mode: Literal["vector"] = "vector",
+        explain: bool = False,
+        all_scopes: bool = False,
+        timeout: float | None = None,
+    ) -> list[list[Match]]:
+        """Many searches with the same owner and filters: a list of matches for each query, in order. The queries are
+        embedded together, 256 at a time, and each such chunk sees the store of one moment."""
+        if isinstance(queries, str | bytes | Mapping) or not isinstance(queries, Iterable):
+            raise InvalidInputError(f"queries is {shorten(queries)}; pass a list of texts.")
+        config = self._engine.config
+        seconds = check_timeout(timeout, config)
+        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
+        condition = compile_filters(filters)
+        check_limit(limit)
+        bar = check_threshold(threshold)
+        if mode != "vector":
+            raise InvalidInputError(f"mode is {shorten(mode)}; this version knows 'vector'.")
+        remaining = iter(queries)
+        results: list[list[Match]] = []
+        while chunk := list(islice(remaining, CHUNK)):
+            for query in chunk:
+                check_query(query, config)
+            vectors = self._engine.embedder.embed(chunk, "query", urgent=len(chunk) <= URGENT_TEXTS, timeout=seconds)
+            failure = failure_of(vectors)
+            if failure is not None:
+                raise failure
+            with self._engine.store.snapshot() as snapshot:
+                for vector in vectors:
+                    assert isinstance(vector, bytes)
+                    question = Question(np.frombuffer(vector, "<f2"), scope, condition, limit, bar, explain)
+                    results.append(self._engine.retriever.search(snapshot, question))
+        return results
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def get(self, id: str) -> Record | None:
+        """The memory with this id, or None when there is none to see: deleted, expired, of another owner, never was."""
+        check_id(id)
+        with self._engine.store.snapshot() as snapshot:
+            return snapshot.get(id, self._bound)
+
+    def get_all(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        order: Literal["newest", "oldest"] = "newest",
+        all_scopes: bool = False,
+    ) -> Page:
+        """One page of memories by `created_at`. Pages are stable: memories added or deleted meanwhile make no other
+        appear twice or be left out. Hand `page.next` to `after` for the following one."""
+        if order not in ("newest", "oldest"):
+            raise InvalidInputError(f"order is {shorten(order)}; use 'newest' or 'oldest'.")
+        check_limit(limit)
+        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
+        condition = compile_filters(filters)
+        position = _position_of(after, order)
+        with self._engine.store.snapshot() as snapshot:
+            rows = snapshot.listing(scope, condition, newest_first=order == "newest", after=position, limit=limit + 1)
+        more = f"{order}:{rows[limit - 1][0][0]}:{rows[limit - 1][0][1]}" if len(rows) > limit else None
+        return Page([record for _, record in rows[:limit]], more)
+
+    def count(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        all_scopes: bool = False,
+    ) -> int:
+        """How many memories `get_all` would list."""
+        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
+        condition = compile_filters(filters)
+        with self._engine.store.snapshot() as snapshot:
+            return snapshot.count(scope, condition)
+
+    def history(self, id: str) -> list[Event]:
+        """Every event of a memory, oldest first, also when it is deleted; empty when there never was one."""
+        return self._engine.store.history(check_id(id), self._bound)
+
+    # -- changing -------------------------------------------------------------------------------------------------
+
+    def update(
+        self,
+        id: str,
+        content: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        replace_metadata: bool = False,
+        expires_at: datetime | Keep | None = KEEP,
+        timeout: float | None = None,
+    ) -> Record:
+        """Gives a memory a new version; the one before stays in its history. `metadata` is merged key by key, or takes
+        the place of the old with `replace_metadata=True`; `expires_at=None` lets it live for ever. On return the new
+        version is committed and found by the next search.
+
+        Raises:
+            NotFoundError: there is no such memory to see.
+            InvalidInputError: nothing to change was given, or it cannot be used. Otherwise as `add`.
+        """
+        config = self._engine.config
+        check_id(id)
+        seconds = check_timeout(timeout, config)
+        if content is None and metadata is None and isinstance(expires_at, Keep):
+            raise InvalidInputError(f"Nothing to change was given for {id!r}; pass content, metadata or expires_at.")
+        if content is not None:
+            check_content(content, config)
+        revision = Revision(
+            content,
+            None if metadata is None else check_metadata(metadata, config)[0],
+            replace_metadata,
+            expires_at if isinstance(expires_at, Keep) else check_time("expires_at", expires_at),
+        )
+        embedded = None
+        if content is not None:
+            self._engine.store.require(id, self._bound)  # Before the text is embedded for nothing.
+            [answer] = self._engine.embedder.embed([content], "document", urgent=True, timeout=seconds)
+            if isinstance(answer, AgentMemError):
+                raise answer
+            embedded = Embedded(self._engine.embedder.digest(content), answer)
+        return self._engine.store.revise(id, self._bound, revision, embedded)
+
+    def delete(self, id: str) -> bool:
+        """Hides a memory from every read; `restore` undoes it, `history` still tells. False when there is none."""
+        return self._engine.store.delete(check_id(id), self._bound)
+
+    def restore(self, id: str) -> Record:
+        """Brings a deleted memory back; one that is not deleted is returned as it is. Raises NotFoundError."""
+        return self._engine.store.restore(check_id(id), self._bound)
+
+    def delete_all(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        all_scopes: bool = False,
+        dry_run: bool = False,
+    ) -> int:
+        """Hides every memory that `get_all` would list, in one transaction, and returns how many; with `dry_run` it
+        only counts."""
+        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
+        condition = compile_filters(filters)
+        if dry_run:
+            with self._engine.store.snapshot() as snapshot:
+                return snapshot.count(scope, condition)
+        return self._engine.store.delete_all(scope, condition)
+
+    def scope(
+        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> "ScopedMemory":
+        """A view bound to an owner, with the same verbs, that cannot reach outside it."""
+        return ScopedMemory(self._engine, self._scope(user_id, agent_id, run_id))
+
+    def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
+        if self._bound.owners():
+            if all_scopes:
+                raise InvalidInputError(f"all_scopes=True cannot leave the scope {self._bound}; ask the Memory itself.")
+            return self._bound.narrowed(user_id, agent_id, run_id)
+        return Scope.of(user_id, agent_id, run_id, all_scopes=all_scopes)
+
+
+class Memory(ScopedMemory):
+    """Memories in one file, or in RAM with `":memory:"`.
+
+    Opening is cheap: the model loads with the first text. Any number of threads may share a Memory, and any number of
+    processes the file. Use it as a context manager or call `close`; a process that dies without loses nothing that was
+    acknowledged.
+
+    Raises:
+        StoreOpenError: the path is a directory, unreadable, not a database, or another application's.
+        ModelError, ModelMismatchError: no such model; the store's vectors are of another one.
+        InvalidInputError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "agentmem.db",
+        *,
+        model: str = DEFAULT_MODEL,
+        embedder: GivenEmbedder | None = None,
+        config: Config | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise InvalidInputError(f"config is {shorten(config)}; pass a Config.")
+        if embedder is not None and model != DEFAULT_MODEL:
+            raise InvalidInputError(f"Both model={model!r} and an embedder were given; drop one of them.")
+        if embedder is None and (not isinstance(model, str) or not model):
+            raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder.")
+        self.path = _path_of(path)
+        source = find_model(model) if embedder is None else embedder
+        super().__init__(_Engine(self.path, source, config or Config()), Scope())
+        self._finalizer = weakref.finalize(self, self._engine.close)
+
+    def stats(self) -> Stats:
+        """Counts of the store and of this process's work."""
+        engine = self._engine
+        return Stats(
+            **engine.store.counts(),
+            commits=engine.store.writes.counts.commits,
+            writes=engine.store.writes.counts.writes,
+            shelves=len(engine.shelves),
+            shelf_bytes=engine.shelves.bytes,
+            shelves_evicted=engine.shelves.evicted,
+            **engine.embedder.stats(),
+        )
+
+    def check(self) -> list[str]:
+        """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file."""
+        return self._engine.store.check(self._engine.embedder.digest, self._engine.embedder.dimension)
+
+    def close(self) -> None:
+        """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
+        threads stop, the log is merged into the file. Bounded; may be called twice and from any thread."""
+        self._finalizer()
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Memory({self.path!r}, model={self._engine.embedder.name!r})"
+
+
+def _path_of(path: Any) -> str:
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.") from None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.")
+    # Absolute, because connections are opened later too, perhaps after a change of the working directory.
+    return text if text == ":memory:" else str(Path(text).absolute())
+
+
+def _position_of(after: Any, order: str) -> tuple[int, int] | None:
+    if after is None:
+        return None
+    try:
+        made_for, created_at, key = after.split(":")
+        position = int(created_at), int(key)
+    except (AttributeError, ValueError):
+        raise InvalidInputError(f"after is {shorten(after)}; pass the `next` of a page.") from None
+    if made_for != order:
+        raise InvalidInputError(f"after is {after!r}, from a listing in the other order; begin again without it.")
+    return position
+
+
+def _item_of(message: Any, position: int, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A chat message as an item of `add_batch`, or None when it holds no text by design."""
+    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+        raise InvalidInputError(f"Message {position} is {shorten(message)}; it needs the keys role and content.")
+    if unknown := set(message) - {"role", "content", "name", "tool_calls", "tool_call_id", "created_at", "id"}:
+        raise InvalidInputError(f"Message {position} has the unknown key {shorten(min(unknown, key=str))}; drop it.")
+    content = message["content"]
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    if not content and message.get("tool_calls"):
+        return None
+    item = {"content": content, "role": message["role"], "metadata": dict(metadata or {})}
+    if message.get("name") is not None:
+        item["metadata"]["name"] = message["name"]
+    return item | {name: message[name] for name in ("id", "created_at") if name in message}

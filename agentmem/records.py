@@ -1,0 +1,380 @@
+"""What goes in and comes out: Record, Match, Event, Page, Scope, and the checks on what a caller hands over.
+
+Everything here is immutable and knows nothing of models or databases. A `Draft` that exists is valid: whatever is wrong
+with an argument is said when it is made, in the caller's thread, before anything is queued or written.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agentmem.config import Config
+from agentmem.errors import InvalidInputError
+
+MAX_NAME_LENGTH = 512
+"""Characters in an owner, a role or an id."""
+MAX_METADATA_DEPTH = 32
+MAX_LIMIT = 1_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One memory as it is stored. Times are aware, in UTC; `metadata` is this record's own copy."""
+
+    id: str
+    content: str
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    role: str | None
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A record found by a search. `score` runs from 0 to 1, higher is better; `explanation` says how it came about
+    when the search was asked to explain, and is None otherwise."""
+
+    record: Record
+    score: float
+    explanation: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What can change about a memory, as it stood at one moment."""
+
+    content: str
+    metadata: dict[str, Any]
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a memory's history. `seq` orders all events of a store. `what` is "add", "update", "delete" or
+    "restore"; `before` is None where nothing was visible before, `after` where nothing is visible afterwards."""
+
+    seq: int
+    memory_id: str
+    what: str
+    before: Version | None
+    after: Version | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records of a listing; hand `next` to `after=` for the following page, None means there is none."""
+
+    records: list[Record]
+    next: str | None
+
+    def __iter__(self) -> Any:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose memories: each owner that is named must match. An empty scope means every owner and is only made by
+    `all_scopes=True`."""
+
+    user_id: str | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+
+    @classmethod
+    def of(cls, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> "Scope":
+        """The scope of a call.
+
+        Raises:
+            InvalidInputError: no owner is named (or one is, together with `all_scopes`), or a name cannot be one.
+        """
+        scope = cls(check_name("user_id", user_id), check_name("agent_id", agent_id), check_name("run_id", run_id))
+        if all_scopes and scope.owners():
+            raise InvalidInputError(f"all_scopes=True was given together with {scope}; drop one of the two.")
+        if not all_scopes and not scope.owners():
+            raise InvalidInputError(
+                "No owner was given; pass user_id=, agent_id= or run_id= (reads across owners take all_scopes=True)."
+            )
+        return scope
+
+    def owners(self) -> list[tuple[str, str]]:
+        """The owners that are named, as pairs of field and value, the widest first."""
+        named = (("user_id", self.user_id), ("agent_id", self.agent_id), ("run_id", self.run_id))
+        return [(name, value) for name, value in named if value is not None]
+
+    def narrowed(self, user_id: Any, agent_id: Any, run_id: Any) -> "Scope":
+        """This scope with further owners named.
+
+        Raises:
+            InvalidInputError: an owner is named that differs from this scope's own.
+        """
+        asked = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
+        for name, value in self.owners():
+            if asked[name] is not None and asked[name] != value:
+                raise InvalidInputError(f"{name}={asked[name]!r} is outside this scope, whose {name} is {value!r}.")
+            asked[name] = value
+        return Scope.of(**asked)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.owners()) or "every owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A checked memory that is not stored yet. `metadata_json` is None when there is no metadata."""
+
+    id: str
+    id_given: bool
+    content: str
+    scope: Scope
+    role: str | None
+    metadata: dict[str, Any]
+    metadata_json: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    updated_at: datetime = field(default_factory=lambda: now())
+
+    @classmethod
+    def of(
+        cls,
+        content: Any,
+        scope: Scope,
+        config: Config,
+        *,
+        role: Any = None,
+        metadata: Any = None,
+        id: Any = None,
+        created_at: Any = None,
+        expires_at: Any = None,
+    ) -> "Draft":
+        """Raises: InvalidInputError naming the argument, its value and what to do."""
+        check_content(content, config)
+        metadata, metadata_json = check_metadata(metadata, config)
+        moment = now()
+        return cls(
+            id=new_id() if id is None else str(check_name("id", id)),
+            id_given=id is not None,
+            content=content,
+            scope=scope,
+            role=check_name("role", role),
+            metadata=metadata,
+            metadata_json=metadata_json,
+            created_at=check_time("created_at", created_at) or moment,
+            expires_at=check_time("expires_at", expires_at),
+            updated_at=moment,
+        )
+
+    def record(self) -> Record:
+        """The record that this draft becomes once it is committed."""
+        scope = self.scope
+        return Record(
+            self.id, self.content, scope.user_id, scope.agent_id, scope.run_id, self.role, self.metadata,
+            self.created_at, self.updated_at, self.expires_at,
+        )  # fmt: skip
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Whole microseconds since 1970-01-01 UTC, exactly (a float would round)."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def new_id() -> str:
+    """A UUID version 7 (RFC 9562, section 5.7): milliseconds, then the fraction of the millisecond in 12 bits
+    (section 6.2, method 3), then 62 random bits, so that ids sort by time of creation."""
+    nanoseconds = time.time_ns()
+    milliseconds, rest = divmod(nanoseconds, 1_000_000)
+    fraction = (rest << 12) // 1_000_000
+    tail = int.from_bytes(os.urandom(8), "big") & (2**62 - 1) | (1 << 63)
+    text = f"{(milliseconds << 16 | 7 << 12 | fraction) & (2**64 - 1):016x}{tail:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def shorten(value: Any) -> str:
+    """How a value is quoted in a message: never more than a line of it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
+def check_text(name: str, text: str) -> bytes:
+    """The UTF-8 of `text`.
+
+    Raises:
+        InvalidInputError: it holds a lone surrogate or NUL, which no database column or JSON reader agrees on.
+    """
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{name} {shorten(text)} holds a lone surrogate at position {error.start}; "
+            "decode the source with errors='replace' first."
+        ) from None
+    if b"\0" in encoded:
+        raise InvalidInputError(f"{name} {shorten(text)} holds NUL at position {text.index(chr(0))}; remove it.")
+    return encoded
+
+
+def check_content(content: Any, config: Config) -> None:
+    if not isinstance(content, str):
+        raise InvalidInputError(f"content is {shorten(content)}, a {type(content).__name__}; pass a str.")
+    if not content or content.isspace():
+        raise InvalidInputError(f"content is {shorten(content)}, which is blank; pass a text worth remembering.")
+    size = len(check_text("content", content))
+    if size > config.max_content_bytes:
+        raise InvalidInputError(
+            f"content {shorten(content)} has {size:,} bytes, more than Config.max_content_bytes = "
+            f"{config.max_content_bytes:,}; split it or raise the limit."
+        )
+
+
+def check_query(query: Any, config: Config) -> None:
+    if not isinstance(query, str) or not query or query.isspace():
+        raise InvalidInputError(f"query is {shorten(query)}; pass a str that is not blank.")
+    if len(check_text("query", query)) > config.max_content_bytes:
+        raise InvalidInputError(
+            f"query {shorten(query)} exceeds Config.max_content_bytes = {config.max_content_bytes:,}; shorten it."
+        )
+
+
+def check_name(name: str, value: Any) -> str | None:
+    """An owner, a role or an id: text without surrounding spaces, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{name} is {shorten(value)}, a {type(value).__name__}; pass a str.")
+    if not value:
+        raise InvalidInputError(f"{name} is empty; leave it out or pass a name.")
+    if value != value.strip():
+        raise InvalidInputError(f"{name} is {shorten(value)}, with spaces around it; pass {shorten(value.strip())}.")
+    if len(value) > MAX_NAME_LENGTH:
+        raise InvalidInputError(
+            f"{name} {shorten(value)} is longer than {MAX_NAME_LENGTH} characters; pass a shorter one or its digest."
+        )
+    check_text(name, value)
+    return value
+
+
+def check_id(id: Any) -> str:
+    checked = check_name("id", id)
+    if checked is None:
+        raise InvalidInputError("id is None; pass the id of a record.")
+    return checked
+
+
+def check_limit(limit: Any) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT:
+        raise InvalidInputError(f"limit is {shorten(limit)}; pass a whole number from 1 to {MAX_LIMIT:,}.")
+    return limit
+
+
+def check_threshold(threshold: Any) -> float:
+    if threshold is None:
+        return 0.0
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise InvalidInputError(f"threshold is {shorten(threshold)}; pass a score from 0 to 1, or None.")
+    return float(threshold)
+
+
+def check_time(name: str, moment: Any) -> datetime | None:
+    """The moment in UTC, or None."""
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        raise InvalidInputError(f"{name} is {shorten(moment)}; pass an aware datetime.")
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise InvalidInputError(
+            f"{name} is {moment.isoformat()}, which has no time zone; pass datetime(..., tzinfo=timezone.utc)."
+        )
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInputError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC.") from None
+
+
+def check_timeout(timeout: Any, config: Config) -> float:
+    if timeout is None:
+        return config.timeout
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 1e6:
+        raise InvalidInputError(f"timeout is {shorten(timeout)}; pass seconds from 0 to 1,000,000.")
+    return float(timeout)
+
+
+def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str | None]:
+    """A plain copy of the metadata and its JSON (None when empty).
+
+    Raises:
+        InvalidInputError: something in it is not JSON: the message names the key.
+    """
+    if metadata is None:
+        return {}, None
+    if not isinstance(metadata, Mapping):
+        raise InvalidInputError(f"metadata is {shorten(metadata)}; pass a mapping of JSON values.")
+    copy = _plain("metadata", metadata, MAX_METADATA_DEPTH)
+    if not copy:
+        return {}, None
+    text = json.dumps(copy, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    size = len(text.encode())
+    if size > config.max_metadata_bytes:
+        raise InvalidInputError(
+            f"metadata has {size:,} bytes of JSON, more than Config.max_metadata_bytes = "
+            f"{config.max_metadata_bytes:,}; store less or raise the limit."
+        )
+    return copy, text
+
+
+def _plain(where: str, value: Any, depth: int) -> Any:
+    """`value` as plain dicts, lists, str, int, float, bool and None; tuples become lists as they do in JSON."""
+    if depth == 0:
+        raise InvalidInputError(
+            f"{where[:120]} is nested deeper than {MAX_METADATA_DEPTH} levels (or holds itself); flatten it."
+        )
+    match value:
+        case None | bool():
+            return value
+        case str():
+            check_text(where, value)
+            return str(value)
+        case int():
+            if value not in _INT64:
+                raise InvalidInputError(f"{where} is {shorten(value)}, outside 64 bits; pass it as text.")
+            return int(value)
+        case float():
+            if not math.isfinite(value):
+                raise InvalidInputError(f"{where} is {value}, which JSON does not have; leave the key out.")
+            return float(value)
+        case Mapping():
+            copy = {}
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise InvalidInputError(f"{where} has the key {shorten(key)}; keys must be text.")
+                check_text(f"a key of {where}", key)
+                copy[str(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1)
+            return copy
+        case list() | tuple():
+            return [_plain(f"{where}[{position}]", item, depth - 1) for position, item in enumerate(value)]
+    raise InvalidInputError(
+        f"{where} is {shorten(value)}, a {type(value).__name__}, which is not JSON; convert it first."
+    )

@@ -1,0 +1,1 @@
+"""The truth: memories, their vectors and their history in one SQLite file."""

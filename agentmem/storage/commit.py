@@ -1,0 +1,209 @@
+"""Group commit: the writes of many threads share one transaction and one fsync, without a writer thread.
+
+The first writer to arrive leads: it takes whatever waits, runs it in one transaction, answers everyone, and hands the
+lead to the next one that has arrived meanwhile (LevelDB's way). A lone writer pays no hand-off, an idle store has no
+thread, and the load itself decides how many writes share a commit.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError
+from agentmem.records import now, to_microseconds
+from agentmem.storage.database import Connection, Database
+
+T = TypeVar("T")
+
+GROUP_LIMIT = 512
+"""Most writes in one transaction: it bounds what a reader of another process has to wait for, and is far beyond the
+number of threads that wait at the same time."""
+
+
+class Transaction:
+    """A write transaction: its connection, its moment, and the numbers it hands out."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.moment = to_microseconds(now())
+        self._last_memory_key: int | None = None
+
+    def take_memory_key(self) -> int:
+        """The key of the next new memory. The event needs it before the row is there, as the row needs the event's
+        `seq`; it can be known because keys only grow and this transaction is the only writer."""
+        if self._last_memory_key is None:
+            row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'memory'").fetchone()
+            self._last_memory_key = 0 if row is None else int(row[0])
+        self._last_memory_key += 1
+        return self._last_memory_key
+
+    def record_event(self, memory_key: int, what: str, before: str | None, at: int) -> int:
+        """Appends to the history and returns the event's `seq`."""
+        self.connection.execute(
+            "INSERT INTO history (memory_key, what, before, at) VALUES (?, ?, ?, ?)", (memory_key, what, before, at)
+        )
+        return self.connection.last_insert_rowid()
+
+
+class Write(Generic[T]):
+    """One caller's change on its way into a commit. `apply` checks first and changes afterwards: when it raises one
+    of our errors, it has changed nothing. It may run twice, in two transactions, the first of them rolled back."""
+
+    __slots__ = ("apply", "cancelled", "error", "lead", "queued", "result", "turn")
+
+    def __init__(self, apply: Callable[[Transaction], T]) -> None:
+        self.apply = apply
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.queued = False
+        self.cancelled = False
+        self.lead = False  # Whether the turn that came is to lead; otherwise it is the answer.
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+@dataclass(slots=True)
+class CommitCounts:
+    """Since the store was opened, in this process."""
+
+    commits: int = 0
+    writes: int = 0
+
+
+class GroupCommit:
+    """The door through which every change goes into the database; all methods may be called from any thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.counts = CommitCounts()
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # Guards: _queue, _leading, and each Write's queued, cancelled and lead.
+        self._queue: deque[Write[Any]] = deque()
+        self._leading = False
+
+    def commit(self, apply: Callable[[Transaction], T]) -> T:
+        """Runs `apply` in a transaction; it is committed when this returns.
+
+        Waits for the commits before it. Raises what `apply` raised, or a StoreError.
+        """
+        write = Write(apply)
+        self.enqueue([write])
+        return self.finish(write, timeout=None)
+
+    def enqueue(self, writes: Sequence[Write[Any]]) -> None:
+        """Puts the writes into the next commit, in this order. Never blocks; the threads that wait in `finish` for
+        them do the work. Cancelled ones are left out."""
+        if self._pid != os.getpid():
+            self._start()  # In the child of a fork, whose parent's threads are not here.
+        successor = None
+        with self._lock:
+            for write in writes:
+                if not write.cancelled:
+                    write.queued = True
+                    self._queue.append(write)
+            if self._queue and not self._leading:
+                self._leading = True
+                successor = self._queue[0]
+                successor.lead = True
+        if successor is not None:
+            successor.turn.release()
+
+    def fail(self, write: Write[Any], error: BaseException) -> None:
+        """Answers a write that never got as far as the queue with an error."""
+        with self._lock:
+            if write.cancelled or write.queued:
+                return
+            write.cancelled = True
+            write.error = error
+        write.turn.release()
+
+    def finish(self, write: Write[T], timeout: float | None) -> T:
+        """Waits until the write is committed, leading the commit when it is this thread's turn.
+
+        Raises:
+            DeadlineError: it was not even queued within `timeout` seconds; it never will be, nothing was written.
+        """
+        try:
+            if not write.turn.acquire(timeout=-1 if timeout is None else timeout):
+                if self._cancel(write):
+                    raise DeadlineError(
+                        f"No embedding within {timeout:g} seconds; nothing was written, try again or raise timeout."
+                    )
+                write.turn.acquire()
+            if write.lead:
+                self._lead(write)
+        except BaseException:
+            self._leave(write)
+            raise
+        if write.error is not None:
+            raise write.error
+        return write.result  # type: ignore[return-value]
+
+    def _cancel(self, write: Write[Any]) -> bool:
+        with self._lock:
+            if not write.queued:
+                write.cancelled = True
+            return not write.queued
+
+    def _leave(self, write: Write[Any]) -> None:
+        """A thread goes away (an interrupt, a deadline): if it was to lead, another one must."""
+        with self._lock:
+            write.cancelled = True
+            leads, write.lead = write.lead, False
+            if write in self._queue:
+                self._queue.remove(write)
+        if leads:
+            self._hand_over()
+
+    def _lead(self, own: Write[Any]) -> None:
+        with self._lock:
+            group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_LIMIT))]
+        try:
+            self._commit_together(group)
+        except BaseException:
+            with self._lock:
+                self._queue.extendleft(write for write in reversed(group) if write is not own)
+            raise
+        own.lead = False
+        for write in group:
+            if write is not own:
+                write.turn.release()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            successor = self._queue[0] if self._queue else None
+            if successor is None:
+                self._leading = False
+            else:
+                successor.lead = True
+        if successor is not None:
+            successor.turn.release()
+
+    def _commit_together(self, group: Sequence[Write[Any]]) -> None:
+        """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
+        the database rejects, a full disk) is found out by running each write alone."""
+        try:
+            with self._database.writing() as connection:
+                transaction = Transaction(connection)
+                for write in group:
+                    write.error = None
+                    try:
+                        write.result = write.apply(transaction)
+                    except AgentMemError as error:
+                        write.error = error
+            self.counts.commits += 1
+            self.counts.writes += len(group)
+        except Exception as error:
+            if len(group) == 1 or isinstance(error, StoreBusyError):
+                for write in group:
+                    write.error = error
+                return
+            for write in group:
+                self._commit_together([write])

@@ -1,0 +1,339 @@
+"""SQLite as it is used here: connections, pragmas, migrations, and its errors as ours. The only importer of apsw."""
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.errors import (
+    AgentMemError,
+    ClosedError,
+    StoreBusyError,
+    StoreDamagedError,
+    StoreError,
+    StoreFullError,
+    StoreOpenError,
+    StoreReadOnlyError,
+)
+from agentmem.forks import abandon
+from agentmem.storage.schema import APPLICATION_ID, MIGRATIONS
+
+Connection = apsw.Connection
+
+IDLE_READERS = 16
+"""Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
+
+FORK_WAIT_SECONDS = 5.0
+"""How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
+
+logging.getLogger("apsw").addHandler(logging.NullHandler())
+
+
+class Database:
+    """One SQLite file (or `":memory:"`), one writer at a time, any number of readers.
+
+    Every method may be called from any thread. A file is in WAL mode: readers never wait for the writer. A memory
+    database is one connection that everybody takes in turn.
+
+    Raises:
+        StoreOpenError: the path cannot be opened as a store of agentmem.
+    """
+
+    def __init__(self, path: str, *, durability: str, busy_timeout: float) -> None:
+        self.path = path
+        self.in_memory = path == ":memory:"
+        self._durability = durability
+        self._busy_milliseconds = int(busy_timeout * 1000)
+        self._start()
+        try:
+            with self.writing() as connection:
+                self._migrate(connection)
+        except StoreReadOnlyError:
+            self._check_schema_of_read_only()
+        except BaseException:
+            self.close()
+            raise
+        _open_databases.add(self)
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._closed = False
+        self._write_lock = threading.RLock()  # Guards: the writer connection and what it does.
+        self._pool_lock = threading.Lock()  # Guards: _idle, _busy_readers.
+        self._pool_changed = threading.Condition(self._pool_lock)
+        self._idle: list[Connection] = []
+        self._busy_readers = 0
+        self._writer: Connection | None = None
+
+    # -- transactions ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A read transaction: everything read through the connection is of one snapshot. May open a connection."""
+        if self.in_memory:
+            with self.writing() as connection:
+                yield connection
+            return
+        self._ensure_open()
+        with self._mapped():
+            connection = self._borrow()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                self._give_back(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A write transaction, committed when the block ends well and rolled back otherwise.
+
+        Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
+        """
+        self._ensure_open()
+        with self._mapped(), self._write_lock:
+            self._ensure_open()
+            connection = self._writer
+            if connection is None:
+                connection = self._writer = self._connect()
+            # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
+
+    def _roll_back(self, connection: Connection) -> None:
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except apsw.Error:
+                # Nothing is known about this connection any more; the next writer opens another, and SQLite recovers
+                # the file from its log.
+                self._writer = None
+                connection.close(True)
+
+    def _borrow(self) -> Connection:
+        with self._pool_lock:
+            self._busy_readers += 1
+            if self._idle:
+                return self._idle.pop()
+        try:
+            return self._connect()
+        except BaseException:
+            with self._pool_lock:
+                self._busy_readers -= 1
+                self._pool_changed.notify_all()
+            raise
+
+    def _give_back(self, connection: Connection) -> None:
+        reusable = True
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error:
+            reusable = False
+        with self._pool_lock:
+            self._busy_readers -= 1
+            if reusable and not self._closed and len(self._idle) < IDLE_READERS:
+                self._idle.append(connection)
+            else:
+                reusable = False
+            self._pool_changed.notify_all()
+        if not reusable:
+            connection.close(True)
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        path = self.path
+        if not self.in_memory:
+            if Path(path).is_dir():
+                raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
+            parent = Path(path).parent
+            if not parent.is_dir():
+                raise StoreOpenError(f"The folder {str(parent)!r} of the store does not exist; make it first.")
+        try:
+            connection = apsw.Connection(path)
+        except apsw.CantOpenError as error:
+            raise StoreOpenError(f"{path!r} cannot be opened ({error}); check its permissions.") from error
+        try:
+            connection.set_busy_timeout(self._busy_milliseconds)
+            if not self.in_memory:
+                self._refuse_foreign_file(connection)
+                if not connection.readonly("main"):
+                    mode = connection.pragma("journal_mode", "wal")
+                    if mode != "wal":
+                        raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
+                connection.pragma("synchronous", 2 if self._durability == "full" else 1)
+            connection.pragma("temp_store", 2)
+            connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
+            return connection
+        except BaseException:
+            connection.close(True)
+            raise
+
+    def _refuse_foreign_file(self, connection: Connection) -> None:
+        """Before the first write into a file: it is empty, or it is ours."""
+        try:
+            application = connection.pragma("application_id")
+            if application == APPLICATION_ID:
+                return
+            if application or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                raise StoreOpenError(f"{self.path!r} is a database of another application; choose another path.")
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            raise StoreOpenError(f"{self.path!r} is not a database ({error}); choose another path.") from error
+
+    def _migrate(self, connection: Connection) -> None:
+        version = self._schema_version(connection)
+        for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+            for statement in migration:
+                connection.execute(statement)
+            connection.pragma("user_version", number)
+        if version == 0:
+            connection.pragma("application_id", APPLICATION_ID)
+
+    def _schema_version(self, connection: Connection) -> int:
+        version = int(connection.pragma("user_version"))
+        if version > len(MIGRATIONS):
+            raise StoreOpenError(
+                f"{self.path!r} has schema {version}, newer than the {len(MIGRATIONS)} this agentmem knows; upgrade it."
+            )
+        return version
+
+    def _check_schema_of_read_only(self) -> None:
+        """A store on read-only media can be read as long as nothing needs migrating."""
+        self._writer = None
+        with self.reading() as connection:
+            if self._schema_version(connection) != len(MIGRATIONS):
+                raise StoreReadOnlyError(f"{self.path!r} needs a migration and cannot be written; open a copy.")
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Closes every connection, after a checkpoint; waits for the transactions that are running."""
+        if self._pid != os.getpid():
+            self._closed = True
+            return
+        with self._write_lock:
+            self._closed = True
+            writer, self._writer = self._writer, None
+        for reader in self._take_idle():
+            reader.close(True)
+        if writer is not None:
+            writer.close()  # The last connection to leave checkpoints the log into the file.
+        _open_databases.discard(self)
+
+    def _take_idle(self) -> list[Connection]:
+        with self._pool_lock:
+            idle, self._idle = self._idle, []
+        return idle
+
+    def _ensure_open(self) -> None:
+        if self._pid != os.getpid():
+            self._restart_in_child()
+        if self._closed:
+            raise ClosedError(f"The memory on {self.path!r} is closed; open a new Memory.")
+
+    # -- forks ----------------------------------------------------------------------------------------------------
+
+    def quiesce(self) -> bool:
+        """Before a fork: waits for running transactions (bounded) and closes the connections, because SQLite keeps
+        the locks of a process in process-wide tables, which a child would inherit as locks that it does not have.
+        Holds off new transactions until `resume`. False when transactions were still running."""
+        if self.in_memory or not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
+            return False
+        self._pool_lock.acquire()
+        drained = self._pool_changed.wait_for(lambda: self._busy_readers == 0, FORK_WAIT_SECONDS)
+        if drained and not self._closed:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            while self._idle:
+                self._idle.pop().close()
+        return True
+
+    def resume(self) -> None:
+        self._pool_lock.release()
+        self._write_lock.release()
+
+    def _restart_in_child(self) -> None:
+        abandon(*self._idle, *([self._writer] if self._writer else []))
+        closed = self._closed
+        self._start()
+        self._closed = closed or self.in_memory
+        if self.in_memory:
+            raise ClosedError("A ':memory:' store stays with the process that opened it; open a new Memory here.")
+
+    # -- errors ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except AgentMemError:
+            raise
+        except apsw.Error as error:
+            raise self.explain(error) from error
+
+    def explain(self, error: apsw.Error) -> StoreError:
+        """SQLite's error as ours, in one sentence."""
+        for kind, ours, sentence in _EXPLANATIONS:
+            if isinstance(error, kind):
+                return ours(f"{self.path!r}: {sentence} ({error}).")
+        return StoreError(f"{self.path!r}: the database refused ({type(error).__name__}: {error}).")
+
+
+_EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = [
+    (apsw.BusyError, StoreBusyError, "another process kept the write lock too long; nothing was written, try again"),
+    (apsw.LockedError, StoreBusyError, "another connection kept a lock too long; nothing was written, try again"),
+    (apsw.FullError, StoreFullError, "the disk is full; nothing was written, free some space and try again"),
+    (apsw.ReadOnlyError, StoreReadOnlyError, "the file or its folder cannot be written; check their permissions"),
+    (apsw.CorruptError, StoreDamagedError, "the file is damaged; run check() and restore a backup"),
+    (apsw.NotADBError, StoreDamagedError, "the file is damaged; run check() and restore a backup"),
+    (apsw.CantOpenError, StoreOpenError, "the file cannot be opened; check its permissions and the open files limit"),
+    (apsw.IOError, StoreError, "reading or writing failed; nothing was acknowledged, check the disk"),
+]
+
+
+def only_row(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """The row of a query that always has one."""
+    row: tuple[Any, ...] | None = connection.execute(query, parameters).fetchone()
+    if row is not None:
+        return row
+    raise StoreDamagedError(f"The database answered nothing to {query!r}; run check().")
+
+
+def key_array(keys: npt.NDArray[np.int64]) -> Any:
+    """Integer keys (at least one) as a bound table: `... FROM carray(?)`."""
+    return apsw.carray(np.ascontiguousarray(keys, dtype=np.int64))
+
+
+def _casefold(*arguments: Any) -> Any:
+    [text] = arguments
+    return text.casefold() if isinstance(text, str) else text
+
+
+_open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_quiesced: list[Database] = []
+
+
+def _before_fork() -> None:
+    _quiesced.extend(database for database in list(_open_databases) if database.quiesce())
+
+
+def _after_fork_in_parent() -> None:
+    while _quiesced:
+        _quiesced.pop().resume()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_quiesced.clear)

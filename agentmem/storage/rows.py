@@ -1,0 +1,64 @@
+"""How records, versions and events stand in the tables."""
+
+import json
+from typing import Any
+
+from agentmem.records import Event, Record, Version, from_microseconds, to_microseconds
+
+RECORD_COLUMNS = (
+    "memory.key, memory.id, memory.content, memory.user_id, memory.agent_id, memory.run_id, memory.role, "
+    "json(memory.metadata), memory.created_at, memory.updated_at, memory.expires_at"
+)
+
+
+def record_of(row: tuple[Any, ...]) -> Record:
+    """A record from a row of RECORD_COLUMNS."""
+    _, public_id, content, user_id, agent_id, run_id, role, metadata, created_at, updated_at, expires_at = row
+    return Record(
+        public_id,
+        content,
+        user_id,
+        agent_id,
+        run_id,
+        role,
+        json.loads(metadata) if metadata is not None else {},
+        from_microseconds(created_at),
+        from_microseconds(updated_at),
+        None if expires_at is None else from_microseconds(expires_at),
+    )
+
+
+def version_json(record: Record) -> str:
+    """What an event keeps of the state that it replaces."""
+    return json.dumps(
+        {
+            "content": record.content,
+            "metadata": record.metadata,
+            "expires_at": None if record.expires_at is None else to_microseconds(record.expires_at),
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def version_of_json(text: str) -> Version:
+    value = json.loads(text)
+    expires_at = value["expires_at"]
+    return Version(value["content"], value["metadata"], None if expires_at is None else from_microseconds(expires_at))
+
+
+def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
+    """The history of one memory from its rows (seq, what, before, at), oldest first, and its present state.
+
+    An event stores what it replaced; what it put in place is found in the next event that replaced something, or in
+    the present. A deletion changes no text, so that the state goes on below it, invisible until it is restored.
+    """
+    events: list[Event] = []
+    state: Version = Version(record.content, record.metadata, record.expires_at)
+    for seq, what, before_json, at in reversed(rows):
+        after = None if what == "delete" else state
+        if before_json is not None:
+            state = version_of_json(before_json)
+        before = None if what in ("add", "restore") else state
+        events.append(Event(seq, record.id, what, before, after, from_microseconds(at)))
+    return events[::-1]

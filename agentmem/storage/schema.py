@@ -1,0 +1,52 @@
+"""The tables, as an append-only list of migrations.
+
+A store of schema `n` is brought up to date by running the migrations after the n-th, all in the transaction that opens
+it. Released migrations are never edited.
+"""
+
+APPLICATION_ID = 0x61676D65
+""""agme" in ASCII; marks the file as ours in SQLite's header."""
+
+MIGRATIONS: list[list[str]] = [
+    [
+        # One row a store's fact: its id, and the identity and dimension of the model that made its vectors.
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        "INSERT INTO meta VALUES ('store_id', lower(hex(randomblob(16))))",
+        # A vector is written once and never changed; a memory whose text changes points to another one.
+        """CREATE TABLE vector (
+            key INTEGER PRIMARY KEY,
+            digest BLOB NOT NULL UNIQUE,        -- of model identity and text as embedded, 16 bytes
+            data BLOB NOT NULL                  -- float16, little-endian, unit length
+        ) STRICT""",
+        # AUTOINCREMENT: a key is never handed out again, so no index can mistake a new memory for an erased one.
+        """CREATE TABLE memory (
+            key INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            user_id TEXT, agent_id TEXT, run_id TEXT,
+            role TEXT,
+            content TEXT NOT NULL,
+            metadata BLOB,                      -- JSONB object, NULL when empty
+            created_at INTEGER NOT NULL,        -- microseconds since 1970-01-01 UTC, like all times here
+            updated_at INTEGER NOT NULL,
+            expires_at INTEGER,
+            deleted_at INTEGER,
+            vector_key INTEGER,
+            seq INTEGER NOT NULL                -- history.seq of the last change
+        ) STRICT""",
+        # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
+        "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",
+        "CREATE INDEX memory_agent ON memory (agent_id, seq) WHERE agent_id IS NOT NULL",
+        "CREATE INDEX memory_run ON memory (run_id, seq) WHERE run_id IS NOT NULL",
+        "CREATE INDEX memory_seq ON memory (seq)",
+        # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at); what it put in
+        # its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
+        """CREATE TABLE history (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            memory_key INTEGER NOT NULL,
+            what TEXT NOT NULL,
+            before TEXT,
+            at INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX history_memory ON history (memory_key, seq)",
+    ],
+]

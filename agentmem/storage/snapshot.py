@@ -1,0 +1,145 @@
+"""Reading: everything of one moment, through one read transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.filters import Condition
+from agentmem.records import Record, Scope
+from agentmem.storage.database import Connection, key_array, only_row
+from agentmem.storage.rows import RECORD_COLUMNS, record_of
+
+NEVER = 2**63 - 1
+"""`expires_at` of what does not expire, in arrays."""
+
+Keys = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What became of an owner's memories since some `seq`, each in its latest state, in the order of their `seq`.
+
+    Attributes:
+        keys: int64 (n,); a key appears once.
+        live: bool (n,); False for deleted memories and for those whose vector is still to come.
+        expires_at: int64 (n,), microseconds; NEVER when there is none.
+        vectors: the float16 bytes of each live memory, in order.
+    """
+
+    keys: Keys
+    live: npt.NDArray[np.bool_]
+    expires_at: Keys
+    vectors: list[bytes]
+
+
+class Snapshot:
+    """The store at one moment. Belongs to the thread that opened it, until its `with` block ends."""
+
+    def __init__(self, connection: Connection, moment: int) -> None:
+        self._connection = connection
+        self.moment = moment
+
+    def seq(self) -> int:
+        """The number of the last change of any process that this snapshot sees."""
+        return int(only_row(self._connection, "SELECT coalesce(max(seq), 0) FROM history")[0])
+
+    def changes(self, owner: tuple[str, str] | None, since: int) -> Changes:
+        """What changed for one owner (a field and its value; None: for everybody) after `since`."""
+        where, parameters = "memory.seq > ?", list[Any]((since,))
+        if owner is not None:
+            where, parameters = f"memory.{owner[0]} = ? AND {where}", [owner[1], *parameters]
+        rows = self._connection.execute(
+            "SELECT memory.key, memory.deleted_at IS NULL AND vector.data IS NOT NULL, "
+            f"coalesce(memory.expires_at, {NEVER}), vector.data "
+            f"FROM memory LEFT JOIN vector ON vector.key = memory.vector_key WHERE {where} ORDER BY memory.seq",
+            parameters,
+        ).fetchall()
+        keys, live, expires_at, vectors = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return Changes(
+            np.array(keys, np.int64),
+            np.array(live, np.bool_),
+            np.array(expires_at, np.int64),
+            [vector for alive, vector in zip(live, vectors, strict=True) if alive],
+        )
+
+    def keys(self, scope: Scope, condition: Condition | None) -> Keys:
+        """The keys of the visible memories of a scope that satisfy a filter, in no order."""
+        where, parameters = self._visible(scope, condition)
+        rows = self._connection.execute(f"SELECT memory.key FROM memory WHERE {where}", parameters).fetchall()
+        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+
+    def records(self, keys: Keys, scope: Scope) -> dict[int, Record]:
+        """The records of those keys that are visible in the scope; whatever an index believed, this decides."""
+        if not len(keys):
+            return {}
+        where, parameters = self._visible(scope, None)
+        rows = self._connection.execute(
+            f"SELECT {RECORD_COLUMNS} FROM carray(?) AS wanted CROSS JOIN memory ON memory.key = wanted.value "
+            f"WHERE {where}",
+            (key_array(keys), *parameters),
+        )
+        return {row[0]: record_of(row) for row in rows}
+
+    def get(self, id: str, scope: Scope) -> Record | None:
+        where, parameters = self._visible(scope, None)
+        row = self._connection.execute(
+            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ? AND {where}", (id, *parameters)
+        ).fetchone()
+        return None if row is None else record_of(row)
+
+    def count(self, scope: Scope, condition: Condition | None) -> int:
+        where, parameters = self._visible(scope, condition)
+        return int(only_row(self._connection, f"SELECT count(*) FROM memory WHERE {where}", parameters)[0])
+
+    def listing(
+        self,
+        scope: Scope,
+        condition: Condition | None,
+        *,
+        newest_first: bool,
+        after: tuple[int, int] | None,
+        limit: int,
+    ) -> list[tuple[tuple[int, int], Record]]:
+        """Visible memories by `created_at` and key, which never tie, each with its position; `after` a position."""
+        where, parameters = self._visible(scope, condition)
+        direction, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
+        if after is not None:
+            where += f" AND (memory.created_at, memory.key) {beyond} (?, ?)"
+            parameters = (*parameters, *after)
+        rows = self._connection.execute(
+            f"SELECT memory.created_at, {RECORD_COLUMNS} FROM memory WHERE {where} "
+            f"ORDER BY memory.created_at {direction}, memory.key {direction} LIMIT ?",
+            (*parameters, limit),
+        )
+        return [((row[0], row[1]), record_of(row[1:])) for row in rows]
+
+    def _visible(self, scope: Scope, condition: Condition | None) -> tuple[str, tuple[Any, ...]]:
+        return visible(scope, condition, self.moment)
+
+
+def visible(scope: Scope, condition: Condition | None, moment: int) -> tuple[str, tuple[Any, ...]]:
+    """The one definition of what a caller may see: of the scope, not deleted, not expired, passing the filter."""
+    parts = [f"memory.{name} = ?" for name, _ in scope.owners()]
+    parameters: list[Any] = [value for _, value in scope.owners()]
+    parts.append("memory.deleted_at IS NULL AND (memory.expires_at IS NULL OR memory.expires_at > ?)")
+    parameters.append(moment)
+    if condition is not None:
+        parts.append(condition.sql)
+        parameters.extend(condition.parameters)
+    return " AND ".join(parts), tuple(parameters)
+
+
+def known_vectors(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The stored vectors of those digests, where there are any."""
+    if len(digests) == 1:
+        row = connection.execute("SELECT data FROM vector WHERE digest = ?", (digests[0],)).fetchone()
+        return {} if row is None else {digests[0]: row[0]}
+    found = {}
+    for digest in digests:
+        row = connection.execute("SELECT data FROM vector WHERE digest = ?", (digest,)).fetchone()
+        if row is not None:
+            found[digest] = row[0]
+    return found

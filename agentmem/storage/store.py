@@ -1,0 +1,331 @@
+"""Memories, vectors and history as rows: the changes, each one transaction, and the door to reading.
+
+Nothing outside this folder knows that it is SQLite: what comes in and goes out are drafts, records, keys and bytes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from agentmem.config import Config
+from agentmem.errors import (
+    AgentMemError,
+    DuplicateIdError,
+    ModelMismatchError,
+    NotFoundError,
+    StoreDamagedError,
+    StoreReadOnlyError,
+)
+from agentmem.filters import Condition
+from agentmem.records import Draft, Event, Record, Scope, check_metadata, from_microseconds, now, to_microseconds
+from agentmem.storage.check import Digest, problems_of
+from agentmem.storage.commit import GroupCommit, Transaction, Write
+from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, version_json
+from agentmem.storage.snapshot import Snapshot, known_vectors, visible
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A text's vector on its way into the store: the digest of what was embedded and the float16 bytes."""
+
+    digest: bytes
+    vector: bytes
+
+
+class Keep:
+    """The type of KEEP: leave this field of the memory as it is."""
+
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What an update changes. `content` and `metadata` of None leave them as they are."""
+
+    content: str | None
+    metadata: dict[str, Any] | None
+    replace_metadata: bool
+    expires_at: datetime | Keep | None
+
+
+class Store:
+    """The truth about all memories in one file. Every method may be called from any thread; a method that changes
+    something returns when the change is committed."""
+
+    def __init__(self, path: str, config: Config) -> None:
+        self._config = config
+        self._database = Database(path, durability=config.durability, busy_timeout=config.busy_timeout)
+        self.writes = GroupCommit(self._database)
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """A view of one moment, for the length of the block, seeing all that was acknowledged before it began."""
+        with self._database.reading() as connection:
+            yield Snapshot(connection, to_microseconds(now()))
+
+    def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The vectors that the store has, of these digests."""
+        with self._database.reading() as connection:
+            return known_vectors(connection, digests)
+
+    def history(self, id: str, scope: Scope) -> list[Event]:
+        """Every event of a memory, deleted or not, oldest first; empty when there is none in this scope."""
+        with self._database.reading() as connection:
+            row = self._row(connection, id, scope)
+            if row is None:
+                return []
+            events = connection.execute(
+                "SELECT seq, what, before, at FROM history WHERE memory_key = ? ORDER BY seq", (row[0],)
+            ).fetchall()
+            return events_of(events, record_of(row))
+
+    def counts(self) -> dict[str, int]:
+        """Rows and bytes; reads indexes, so that its cost grows slowly with the store."""
+        with self._database.reading() as connection:
+            memories, deleted = only_row(connection, "SELECT count(*), count(deleted_at) FROM memory")
+            vectors = only_row(connection, "SELECT count(*) FROM vector")[0]
+            pages = connection.pragma("page_count") * connection.pragma("page_size")
+        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages}
+
+    def require(self, id: str, scope: Scope) -> None:
+        """Raises NotFoundError when there is no such memory to see."""
+        with self.snapshot() as snapshot:
+            if snapshot.get(id, scope) is None:
+                raise _not_found(id, scope)
+
+    def check(self, digest_of: Digest, dimension: int) -> list[str]:
+        """What is wrong with the store, a sentence each; empty when it is healthy. Reads everything."""
+        try:
+            with self._database.reading() as connection:
+                return list(problems_of(connection, digest_of, dimension))
+        except StoreDamagedError as error:
+            return [f"the database cannot be read to its end: {error}"]
+
+    # -- the model ------------------------------------------------------------------------------------------------
+
+    def bind_model(self, *, identity: str, name: str, dimension: int) -> None:
+        """Remembers which model makes this store's vectors, the first time; afterwards insists on it.
+
+        Raises:
+            ModelMismatchError: the store's vectors are of another model.
+        """
+        stored = self._stored_model()
+        if stored is None:
+            value = json.dumps({"identity": identity, "name": name, "dimension": dimension}, sort_keys=True)
+            try:
+                with self._database.writing() as connection:
+                    connection.execute("INSERT OR IGNORE INTO meta VALUES ('model', ?)", (value,))
+            except StoreReadOnlyError:
+                return
+            stored = self._stored_model()
+        if stored is not None and stored["identity"] != identity:
+            raise ModelMismatchError(
+                f"The vectors in {self._database.path!r} were made by {stored['name']!r} ({stored['identity'][:80]}), "
+                f"not by {name!r} ({identity[:80]}); open it with that model, or add its memories to a new store."
+            )
+
+    def _stored_model(self) -> dict[str, Any] | None:
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
+        return None if row is None else json.loads(row[0])
+
+    # -- changing -------------------------------------------------------------------------------------------------
+
+    def insertion(
+        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError], *, together: bool
+    ) -> Write[list[Record | AgentMemError]]:
+        """A write that adds the drafts in order, each with its vector and its event; `embedded` may be filled until it
+        is queued. Its result has a record for each draft, or the error that kept this one out (the embedding's, or a
+        DuplicateIdError). With `together`, the first such error is raised instead and nothing is written."""
+
+        def apply(transaction: Transaction) -> list[Record | AgentMemError]:
+            results = _refusals(transaction.connection, drafts, embedded)
+            refused = [error for error in results if error is not None]
+            if together and refused:
+                raise refused[0]
+            return [
+                error or self._insert(transaction, draft, vector)
+                for draft, vector, error in zip(drafts, embedded, results, strict=True)
+            ]
+
+        return Write(apply)
+
+    def _insert(self, transaction: Transaction, draft: Draft, embedded: Any) -> Record:
+        connection = transaction.connection
+        record = draft.record()
+        vector_key = self._vector_key(connection, embedded)
+        scope = draft.scope
+        updated_at = to_microseconds(draft.updated_at)
+        key = transaction.take_memory_key()
+        seq = transaction.record_event(key, "add", None, updated_at)
+        connection.execute(
+            "INSERT INTO memory (key, id, user_id, agent_id, run_id, role, content, metadata, created_at, updated_at, "
+            "expires_at, vector_key, seq) VALUES (?, ?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?)",
+            (
+                key, draft.id, scope.user_id, scope.agent_id, scope.run_id, draft.role,
+                draft.content, draft.metadata_json, to_microseconds(draft.created_at), updated_at,
+                None if draft.expires_at is None else to_microseconds(draft.expires_at), vector_key, seq,
+            ),
+        )  # fmt: skip
+        return record
+
+    def _vector_key(self, connection: Connection, embedded: Embedded) -> int:
+        row = connection.execute("SELECT key FROM vector WHERE digest = ?", (embedded.digest,)).fetchone()
+        if row is not None:
+            return int(row[0])
+        connection.execute("INSERT INTO vector (digest, data) VALUES (?, ?)", (embedded.digest, embedded.vector))
+        return connection.last_insert_rowid()
+
+    def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
+        """Gives a visible memory a new version; returns the record as it then is.
+
+        Raises:
+            NotFoundError: there is none to see.
+            InvalidInputError: the merged metadata is too large.
+        """
+
+        def apply(transaction: Transaction) -> Record:
+            connection = transaction.connection
+            key, old = self._visible_row(transaction, id, scope)
+            metadata = old.metadata
+            if revision.metadata is not None:
+                metadata = revision.metadata if revision.replace_metadata else old.metadata | revision.metadata
+            metadata, metadata_json = check_metadata(metadata, self._config)
+            new = replace(
+                old,
+                content=old.content if revision.content is None else revision.content,
+                metadata=metadata,
+                expires_at=old.expires_at if isinstance(revision.expires_at, Keep) else revision.expires_at,
+                updated_at=from_microseconds(transaction.moment),
+            )
+            seq = transaction.record_event(key, "update", version_json(old), transaction.moment)
+            connection.execute(
+                "UPDATE memory SET content = ?, metadata = jsonb(?), expires_at = ?, updated_at = ?, seq = ? "
+                "WHERE key = ?",
+                (
+                    new.content, metadata_json,
+                    None if new.expires_at is None else to_microseconds(new.expires_at),
+                    transaction.moment, seq, key,
+                ),
+            )  # fmt: skip
+            if embedded is not None:
+                connection.execute(
+                    "UPDATE memory SET vector_key = ? WHERE key = ?", (self._vector_key(connection, embedded), key)
+                )
+            return new
+
+        return self.writes.commit(apply)
+
+    def delete(self, id: str, scope: Scope) -> bool:
+        """Hides a memory; its text and history stay until purged. False when there is none to see."""
+
+        def apply(transaction: Transaction) -> bool:
+            try:
+                key, _ = self._visible_row(transaction, id, scope)
+            except NotFoundError:
+                return False
+            seq = transaction.record_event(key, "delete", None, transaction.moment)
+            transaction.connection.execute(
+                "UPDATE memory SET deleted_at = ?, seq = ? WHERE key = ?", (transaction.moment, seq, key)
+            )
+            return True
+
+        return self.writes.commit(apply)
+
+    def restore(self, id: str, scope: Scope) -> Record:
+        """Brings a deleted memory back as it was; one that is not deleted is returned as it is.
+
+        Raises:
+            NotFoundError: there never was such a memory in this scope.
+        """
+
+        def apply(transaction: Transaction) -> Record:
+            connection = transaction.connection
+            row = self._row(connection, id, scope)
+            if row is None:
+                raise _not_found(id, scope)
+            if connection.execute(
+                "SELECT 1 FROM memory WHERE key = ? AND deleted_at IS NOT NULL", (row[0],)
+            ).fetchone():
+                seq = transaction.record_event(row[0], "restore", None, transaction.moment)
+                connection.execute("UPDATE memory SET deleted_at = NULL, seq = ? WHERE key = ?", (seq, row[0]))
+            return record_of(row)
+
+        return self.writes.commit(apply)
+
+    def delete_all(self, scope: Scope, condition: Condition | None) -> int:
+        """Hides every visible memory of a scope that passes the filter, in one transaction; how many it were."""
+
+        def apply(transaction: Transaction) -> int:
+            connection = transaction.connection
+            where, parameters = visible(scope, condition, transaction.moment)
+            start = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
+            connection.execute(
+                "INSERT INTO history (memory_key, what, at) "
+                f"SELECT memory.key, 'delete', ? FROM memory WHERE {where} ORDER BY memory.key",
+                (transaction.moment, *parameters),
+            )
+            deleted = connection.changes()
+            connection.execute(
+                "UPDATE memory SET deleted_at = ?, seq = event.seq FROM history AS event "
+                "WHERE event.seq > ? AND event.memory_key = memory.key",
+                (transaction.moment, start),
+            )
+            return deleted
+
+        return self.writes.commit(apply)
+
+    def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
+        where, parameters = visible(scope, None, transaction.moment)
+        row = transaction.connection.execute(
+            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ? AND {where}", (id, *parameters)
+        ).fetchone()
+        if row is None:
+            raise _not_found(id, scope)
+        return row[0], record_of(row)
+
+    def _row(self, connection: Connection, id: str, scope: Scope) -> tuple[Any, ...] | None:
+        """The memory's row whether it is visible or not, as long as it is of this scope."""
+        owners = "".join(f" AND memory.{name} = ?" for name, _ in scope.owners())
+        row: tuple[Any, ...] | None = connection.execute(
+            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ?{owners}",
+            (id, *(value for _, value in scope.owners())),
+        ).fetchone()
+        return row
+
+
+def _refusals(
+    connection: Connection, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError]
+) -> list[AgentMemError | None]:
+    """For each draft what speaks against storing it, before anything is stored."""
+    refusals: list[AgentMemError | None] = []
+    seen: set[str] = set()
+    for draft, vector in zip(drafts, embedded, strict=True):
+        refusal = vector if isinstance(vector, AgentMemError) else None
+        if refusal is None and draft.id_given:
+            stored = connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
+            if stored or draft.id in seen:
+                refusal = DuplicateIdError(
+                    f"id {draft.id!r} is taken (perhaps by a deleted memory); choose another or update that one."
+                )
+            seen.add(draft.id)
+        refusals.append(refusal)
+    return refusals
+
+
+def _not_found(id: str, scope: Scope) -> NotFoundError:
+    where = f" of {scope}" if scope.owners() else ""
+    return NotFoundError(f"There is no memory {id!r}{where} to change; look ids up with get_all().")

@@ -1,0 +1,366 @@
+"""The filter language: a mapping in, one SQL condition over the table `memory` with bound parameters out.
+
+    {"topic": "travel", "stars": {"gte": 3, "lt": 5}, "OR": [{"tags": {"contains": "sea"}}, {"seen": "*"}]}
+
+| form | meaning |
+|---|---|
+| `{"key": value}` | equal to the text, number, boolean or `None` |
+| `{"key": [a, b]}` | equal to one of them; `[]` matches nothing |
+| `{"key": "*"}` | the key is there, whatever its value (`{"eq": "*"}` is the star itself) |
+| `{"key": {"gt": 3, "lte": 9}}` | every operator holds |
+| `{"a": 1, "b": 2}` | every entry holds |
+| `{"AND": [f, g]}` / `{"OR": [f, g]}` | all of the filters / at least one of them |
+| `{"NOT": [f, g]}` or `{"NOT": f}` | none of the filters |
+
+| operator | true when |
+|---|---|
+| `eq`, `ne` | the value equals it; not `eq` |
+| `gt`, `gte`, `lt`, `lte` | two numbers in numeric order, or two texts in code point order |
+| `in`, `nin` | the value equals one member of the list; not `in` |
+| `contains` | the text has it as a part, or the list has it as a member |
+| `icontains` | the same for text, ignoring case as `str.casefold` does |
+| `exists` | `True`: the key is there (a null value too); `False`: it is not |
+
+A filter is true or false, never unknown. Of a missing key every positive operator is false, so `ne`, `nin`
+and `NOT` are true. Types never convert: text, numbers, booleans, null, lists and objects are unequal and
+unordered across kinds; integers and floats are one kind and compare exactly. The same inside lists.
+
+Keys are metadata keys, or the record fields `id role user_id agent_id run_id` (text) and `created_at
+updated_at expires_at` (an aware `datetime`, or ISO 8601 text with an offset). An unset field equals `None`
+and does not exist. A dot leads into a nested object, never into a list; a label with a dot in it is put in
+double quotes as JSON does: `"a.b".c`. The prefix `metadata.` reaches metadata named like a field or a
+connective: `metadata.role`, `metadata.OR`.
+
+| filter | metadata | matches |
+|---|---|---|
+| `{"n": 1}` | `{"n": 1.0}` | yes |
+| `{"n": 1}` | `{"n": True}` | no |
+| `{"n": 1}` | `{"n": "1"}` | no |
+| `{"n": None}` | `{"n": None}` | yes |
+| `{"n": None}` | `{}` | no |
+| `{"n": "*"}` | `{"n": None}` | yes |
+| `{"n": [1, "a"]}` | `{"n": "a"}` | yes |
+| `{"n": {"ne": 1}}` | `{}` | yes |
+| `{"n": {"nin": []}}` | `{}` | yes |
+| `{"n": {"gt": 3, "lte": 9}}` | `{"n": 9}` | yes |
+| `{"n": {"gt": 3}}` | `{"n": "4"}` | no |
+| `{"NOT": {"n": {"gt": 3}}}` | `{"n": "4"}` | yes |
+| `{"n": {"contains": "sea"}}` | `{"n": "the seaside"}` | yes |
+| `{"n": {"contains": "sea"}}` | `{"n": ["the seaside"]}` | no |
+| `{"n": {"contains": 1}}` | `{"n": [1.0, "a"]}` | yes |
+| `{"n": {"contains": 1}}` | `{"n": [True, "1"]}` | no |
+| `{"n": {"icontains": "STRASSE"}}` | `{"n": "Hauptstraße"}` | yes |
+| `{"a.b": 1}` | `{"a": {"b": 1}}` | yes |
+| `{"a.b": 1}` | `{"a.b": 1}` | no |
+| `{'"a.b"': 1}` | `{"a.b": 1}` | yes |
+| `{"NOT": [{"a": 1}, {"b": 2}]}` | `{"a": 1, "b": 3}` | no |
+| `{"NOT": {"a": 1, "b": 2}}` | `{"a": 1, "b": 3}` | yes |
+
+Everything else is `InvalidInputError`: an unknown operator, an empty `AND`, `OR`, `NOT` or operator mapping,
+a list or object where one value is asked for, ordering by a boolean or `None`, a number that is not finite,
+an integer outside 64 bits, text with NUL or a lone surrogate, a naive time, `contains` on a time, more than
+32 levels or 1,000 terms.
+
+The connection must know the function `agentmem_casefold(text)`: `str.casefold`, deterministic. Where every
+label of a key is a plain ASCII name, its value is written `metadata ->> '$.a.b'`, and an index on exactly
+this expression serves it.
+"""
+
+import json
+import math
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from agentmem.errors import InvalidInputError
+from agentmem.records import check_text, to_microseconds
+
+SQLValue: TypeAlias = str | int | float | bytes | None
+Scalar: TypeAlias = str | int | float | bool | None
+
+MAX_DEPTH = 32  # levels of AND, OR, NOT; also labels of one key
+# Comparisons and connectives. Keeps far from SQLite's limits: 32,766 variables, expressions 1,000 deep.
+MAX_TERMS = 1_000
+
+TEXT_FIELDS = frozenset({"id", "role", "user_id", "agent_id", "run_id"})
+TIME_FIELDS = frozenset({"created_at", "updated_at", "expires_at"})
+CONNECTIVES = frozenset({"AND", "OR", "NOT"})
+OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "contains", "icontains", "exists")
+
+_ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_FOREIGN_CONNECTIVES = frozenset({"$and", "$or", "$not", "$nor"})  # other products' spelling, not a key
+_PLAIN_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what may stand in SQL itself; all else is bound
+_INT64 = range(-(2**63), 2**63)
+_DECODER = json.JSONDecoder(strict=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A parenthesised SQL expression over the table alias `memory` that is 0 or 1 and never NULL, with the
+    values of its `?` in order."""
+
+    sql: str
+    parameters: tuple[SQLValue, ...] = ()
+
+
+def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
+    """The condition that `filters` mean, or None when they ask for nothing (None or an empty mapping).
+
+    Pure: touches no database, may be called from any thread. What it returns never fails in SQLite, whatever
+    the metadata.
+
+    Raises:
+        InvalidInputError: something is outside the language; the message names it.
+    """
+    if filters is None:
+        return None
+    if not isinstance(filters, Mapping):
+        raise InvalidInputError(f"filters is {_shown(filters)}; pass a mapping such as {{'topic': 'sea'}}.")
+    return _Compiler().mapping(filters, 0) if filters else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """How SQL reads one value: `value` as SQL's own, `type` as JSON's name of its kind (NULL when missing),
+    `elements` as rows (empty where lists cannot be). Each expression takes the parameters `path`."""
+
+    value: str
+    type: str
+    exists: str
+    path: tuple[SQLValue, ...] = ()
+    elements: str = ""
+
+
+_ELEMENT = _Field("element.atom", "element.type", "1")
+# iif and not AND: the planner may turn round an AND, and agentmem_casefold takes text only.
+_FOLDED = "iif(element.type IS 'text', agentmem_casefold(element.atom), NULL)"
+_FOLDED_ELEMENT = _Field(_FOLDED, "element.type", "1")
+_NOTHING = Condition("(0)")
+
+
+class _Compiler:
+    """One compilation; holds the count of its terms."""
+
+    def __init__(self) -> None:
+        self.terms = 0
+
+    def mapping(self, filters: Mapping[str, Any], depth: int) -> Condition:
+        parts = []
+        for key, operand in filters.items():
+            if not isinstance(key, str):
+                raise InvalidInputError(f"The filter key {_shown(key)} is not text; use a str.")
+            if key in _FOREIGN_CONNECTIVES:
+                raise InvalidInputError(f"Unknown operator {_shown(key)} in filters; write AND, OR or NOT.")
+            compile_ = self.connective if key in CONNECTIVES else self.entry
+            parts.append(compile_(key, operand, depth))
+        return _join("AND", parts)
+
+    def connective(self, word: str, operand: Any, depth: int) -> Condition:
+        self.count()
+        if depth >= MAX_DEPTH:
+            raise InvalidInputError(f"filters nests deeper than {MAX_DEPTH} levels; flatten it.")
+        members = [operand] if word == "NOT" and isinstance(operand, Mapping) else operand
+        if not isinstance(members, list | tuple) or not members:
+            raise _invalid(word, operand, "pass a list with at least one filter")
+        parts = []
+        for member in members:
+            if not isinstance(member, Mapping) or not member:
+                raise _invalid(word, member, "its members are mappings that are not empty")
+            parts.append(self.mapping(member, depth + 1))
+        return _not(_join("OR", parts)) if word == "NOT" else _join(word, parts)
+
+    def entry(self, key: str, operand: Any, _depth: int) -> Condition:
+        field = _field(key)
+        if isinstance(operand, list | tuple):
+            operand = {"in": operand}
+        elif isinstance(operand, str) and operand == "*":
+            operand = {"exists": True}
+        elif not isinstance(operand, Mapping):
+            operand = {"eq": operand}
+        if not operand:
+            raise _invalid(key, operand, "give a value or an operator")
+        parts = []
+        for operator, value in operand.items():
+            self.count()
+            parts.append(_comparison(key, field, operator, value))
+        return _join("AND", parts)
+
+    def count(self) -> None:
+        self.terms += 1
+        if self.terms > MAX_TERMS:
+            raise InvalidInputError(f"filters has over {MAX_TERMS} terms; put values in one list with 'in'.")
+
+
+def _comparison(key: str, field: _Field, operator: str, operand: Any) -> Condition:
+    match operator:
+        case "eq":
+            return _one_of(field, [_scalar(key, operand)])
+        case "in":
+            if not isinstance(operand, list | tuple):
+                raise _invalid(key, operand, "'in' and 'nin' take a list")
+            return _one_of(field, [_scalar(key, each) for each in operand])
+        case "ne" | "nin":
+            return _not(_comparison(key, field, "eq" if operator == "ne" else "in", operand))
+        case "gt" | "gte" | "lt" | "lte":
+            bound = _scalar(key, operand)
+            if bound is None or isinstance(bound, bool):
+                raise _invalid(key, operand, f"{operator!r} takes text or a number")
+            return _typed(field, f"{_ORDER[operator]} ?", bound, bound)
+        case "contains" | "icontains" if key in TIME_FIELDS:
+            raise _invalid(key, operand, f"{operator!r} does not apply to a time, use 'gte' and 'lt'")
+        case "contains":
+            return _contains(field, field.value, _ELEMENT, _scalar(key, operand))
+        case "icontains":
+            if not isinstance(operand, str):
+                raise _invalid(key, operand, "'icontains' takes text")
+            folded = _text(key, operand).casefold()
+            return _contains(field, f"agentmem_casefold({field.value})", _FOLDED_ELEMENT, folded)
+        case "exists":
+            if not isinstance(operand, bool):
+                raise _invalid(key, operand, "'exists' takes True or False")
+            exists = Condition(f"({field.exists})", field.path)
+            return exists if operand else _not(exists)
+    known = ", ".join(OPERATORS)
+    raise _invalid(key, operator, f"the operators are {known} (a nested value has a dotted key)")
+
+
+def _one_of(field: _Field, values: Sequence[Scalar]) -> Condition:
+    """Equality with any of the values. A list is one parameter however long it is."""
+    texts = [value for value in values if isinstance(value, str)]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    parts = []
+    for same in (texts, numbers):
+        if len(same) == 1:
+            parts.append(_typed(field, "= ?", same[0], same[0]))
+        elif same:
+            listed = json.dumps(same, ensure_ascii=False)
+            parts.append(_typed(field, "IN (SELECT value FROM json_each(?))", listed, same[0]))
+    for constant, name in ((None, "null"), (True, "true"), (False, "false")):
+        if any(value is constant for value in values):
+            parts.append(Condition(f"({field.type} IS '{name}')", field.path))
+    return _join("OR", parts) if parts else _NOTHING
+
+
+def _typed(field: _Field, test: str, parameter: SQLValue, like: Scalar) -> Condition:
+    """The test, on values of the kind of `like`: SQLite itself orders every text above every number, and
+    reads true as 1 and a list as its text. A value of the right kind is not NULL, and NULL AND 0 is 0."""
+    kind = "IS 'text'" if isinstance(like, str) else "IN ('integer', 'real') IS TRUE"
+    return Condition(f"({field.value} {test} AND {field.type} {kind})", (*field.path, parameter, *field.path))
+
+
+def _contains(field: _Field, text: str, element: _Field, operand: Scalar) -> Condition:
+    """A part of the text that the SQL `text` reads, or a member of a list whose members `element` reads."""
+    branches, parameters = "", field.path
+    if isinstance(operand, str):
+        branches = f" WHEN 'text' THEN instr({text}, ?) > 0"
+        parameters += (*field.path, operand)
+    if field.elements:
+        member = _one_of(element, [operand])
+        rows = f"SELECT 1 FROM {field.elements} AS element WHERE {member.sql}"
+        branches += f" WHEN 'array' THEN EXISTS ({rows})"
+        parameters += (*field.path, *member.parameters)
+    return Condition(f"(CASE {field.type}{branches} ELSE 0 END)", parameters) if branches else _NOTHING
+
+
+def _field(key: str) -> _Field:
+    if key in TEXT_FIELDS or key in TIME_FIELDS:
+        kind = "text" if key in TEXT_FIELDS else "integer"
+        column = f"memory.{key}"
+        return _Field(column, f"iif({column} IS NULL, 'null', '{kind}')", f"{column} IS NOT NULL")
+    labels = _labels(key)
+    path, parameters = f"'$.{'.'.join(labels)}'", tuple[str, ...]()
+    if not all(_PLAIN_LABEL.fullmatch(label) for label in labels):
+        # SQLite reads JSON's escapes in a quoted label: every text is reachable, quotes and brackets too.
+        quoted = (json.dumps(label, ensure_ascii=False) for label in labels)
+        path, parameters = "?", (f"$.{'.'.join(quoted)}",)
+    kind = f"json_type(memory.metadata, {path})"
+    elements = f"json_each(memory.metadata, {path})"
+    return _Field(f"memory.metadata ->> {path}", kind, f"{kind} IS NOT NULL", parameters, elements)
+
+
+def _labels(key: str) -> list[str]:
+    path = key.removeprefix("metadata.")
+    labels: list[str] = []
+    at = -1  # the dot before the next label
+    while at < len(path):
+        at += 1
+        if path.startswith('"', at):
+            try:
+                label, at = _DECODER.raw_decode(path, at)
+            except ValueError:
+                raise _invalid(key, path[at:], "quote a label as json.dumps does") from None
+            if path[at : at + 1] not in ("", "."):
+                raise _invalid(key, path[at:], "a quoted label ends at a dot")
+        else:
+            label = path[at:].partition(".")[0]
+            at += len(label)
+            if not label:
+                raise _invalid(key, label, "name every level between the dots")
+        labels.append(_text(key, label))
+        if len(labels) > MAX_DEPTH:
+            raise _invalid(key, label, f"a key has at most {MAX_DEPTH} levels")
+    return labels
+
+
+def _scalar(key: str, value: Any) -> Scalar:
+    """The value as SQLite gets it: of an exact built-in type, the times of time fields in microseconds."""
+    if value is None:
+        return None
+    if key in TIME_FIELDS:
+        return _microseconds(key, value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(key, value)
+    if isinstance(value, int):
+        if int(value) not in _INT64:  # int() first: a range is searched one by one for a subclass of int
+            raise _invalid(key, value, "an integer has at most 64 bits")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _invalid(key, value, "a number is finite")
+        return float(value)
+    raise _invalid(key, value, f"a {type(value).__name__} is not one text, number, boolean or None")
+
+
+def _text(key: str, value: str) -> str:
+    check_text(f"The filter on {_shown(key)}:", value)
+    return str.__str__(value)  # an exact str also of an enum's member
+
+
+def _microseconds(key: str, value: Any) -> int:
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise _invalid(key, value, "use an aware datetime or ISO 8601 text with an offset")
+    return to_microseconds(moment)
+
+
+def _join(word: str, parts: Sequence[Condition]) -> Condition:
+    """All parts under one AND or OR, as a balanced tree: a chain would be as deep as it is long."""
+    if len(parts) == 1:
+        return parts[0]
+    left, right = _join(word, parts[: len(parts) // 2]), _join(word, parts[len(parts) // 2 :])
+    return Condition(f"({left.sql} {word} {right.sql})", left.parameters + right.parameters)
+
+
+def _not(condition: Condition) -> Condition:
+    return Condition(f"(NOT {condition.sql})", condition.parameters)
+
+
+def _invalid(key: str, value: object, advice: str) -> InvalidInputError:
+    return InvalidInputError(f"The filter on {_shown(key)} has {_shown(value)}; {advice}.")
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return f"a {type(value).__name__} too long to print"

@@ -69,14 +69,13 @@ this expression serves it.
 import json
 import math
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import check_text, to_microseconds
+from agentmem.records import check_text, shorten, to_microseconds
 
 SQLValue: TypeAlias = str | int | float | bytes | None
 Scalar: TypeAlias = str | int | float | bool | None
@@ -118,7 +117,7 @@ def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
     if filters is None:
         return None
     if not isinstance(filters, Mapping):
-        raise InvalidInputError(f"filters is {_shown(filters)}; pass a mapping such as {{'topic': 'sea'}}.")
+        raise InvalidInputError(f"filters is {shorten(filters)}; pass a mapping such as {{'topic': 'sea'}}.")
     return _Compiler().mapping(filters, 0) if filters else None
 
 
@@ -151,9 +150,9 @@ class _Compiler:
         parts = []
         for key, operand in filters.items():
             if not isinstance(key, str):
-                raise InvalidInputError(f"The filter key {_shown(key)} is not text; use a str.")
+                raise InvalidInputError(f"The filter key {shorten(key)} is not text; use a str.")
             if key in _FOREIGN_CONNECTIVES:
-                raise InvalidInputError(f"Unknown operator {_shown(key)} in filters; write AND, OR or NOT.")
+                raise InvalidInputError(f"Unknown operator {shorten(key)} in filters; write AND, OR or NOT.")
             compile_ = self.connective if key in CONNECTIVES else self.entry
             parts.append(compile_(key, operand, depth))
         return _join("AND", parts)
@@ -327,7 +326,7 @@ def _scalar(key: str, value: Any) -> Scalar:
 
 
 def _text(key: str, value: str) -> str:
-    check_text(f"The filter on {_shown(key)}:", value)
+    check_text(f"The filter on {shorten(key)}:", value)
     return str.__str__(value)  # an exact str also of an enum's member
 
 
@@ -356,11 +355,4 @@ def _not(condition: Condition) -> Condition:
 
 
 def _invalid(key: str, value: object, advice: str) -> InvalidInputError:
-    return InvalidInputError(f"The filter on {_shown(key)} has {_shown(value)}; {advice}.")
-
-
-def _shown(value: object) -> str:
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python prints no integer of more than 4,300 digits
-        return f"a {type(value).__name__} too long to print"
+    return InvalidInputError(f"The filter on {shorten(key)} has {shorten(value)}; {advice}.")

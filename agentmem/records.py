@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from reprlib import Repr
 from typing import Any
 
 from agentmem.config import Config
@@ -21,6 +22,8 @@ MAX_NAME_LENGTH = 512
 MAX_METADATA_DEPTH = 32
 MAX_LIMIT = 1_000_000
 
+_SHORT = Repr()
+_SHORT.maxother = _SHORT.maxlong = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _INT64 = range(-(2**63), 2**63)
@@ -215,8 +218,12 @@ def new_id() -> str:
 
 def shorten(value: Any) -> str:
     """How a value is quoted in a message: never more than a line of it."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value):,} characters)"
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not print integers of more than 4,300 digits.
+        return f"a huge {type(value).__name__}"
 
 
 def check_text(name: str, text: str) -> bytes:
@@ -356,11 +363,12 @@ def _plain(where: str, value: Any, depth: int) -> Any:
             return value
         case str():
             check_text(where, value)
-            return str(value)
+            return str.__str__(value)  # str() would give a text enumeration its name.
         case int():
-            if value not in _INT64:
-                raise InvalidInputError(f"{where} is {shorten(value)}, outside 64 bits; pass it as text.")
-            return int(value)
+            number = int(value)  # An IntEnum would be looked for in the range one by one.
+            if number not in _INT64:
+                raise InvalidInputError(f"{where} is {shorten(number)}, outside 64 bits; pass it as text.")
+            return number
         case float():
             if not math.isfinite(value):
                 raise InvalidInputError(f"{where} is {value}, which JSON does not have; leave the key out.")
@@ -371,7 +379,7 @@ def _plain(where: str, value: Any, depth: int) -> Any:
                 if not isinstance(key, str):
                     raise InvalidInputError(f"{where} has the key {shorten(key)}; keys must be text.")
                 check_text(f"a key of {where}", key)
-                copy[str(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1)
+                copy[str.__str__(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1)
             return copy
         case list() | tuple():
             return [_plain(f"{where}[{position}]", item, depth - 1) for position, item in enumerate(value)]

@@ -1,0 +1,67 @@
+"""Fixtures. Each ends with a healthy store, a closed memory and no thread of ours left alive."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from agentmem import Memory
+from agentmem.testing import HashEmbedder
+
+settings.register_profile(
+    "short", deadline=None, max_examples=30, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "long", deadline=None, max_examples=1000, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("AGENTMEM_HYPOTHESIS_PROFILE", "short"))
+
+Opener = Callable[..., Memory]
+
+
+def our_threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("agentmem"))
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    """Where a store may be made."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def open_memory(store_path: Path) -> Iterator[Opener]:
+    """Opens memories, by default on `store_path` with a HashEmbedder; each must be healthy at the end."""
+    opened: list[Memory] = []
+
+    def open_(path: Any = store_path, **arguments: Any) -> Memory:
+        if "model" not in arguments:
+            arguments.setdefault("embedder", HashEmbedder())
+        memory = Memory(path, **arguments)
+        opened.append(memory)
+        return memory
+
+    yield open_
+    try:
+        for memory in opened:
+            assert memory.check() == []
+    finally:
+        for memory in opened:
+            memory.close()
+    assert our_threads() == []
+
+
+@pytest.fixture(params=["memory", "file"])
+def memory(request: pytest.FixtureRequest, open_memory: Opener, store_path: Path) -> Memory:
+    """A memory with a HashEmbedder, once in RAM and once in a file."""
+    return open_memory(":memory:" if request.param == "memory" else store_path)
+
+
+@pytest.fixture
+def model_memory(open_memory: Opener) -> Memory:
+    """A memory in a file, with the bundled model."""
+    return open_memory(model="all-MiniLM-L6-v2")

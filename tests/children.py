@@ -1,0 +1,40 @@
+"""Other Python processes that use the package, each with a limit on its time."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import agentmem
+
+ROOT = Path(agentmem.__file__).parent.parent
+SECONDS = 90
+"""After which a child counts as hung; far more than any of them needs."""
+
+
+def start_python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+    """A child that runs `code` with the arguments as text in `sys.argv[1:]`."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+def finish(child: "subprocess.Popen[str]") -> str:
+    """What the child printed, once it has ended well."""
+    try:
+        output, errors = child.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        output, errors = child.communicate()
+        raise AssertionError(f"the child hung after {output!r}; its errors were {errors}") from None
+    assert child.returncode == 0, errors
+    assert errors == ""
+    return output
+
+
+def run_python(code: str, *arguments: Any, **options: Any) -> str:
+    return finish(start_python(code, *arguments, **options))

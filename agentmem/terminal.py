@@ -1,0 +1,190 @@
+"""How the command line prints: contents made harmless, aligned columns, JSON. The only importer of tqdm."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any
+
+from agentmem.records import Event, Match, Record, Version
+
+GAP = "  "
+
+MIN_TEXT = 24
+"""Columns that the text, which comes last, should have; on a narrower terminal other columns make room for it."""
+
+MAX_OWNER = 40
+
+# What a terminal, or a reader of lines, would act upon: controls (C0, DEL, C1), the two separators of Unicode, lone
+# surrogates, and the marks that turn the direction of the text that follows. Joiners stay: emoji are made of them.
+_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_WIDENED = "\ufe0f"  # Makes an emoji of the character before it.
+
+
+def escape(text: str) -> str:
+    """The text on one line, with whatever a terminal would act upon written as Python writes it."""
+    return _HARMFUL.sub(lambda found: _SHORT.get(found[0]) or _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def width(text: str) -> int:
+    """The columns that an escaped text takes: two for wide characters and emoji, none for combining ones. Emoji that
+    are joined are counted one by one, which is what the terminals that cannot join them show."""
+    total = last = 0
+    for character in text:
+        if character == _WIDENED and last == 1:
+            total += 1
+            last = 2
+        elif not _is_attached(character):
+            last = 2 if unicodedata.east_asian_width(character) in "WF" else 1
+            total += last
+    return total
+
+
+def _is_attached(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Me", "Cf")
+
+
+def clip(text: str, columns: int) -> str:
+    """The text, cut to `columns` with an ellipsis when it is wider."""
+    if len(text) * 2 <= columns or width(text) <= columns:
+        return text
+    kept, used = "", 0
+    for character in text:
+        used += width(character)
+        if used + 1 > columns:
+            break
+        kept += character
+    return f"{kept.rstrip(chr(0x200D))}…" if columns > 0 else ""
+
+
+def table(rows: Sequence[Sequence[str]], columns: int | None, expendable: Sequence[int] = ()) -> Iterator[str]:
+    """Lines of aligned cells that fit in `columns` (None: as long as they are). The last cell is cut as needed; where
+    it would get less than MIN_TEXT, the `expendable` cells are left out, in that order."""
+    if not rows:
+        return
+    cells = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
+    shown = [index for index in range(len(widths)) if widths[index]]
+    for index in (*expendable, None):
+        room = None if columns is None else columns - sum(widths[at] + len(GAP) for at in shown[:-1])
+        if room is None or room >= min(MIN_TEXT, widths[shown[-1]]) or index is None:
+            break
+        shown = [at for at in shown if at != index]
+    for row in cells:
+        padded = [row[at] + " " * (widths[at] - width(row[at])) for at in shown[:-1]]
+        last = row[shown[-1]] if room is None else clip(row[shown[-1]], max(room, 1))
+        line = GAP.join([*padded, last]).rstrip()
+        yield line if columns is None else clip(line, columns)
+
+
+def fitted(
+    rows: Sequence[Sequence[str]], *, full: bool = False, expendable: Sequence[int] = (), indent: int = 0
+) -> list[str]:
+    """`table` for the terminal at hand; nothing is cut when something else reads the output, or with `full`."""
+    limited = not full and (sys.stdout.isatty() or "COLUMNS" in os.environ)
+    columns = shutil.get_terminal_size().columns - indent if limited else None
+    return [" " * indent + line for line in table(rows, columns, expendable)]
+
+
+def match_rows(matches: Sequence[Match], *, ids: bool = True, owners: bool = False) -> list[list[str]]:
+    """Score, id, day, owner, text; ids and owners are blank unless wanted."""
+    return [[f"{match.score:.2f}", *_record_cells(match.record, ids=ids, owners=owners)] for match in matches]
+
+
+def record_rows(records: Sequence[Record], *, owners: bool) -> list[list[str]]:
+    """Id, day, owner, text."""
+    return [_record_cells(record, ids=True, owners=owners) for record in records]
+
+
+def _record_cells(record: Record, *, ids: bool, owners: bool) -> list[str]:
+    named = (("user", record.user_id), ("agent", record.agent_id), ("run", record.run_id))
+    owner = " ".join(f"{name}={value}" for name, value in named if value is not None) if owners else ""
+    text = record.content if record.role is None else f"{record.role}: {record.content}"
+    day = record.created_at.date().isoformat()
+    return [record.id if ids else "", day, clip(escape(owner), MAX_OWNER), text]
+
+
+def event_rows(events: Sequence[Event]) -> list[list[str]]:
+    """Seq, time, what, the text as it stood afterwards."""
+    return [[str(event.seq), f"{event.at:%Y-%m-%d %H:%M:%S}Z", event.what, _version(event.after)] for event in events]
+
+
+def _version(version: Version | None) -> str:
+    if version is None:
+        return ""
+    metadata = f"  {json.dumps(version.metadata, ensure_ascii=False)}" if version.metadata else ""
+    return f"{version.content}{metadata}"
+
+
+def explain_line(match: Match) -> str:
+    """How a score came about, on one line."""
+    parts = match.explanation or {}
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items()
+    )
+
+
+def to_json(value: Any, *, ascii_only: bool = False) -> str:
+    """One line of JSON: records and the like as objects with their fields, times as ISO 8601 in UTC. What a terminal
+    would act upon is escaped here too."""
+    text = json.dumps(value, default=_plain, ensure_ascii=ascii_only)
+    return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def print_lines(*lines: str) -> None:
+    """On standard output, at once. Raises BrokenPipeError when its reader has gone."""
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def print_json(*values: Any) -> None:
+    """Each value as a line of JSON, in ASCII where standard output is not UTF-8."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print_lines(*(to_json(value, ascii_only=ascii_only) for value in values))
+
+
+def complain(message: str) -> None:
+    """On standard error, which somebody may have closed."""
+    with suppress(OSError):
+        sys.stderr.write(f"{escape(message)}\n")
+        sys.stderr.flush()
+
+
+def stop_output() -> None:
+    """Nobody reads any more: what is still in the buffer must not raise again when Python ends."""
+    with suppress(OSError, ValueError):  # A standard output without a descriptor, as in tests.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def progress(unit: str, total: int | None, *, hidden: bool = False) -> Iterator[Callable[[int], object]]:
+    """A progress bar, on a standard error that is a terminal; what it yields is told of every few units done."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from tqdm import tqdm  # Late: most commands have none.
+
+    with tqdm(total=total, unit=f" {unit}", leave=False, dynamic_ncols=True) as bar:
+        yield bar.update

@@ -1,0 +1,227 @@
+"""Texts and chat transcripts from a file or a pipe, on their way into a memory.
+
+What can be read: JSON Lines, or one JSON array; in both an item is a text, a mapping with the fields of `Memory.add`
+(times as ISO 8601 text with an offset), or a chat message in the OpenAI format (`role`, `content`, `name`). Everything
+is UTF-8. JSON Lines are read as they come; an array is read whole.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
+from agentmem.records import Record, shorten
+
+if TYPE_CHECKING:
+    from agentmem.memory import ScopedMemory
+
+Line = tuple[int, dict[str, Any] | AgentMemError]
+"""A line's number, from 1, and its item for `add_batch`, or what is wrong with it."""
+
+CHUNK = 256
+"""Items handed to `add_batch` at once, as many as it commits at once."""
+
+BOM = b"\xef\xbb\xbf"
+
+# What chat messages carry beside their text; it is not remembered.
+_NOT_TEXT = ("tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio")
+_SPACE = re.compile(r"\s*")
+_DECODER = json.JSONDecoder()
+
+
+def read_lines(stream: IO[bytes], metadata: Mapping[str, Any] | None = None) -> Iterator[Line]:
+    """The items of a stream with the numbers of the lines on which they begin. Messages that only call tools hold no
+    text and are left out. `metadata` is for the items that bring none."""
+    begun = False
+    for number, raw in enumerate(stream, 1):
+        if number == 1:
+            raw = raw.removeprefix(BOM)
+        if not raw.strip():
+            continue
+        if not begun and raw.lstrip().startswith(b"["):
+            yield from _array(number, raw + stream.read(), metadata)
+            return
+        begun = True
+        try:
+            value = _value(raw)
+        except _Misread as error:
+            yield number, InvalidInputError(str(error))
+        else:
+            yield from _lines_of(number, value, metadata)
+
+
+def count_lines(path: str) -> int | None:
+    """How many lines of a file hold something; None for a pipe (which can be read only once) and for an array."""
+    if path == "-" or not Path(path).is_file():
+        return None
+    with Path(path).open("rb") as stream:
+        filled = (line for line in stream if line.strip())
+        first = next(filled, b"")
+        return None if first.lstrip().startswith(b"[") else bool(first) + sum(1 for _ in filled)
+
+
+def _lines_of(number: int, value: Any, metadata: Mapping[str, Any] | None) -> Iterator[Line]:
+    """The line of a decoded value; none for a message without text by design."""
+    try:
+        item = _item(value, metadata)
+    except InvalidInputError as error:
+        yield number, error
+    else:
+        if item is not None:
+            yield number, item
+
+
+def _value(raw: bytes) -> Any:
+    """The value of a piece of JSON.
+
+    Raises:
+        InvalidInputError: it is none; `_Misread.line` counts from the piece's first line.
+    """
+    try:
+        return json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{raw[error.start]:02x} is not UTF-8; convert the file."
+        raise _Misread(reason, 1 + raw.count(b"\n", 0, error.start)) from None
+    except json.JSONDecodeError as error:
+        reason = f"column {error.colno} is not JSON ({error.msg}); write one text in quotes or one object a line."
+        raise _Misread(reason, error.lineno) from None
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits, brackets without end.
+        raise _Misread(f"this JSON cannot be read ({error}); simplify it.", 1) from None
+
+
+class _Misread(InvalidInputError):
+    def __init__(self, reason: str, line: int) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def _array(number: int, raw: bytes, metadata: Mapping[str, Any] | None) -> Iterator[Line]:
+    """The members of a JSON array that begins on line `number`; none of them when it is not JSON from end to end."""
+    try:
+        _value(raw)
+    except _Misread as error:
+        yield number - 1 + error.line, InvalidInputError(str(error))
+        return
+    text = raw.decode()
+    at = _after_space(text, text.index("[") + 1)
+    counted = 0
+    while text[at] != "]":
+        number += text.count("\n", counted, at)
+        counted = at
+        value, end = _DECODER.raw_decode(text, at)
+        yield from _lines_of(number, value, metadata)
+        at = _after_space(text, end)
+        if text[at] == ",":
+            at = _after_space(text, at + 1)
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A decoded value as an item of `add_batch`; None for a message without text by design."""
+    if isinstance(value, str):
+        return {"content": value}
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{shorten(value)} is neither a text nor an object; write one of them.")
+    item = {name: part for name, part in value.items() if name != "updated_at"}  # As `agentmem list --json` prints it.
+    if "role" in item:
+        calls = item.get("tool_calls") or item.get("function_call")
+        item = {name: part for name, part in item.items() if name not in _NOT_TEXT}
+        if isinstance(item.get("content"), list):
+            item["content"] = _joined(item["content"])
+        if calls and not item.get("content"):
+            return None
+        if (name := item.pop("name", None)) is not None:
+            own = item.get("metadata")
+            item["metadata"] = {**(own if isinstance(own, dict) else metadata or {}), "name": name}
+    for field in ("created_at", "expires_at"):
+        if item.get(field) is not None:
+            item[field] = moment_of(field, item[field])
+    return item
+
+
+def _joined(parts: list[Any]) -> str:
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def moment_of(name: str, text: Any) -> datetime:
+    """An aware datetime from ISO 8601.
+
+    Raises:
+        InvalidInputError: it is something else, or has no offset from UTC.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.utcoffset() is None:
+        raise InvalidInputError(
+            f"{name} is {shorten(text)}; write ISO 8601 with an offset, such as 2026-03-05T18:30:00+01:00."
+        )
+    return moment
+
+
+def remember(
+    memory: "ScopedMemory", lines: Iterable[Line], *, skip_bad: bool, **defaults: Any
+) -> Iterator[tuple[int, Record | AgentMemError]]:
+    """Adds the items in order and yields each line's record once it is committed. With `skip_bad` a bad line yields
+    its error.
+
+    Raises:
+        AgentMemError: a line is bad and `skip_bad` is off: every item before that line is stored and was yielded, that
+            line and what follows is not. The message begins with the line's number.
+    """
+    lines = iter(lines)
+    while chunk := list(islice(lines, CHUNK)):
+        yield from _skipping(memory, chunk, defaults) if skip_bad else _stopping(memory, chunk, defaults)
+
+
+def _skipping(
+    memory: "ScopedMemory", chunk: list[Line], defaults: dict[str, Any]
+) -> Iterator[tuple[int, Record | AgentMemError]]:
+    items = [item for _, item in chunk if isinstance(item, dict)]
+    outcomes = iter(memory.add_batch(items, on_error="return", **defaults))
+    for number, item in chunk:
+        outcome = next(outcomes) if isinstance(item, dict) else item
+        yield number, outcome if isinstance(outcome, Record) else _reason(outcome)
+
+
+def _stopping(memory: "ScopedMemory", chunk: list[Line], defaults: dict[str, Any]) -> Iterator[tuple[int, Record]]:
+    good: list[tuple[int, dict[str, Any]]] = []
+    bad: tuple[int, AgentMemError] | None = None
+    for number, item in chunk:
+        if isinstance(item, AgentMemError):
+            bad = number, item
+            break
+        good.append((number, item))
+    try:
+        records = memory.add_batch([item for _, item in good], **defaults)
+    except (InvalidInputError, EmbeddingError):
+        # Nothing of the chunk is stored, and which line is to blame shows when they go one by one.
+        for number, item in good:
+            try:
+                [record] = memory.add_batch([item], **defaults)
+            except AgentMemError as error:
+                raise _placed(number, error) from error
+            yield number, record
+    else:
+        yield from zip((number for number, _ in good), records, strict=True)
+    if bad is not None:
+        raise _placed(*bad)
+
+
+def _placed(number: int, error: AgentMemError) -> AgentMemError:
+    return type(error)(f"Line {number}: {_reason(error)}")
+
+
+def _reason(error: AgentMemError) -> AgentMemError:
+    """The error without the position in its chunk, which says nothing to the reader of the file."""
+    return type(error)(re.sub(r"^Item \d+: ", "", str(error)))

@@ -1,0 +1,607 @@
+"""The command line, through its real entry point."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from agentmem import Memory
+from agentmem.cli import main
+from agentmem.demo import QUESTIONS, conversation
+from agentmem.terminal import clip, escape, table, width
+
+ROOT = Path(__file__).resolve().parent.parent
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
+COMMANDS = ["add", "check", "delete", "demo", "history", "list", "search", "stats"]
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "agent.db"
+
+
+@pytest.fixture
+def run(db: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a command on the store `db` within this process; the store must be healthy at the end."""
+    monkeypatch.setenv("AGENTMEM_DB", str(db))
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(*arguments: object, stdin: str | bytes | None = None, columns: int | None = None) -> Result:
+        environment = {"COLUMNS": None if columns is None else str(columns)}
+        return CliRunner().invoke(main, [str(each) for each in arguments], input=stdin, env=environment)
+
+    yield run
+    if db.exists():
+        with Memory(db) as memory:
+            assert memory.check() == []
+
+
+@pytest.fixture
+def start(db: Path):
+    """Starts a command as a process of its own."""
+    processes = []
+
+    def start(*arguments: object, **options) -> subprocess.Popen:
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "AGENTMEM_DB": str(db)} | options.pop("env", {})
+        command = [sys.executable, "-W", "error", "-m", "agentmem.cli", *map(str, arguments)]
+        processes.append(subprocess.Popen(command, env=environment, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def lines_of(result: Result) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def jsonl(*items: object) -> str:
+    return "".join(f"{json.dumps(item)}\n" for item in items)
+
+
+def contents(run) -> list[str]:
+    return [
+        record["content"] for record in lines_of(run("list", "--all-scopes", "--all", "--order", "oldest", "--json"))
+    ]
+
+
+def assert_one_sentence(result: Result, code: int) -> None:
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert result.stderr.rstrip().endswith(".")
+
+
+# -- add ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_added_text_is_found_and_its_id_is_printed(run):
+    added = run("add", "Prefers window seats", "--user", "ana")
+    assert added.exit_code == 0
+    assert re.fullmatch(f"{UUID}\n", added.stdout)
+    found = run("search", "where does she like to sit?", "--user", "ana")
+    assert found.exit_code == 0
+    assert re.fullmatch(rf"0\.\d\d  {UUID}  \d{{4}}-\d\d-\d\d  Prefers window seats\n", found.stdout)
+    assert added.stdout.strip() in found.stdout
+
+
+def test_every_field_of_a_text_can_be_given(run):
+    result = run(
+        "add", "Hates flying", "--user", "ana", "--agent", "desk", "--run", "r1", "--role", "user", "--id", "m1",
+        "--metadata", '{"topic": "travel"}', "--created-at", "2020-01-02T03:04:05+01:00",
+        "--expires-at", "2999-01-01T00:00:00Z", "--json",
+    )  # fmt: skip
+    [record] = lines_of(result)
+    updated_at = datetime.fromisoformat(record.pop("updated_at"))
+    assert datetime.now(UTC) - updated_at < timedelta(hours=1)
+    assert record == {
+        "id": "m1", "content": "Hates flying", "user_id": "ana", "agent_id": "desk", "run_id": "r1", "role": "user",
+        "metadata": {"topic": "travel"}, "created_at": "2020-01-02T02:04:05+00:00",
+        "expires_at": "2999-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    assert run("list", "--agent", "desk", "--json").stdout.count("Hates flying") == 1
+
+
+def test_json_lines_may_be_texts_items_and_messages(run):
+    items = jsonl(
+        "Drinks tea",
+        {"content": "Drinks coffee", "user_id": "ben", "metadata": {"n": 1}, "created_at": "2020-01-01T00:00:00Z"},
+        {"role": "user", "content": "I am Ana", "name": "Ana"},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "one"}, {"type": "image_url"}, {"type": "text", "text": "two"}],
+        },
+    )  # fmt: skip
+    result = run("add", "-", "--user", "ana", "--metadata", '{"from": "file"}', "--json", stdin="\n" + items)
+    assert [(each["content"], each["user_id"], each["role"], each["metadata"]) for each in lines_of(result)] == [
+        ("Drinks tea", "ana", None, {"from": "file"}),
+        ("Drinks coffee", "ben", None, {"n": 1}),
+        ("I am Ana", "ana", "user", {"from": "file", "name": "Ana"}),
+        ("one\ntwo", "ana", "user", {"from": "file"}),
+    ]
+    assert lines_of(result)[1]["created_at"] == "2020-01-01T00:00:00+00:00"
+
+
+def test_a_transcript_is_an_array_of_messages(run, tmp_path):
+    messages = [{"role": "user", "content": "I moved to Porto"}, {"role": "assistant", "content": "Congratulations!"}]
+    file = tmp_path / "chat.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(messages, indent=2).encode())
+    result = run("add", "--file", file, "--user", "ana")
+    assert (result.exit_code, result.stdout) == (0, "2 memories stored.\n")
+    assert contents(run) == ["I moved to Porto", "Congratulations!"]
+
+
+def test_what_list_prints_is_what_add_reads(run, db):
+    run("add", "-", "--user", "ana", stdin=jsonl("one", {"content": "two", "id": "m2", "role": "user", "run_id": "r"}))
+    before = run("list", "--user", "ana", "--json").stdout
+    db.rename(db.with_name("old.db"))
+    assert run("add", "-", stdin=before).exit_code == 0
+    without = [{**each, "updated_at": None} for each in lines_of(run("list", "--user", "ana", "--json"))]
+    assert without == [{**json.loads(line), "updated_at": None} for line in before.splitlines()]
+
+
+BAD_LINES = {
+    b"not json": "column 1 is not JSON",
+    b'"\xff"': "0xff is not UTF-8",
+    b"[1]": "neither a text nor an object",
+    b'{"content": "x", "colour": 1}': "unknown field 'colour'",
+    b'{"content": " "}': "blank",
+    b'{"content": "x", "created_at": "2020-01-01T00:00:00"}': "with an offset",
+    b'{"content": "x", "expires_at": 17}': "with an offset",
+    b'"\\ud800"': "lone surrogate",
+    b'{"content": "x", "id": "taken"}': "is taken",
+    b"[" * 100_000: "not",
+    b'{"content": "x", "metadata": {"n": ' + b"9" * 5000 + b"}}": "cannot be read",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES, ids=lambda bad: bad[:20].decode("latin-1"))
+def test_a_bad_line_stops_with_its_number_and_what_stands_before_it_is_stored(run, bad):
+    stdin = b'{"content": "first", "id": "taken"}\n\n"second"\n' + bad + b'\n"after"\n'
+    result = run("add", "-", "--user", "ana", stdin=stdin)
+    assert result.exit_code == 2
+    assert "Error: Line 4: " in result.stderr
+    assert BAD_LINES[bad] in result.stderr
+    assert "Stored: 2 memories, up to line 3." in result.stderr
+    assert result.stdout == ""
+    assert contents(run) == ["first", "second"]
+
+
+def test_skipped_lines_are_reported_and_the_others_are_stored(run):
+    stdin = b'"first"\n' + b"\n".join(BAD_LINES) + b'\n"after"\n'
+    stdin = stdin.replace(b'"first"', b'{"content": "first", "id": "taken"}')
+    result = run("add", "-", "--user", "ana", "--skip-bad", stdin=stdin)
+    assert result.exit_code == 0
+    assert result.stdout == f"2 memories stored, {len(BAD_LINES)} lines skipped.\n"
+    skipped = re.findall(r"^Skipped line (\d+): (.*)$", result.stderr, re.M)
+    assert [int(number) for number, _ in skipped] == list(range(2, 2 + len(BAD_LINES)))
+    assert all(said in message for (_, message), said in zip(skipped, BAD_LINES.values(), strict=True))
+    assert contents(run) == ["first", "after"]
+
+
+def test_a_bad_member_of_an_array_is_named_by_its_line(run):
+    stdin = '[\n  {"role": "user", "content": "one"},\n\n  {"role": "user",\n   "content": ""},\n  "three"\n]\n'
+    result = run("add", "-", "--user", "ana", stdin=stdin)
+    assert result.exit_code == 2
+    assert "Error: Line 4: content is ''" in result.stderr
+    assert contents(run) == ["one"]
+
+
+def test_an_array_that_is_not_json_is_refused_whole(run):
+    result = run("add", "-", "--user", "ana", stdin='[\n  "one",\n  "two",\n  oops\n]\n')
+    assert result.exit_code == 2
+    assert "Error: Line 4: column 3 is not JSON" in result.stderr
+    assert run("list", "--user", "ana").exit_code == 1
+
+
+def test_a_bad_line_far_into_a_file_leaves_exactly_what_stands_before_it(run):
+    texts = [f"memory {number % 7}" for number in range(600)]
+    stdin = jsonl(*texts[:400], {"content": ""}, *texts[400:])
+    result = run("add", "-", "--user", "ana", stdin=stdin)
+    assert "Error: Line 401: " in result.stderr
+    assert contents(run) == texts[:400]
+
+
+def test_an_owner_that_neither_the_line_nor_the_options_name_is_a_bad_line(run):
+    result = run("add", "-", stdin=jsonl({"content": "one", "user_id": "ana"}, "two"))
+    assert result.exit_code == 2
+    assert "Line 2: No owner was given" in result.stderr
+
+
+def test_an_empty_input_stores_nothing_and_says_so(run):
+    result = run("add", "-", "--user", "ana", stdin="\n\n")
+    assert (result.exit_code, result.stdout) == (1, "0 memories stored.\n")
+
+
+# -- search and list ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(run):
+    """Five memories of ana, made on the first days of 2026, and one of ben."""
+    days = [{"metadata": {"day": day}, "created_at": f"2026-01-0{day}T12:00:00Z"} for day in range(1, 6)]
+    items = [{"content": f"Fact number {day}", "id": f"m{day}"} | fields for day, fields in enumerate(days, 1)]
+    assert run("add", "-", "--user", "ana", stdin=jsonl(*items)).exit_code == 0
+    assert run("add", "Ben's own secret", "--user", "ben", "--id", "b1").exit_code == 0
+    return run
+
+
+def test_a_search_takes_filters_limits_and_thresholds(filled):
+    found = lines_of(filled("search", "fact", "--user", "ana", "--filter", '{"day": {"gte": 4}}', "--json"))
+    assert sorted(match["record"]["id"] for match in found) == ["m4", "m5"]
+    assert all(0 < match["score"] <= 1 and match["explanation"] is None for match in found)
+    assert len(lines_of(filled("search", "fact", "--user", "ana", "--limit", "2", "--json"))) == 2
+    assert len(lines_of(filled("search", "secret", "--all-scopes", "--json"))) == 6
+    nothing = filled("search", "fact", "--user", "ana", "--threshold", "1")
+    assert (nothing.exit_code, nothing.output) == (1, "")
+
+
+def test_a_search_explains_itself_when_asked(filled):
+    result = filled("search", "fact number 3", "--user", "ana", "--limit", "1", "--explain")
+    line, explanation = result.stdout.splitlines()
+    assert line.endswith("Fact number 3")
+    assert explanation.startswith("      mode=vector vector=")
+    [match] = lines_of(filled("search", "fact", "--user", "ana", "--limit", "1", "--explain", "--json"))
+    assert match["explanation"]["vector"] == match["score"]
+
+
+def test_a_search_never_shows_another_owner(filled):
+    assert filled("search", "secret", "--user", "ana").stdout.count("secret") == 0
+    assert filled("search", "secret", "--user", "ana", "--agent", "x").exit_code == 1
+
+
+def test_a_listing_goes_page_by_page_in_order(filled):
+    seen, after = [], []
+    for _ in range(3):
+        page = filled("list", "--user", "ana", "--limit", "2", "--json", *after)
+        seen += [record["id"] for record in lines_of(page)]
+        named = re.fullmatch(r"There are more: (--after) (\S+)\n", page.stderr)
+        after = list(named.groups()) if named else []
+    assert seen == ["m5", "m4", "m3", "m2", "m1"]
+    assert after == []
+    everything = filled("list", "--user", "ana", "--all", "--limit", "2", "--order", "oldest", "--json")
+    assert [record["id"] for record in lines_of(everything)] == seen[::-1]
+    assert everything.stderr == ""
+
+
+def test_a_listing_names_the_owner_only_across_owners(filled):
+    assert filled("list", "--user", "ana", "--filter", '{"day": 1}').stdout == "m1  2026-01-01  Fact number 1\n"
+    everyone = filled("list", "--all-scopes", "--filter", '{"user_id": "ben"}').stdout
+    assert re.fullmatch(r"b1  \d{4}-\d\d-\d\d  user=ben  Ben's own secret\n", everyone)
+
+
+def test_a_listing_of_nothing_exits_with_1(filled):
+    result = filled("list", "--user", "nobody")
+    assert (result.exit_code, result.output) == (1, "")
+
+
+# -- history, delete, stats, check --------------------------------------------------------------------------------
+
+
+def test_the_history_tells_every_event(filled, db):
+    with Memory(db) as memory:
+        memory.update("m1", "Fact number one", metadata={"day": 8})
+    filled("delete", "m1")
+    lines = filled("history", "m1").stdout.splitlines()
+    assert [re.sub(r"^\d+  \S+ \S+Z  ", "", line).split(maxsplit=1) for line in lines] == [
+        ["add", 'Fact number 1  {"day": 1}'],
+        ["update", 'Fact number one  {"day": 8}'],
+        ["delete"],
+    ]
+    events = lines_of(filled("history", "m1", "--json"))
+    assert [event["what"] for event in events] == ["add", "update", "delete"]
+    assert events[1]["before"]["content"] == "Fact number 1"
+    unknown = filled("history", "m99")
+    assert (unknown.exit_code, unknown.stderr) == (1, "There never was a memory 'm99'.\n")
+
+
+def test_deleting_by_id_names_what_is_missing(filled):
+    assert filled("delete", "m1", "m2", "--dry-run").stdout == "2 memories would be deleted.\n"
+    result = filled("delete", "m1", "m99", "m1")
+    assert (result.exit_code, result.stdout) == (1, "1 memory deleted.\n")
+    assert result.stderr == "There is no memory 'm99' to delete.\n"
+    again = filled("delete", "m1", "m2", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (1, {"deleted": 1, "missing": ["m1"], "dry_run": False})
+    assert filled("delete", "m3").exit_code == 0
+    assert filled("delete", "m4", "--user", "ben").exit_code == 1
+    assert filled("list", "--user", "ana", "--filter", '{"id": ["m1", "m2", "m3", "m4"]}').stdout.startswith("m4 ")
+
+
+def test_deleting_all_of_an_owner_needs_a_yes_and_spares_the_others(filled):
+    asked = filled("delete", "--all", "--user", "ana")
+    assert asked.exit_code == 2
+    assert "would delete 5 memories; pass --yes" in asked.stderr
+    dry = filled("delete", "--all", "--user", "ana", "--filter", '{"day": {"lt": 3}}', "--dry-run", "--json")
+    assert json.loads(dry.stdout) == {"deleted": 2, "missing": [], "dry_run": True}
+    assert len(contents(filled)) == 6
+    assert filled("delete", "--all", "--user", "ana", "--yes").stdout == "5 memories deleted.\n"
+    assert contents(filled) == ["Ben's own secret"]
+    assert filled("delete", "--all", "--user", "ana", "--yes").exit_code == 1
+
+
+def test_a_terminal_is_asked_before_all_is_deleted(filled, start):
+    for answer, left, code in (("n", 6, 1), ("y", 1, 0)):
+        controller, terminal = pty.openpty()
+        process = start("delete", "--all", "--user", "ana", stdin=terminal)
+        os.write(controller, f"{answer}\n".encode())
+        _, stderr = process.communicate(timeout=30)
+        os.close(controller)
+        os.close(terminal)
+        assert b"Delete 5 memories? [y/N]" in stderr
+        assert process.returncode == code
+        assert len(contents(filled)) == left
+
+
+def test_the_stats_count_what_is_stored(filled, db):
+    filled("delete", "m1")
+    told = json.loads(filled("stats", "--json").stdout)
+    assert told.pop("bytes") > 10_000
+    assert told == {"path": str(db), "memories": 5, "deleted": 1, "vectors": 6}
+    assert re.search(r"^memories  5$", filled("stats").stdout, re.M)
+
+
+def test_a_healthy_store_is_called_healthy(filled):
+    assert (filled("check").exit_code, filled("check").stdout) == (0, "healthy\n")
+    assert json.loads(filled("check", "--json").stdout) == {"healthy": True, "problems": []}
+
+
+def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
+    whole = db.read_bytes()
+    place = whole.index(b"Fact number 3")
+    db.write_bytes(whole[:place] + b"Lies number 3" + whole[place + 13 :])
+    result = filled("check")
+    assert result.exit_code == 1
+    assert result.stdout == "memory 'm3' points to the vector of another text.\n"
+    told = json.loads(filled("check", "--json").stdout)
+    assert told == {"healthy": False, "problems": [result.stdout.strip()]}
+    db.write_bytes(whole)
+
+
+# -- usage and errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["search", "q", "--user", "a"], ["list", "--user", "a"], ["history", "m"], ["delete", "m"], ["stats"], ["check"]],
+    ids=lambda command: command[0],
+)
+def test_reading_where_nothing_is_makes_no_store(run, db, command):
+    result = run(*command)
+    assert_one_sentence(result, 3)
+    assert f"There is no store at {str(db)!r}" in result.stderr
+    assert list(db.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["add"], ["add", "x"], ["add", "x", "--file", __file__, "--user", "a"], ["add", "--file", "/no/file"],
+        ["add", "-", "--id", "m", "--user", "a"],
+        ["add", "x", "--user", "a", "--metadata", "{"], ["add", "x", "--user", "a", "--metadata", "[]"],
+        ["add", "x", "--user", "a", "--created-at", "yesterday"],
+        ["add", "x", "--user", "a", "--created-at", "2026-01-01T00:00:00"], ["add", "x", "--colour", "red"],
+        ["search", "q"], ["search", "q", "--user", "a", "--all-scopes"], ["search", "q", "--user", "a", "--limit", "0"],
+        ["search", "q", "--user", "a", "--threshold", "2"], ["search", "q", "--user", "a", "--filter", "3"],
+        ["list"], ["list", "--user", "a", "--order", "random"], ["delete"], ["delete", "--all"],
+        ["delete", "m", "--all", "--user", "a"], ["delete", "m", "--filter", '{"a": 1}'], ["history"],
+        ["stats", "--db", ":memory:"], ["remember"], [],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_wrong_usage_exits_with_2_and_makes_no_store(run, db, command):
+    result = run(*command)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert not db.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["search", "q", "--user", "ana", "--filter", '{"day": {"above": 1}}'], ["list", "--user", "ana", "--after", "x"],
+     ["add", "x", "--user", "ana", "--id", "m1"], ["search", " ", "--user", "ana"], ["add", "x", "--user", ""],
+     ["add", " ", "--user", "ana"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_input_that_the_memory_refuses_exits_with_2_and_one_sentence(filled, command):
+    assert_one_sentence(filled(*command), 2)
+
+
+def test_a_store_that_cannot_be_opened_exits_with_3(run, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, but long enough to be looked at as one " * 20)
+    assert_one_sentence(run("list", "--user", "ana", "--db", text), 3)
+    assert_one_sentence(run("check", "--db", tmp_path), 3)
+    assert_one_sentence(run("add", "x", "--user", "ana", "--db", tmp_path / "no" / "agent.db"), 3)
+
+
+def test_a_model_that_is_not_there_exits_with_4(filled):
+    assert_one_sentence(filled("search", "q", "--user", "ana", "--model", "no-such-model"), 4)
+
+
+def test_the_help_names_every_command_and_option(run):
+    told = run("--help").stdout
+    assert [line.split()[0] for line in told.partition("Commands:\n")[2].splitlines()] == COMMANDS
+    assert sorted(main.commands) == COMMANDS
+    for name, command in main.commands.items():
+        assert "--json" in {option for parameter in command.params for option in parameter.opts}, name
+        assert run(name, "--help").exit_code == 0
+    assert re.fullmatch(r"agentmem, version \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+def test_the_help_imports_neither_the_database_nor_the_model():
+    program = (
+        "import sys; from agentmem.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: heavy = {'numpy', 'apsw', 'onnxruntime', 'tokenizers', 'tqdm', 'numkong'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# -- the terminal -------------------------------------------------------------------------------------------------
+
+
+def test_contents_cannot_play_with_the_terminal(run):
+    nasty = "red \x1b[31m bell \x07 back \x08 csi \x9b2J line\nturned \u202eright\u2066 nel \x85 sep \u2028 end"
+    run("add", "-", "--user", "\x1b[2Jana", stdin=jsonl({"content": nasty, "id": "\x1b]0;x\x07m"}))
+    for command in (["list"], ["search", "red"]):
+        for options in ([], ["--json"]):
+            shown = run(*command, "--all-scopes", *options).stdout
+            assert len(shown.splitlines()) == 1
+            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e\u2066]", shown), shown
+    assert "line\\nturned \\u202eright\\u2066 nel \\x85 sep \\u2028" in run("list", "--all-scopes").stdout
+    assert contents(run) == [nasty]
+    deleted = run("delete", "\x1b[2J")
+    assert "\x1b" not in deleted.stderr
+
+
+@pytest.mark.parametrize("columns", [10, 40, 60, 80, 200])
+def test_lines_fit_the_terminal(run, columns):
+    texts = ["A plain text " * 12, "日本語の長い文章です。" * 12, "family 👩‍👩‍👧 and flags 🇵🇹 " * 12, "short"]
+    run("add", "-", "--user", "日本の利用者", stdin=jsonl(*texts))
+    for command in (["list"], ["search", "text"]):
+        lines = run(*command, "--all-scopes", columns=columns).stdout.splitlines()
+        assert len(lines) == 4
+        assert all(width(line) <= columns for line in lines)
+        assert sum("…" in line for line in lines) >= 3
+        assert all(
+            "…" not in line for line in run(*command, "--all-scopes", "--full", columns=columns).stdout.splitlines()
+        )
+    assert "…" not in run("list", "--user", "日本の利用者").stdout
+
+
+def test_columns_stand_below_each_other_whatever_is_in_them():
+    lines = list(table([["a", "x", "one"], ["日本", "é", "two"], ["👍", "yes", "three"]], None))
+    assert lines == ["a     x    one", "日本  é    two", "👍    yes  three"]
+    assert [width(line[: line.index(word)]) for line, word in zip(lines, ["one", "two", "three"], strict=True)] == [
+        11
+    ] * 3
+
+
+def test_widths_are_those_of_the_terminal():
+    assert [width(text) for text in ("abc", "日本", "e\u0301", "👍", "❤\ufe0f", "")] == [3, 4, 1, 2, 2, 0]
+    assert clip("日本語", 6) == "日本語"
+    assert clip("日本語", 5) == "日本…"
+    assert clip("日本語", 4) == "日…"
+    assert clip("abc", 1) == "…"
+    assert clip("abc", 0) == ""
+    assert escape("tab\there \x7f") == "tab\\there \\x7f"
+
+
+def test_an_output_that_is_not_utf_8_still_gets_everything(filled, start):
+    filled("add", "Grüße 👍 aus 北京", "--user", "ana", "--created-at", "2030-01-01T00:00:00Z")
+    plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    stdout, stderr = start("list", "--user", "ana", "--limit", "1", env=plain).communicate(timeout=30)
+    assert stdout.decode("ascii").strip().endswith(r"Gr\xfc\xdfe \U0001f44d aus \u5317\u4eac")
+    stdout, _ = start("list", "--user", "ana", "--limit", "1", "--json", env=plain).communicate(timeout=30)
+    assert json.loads(stdout.decode("ascii"))["content"] == "Grüße 👍 aus 北京"
+    assert b"Traceback" not in stderr
+
+
+# -- processes ----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_ends_cleanly_and_loses_nothing_acknowledged(run, start):
+    process = start("add", "-", "--user", "ana", "--json")
+    process.stdin.write(jsonl(*[f"memory {number % 5}" for number in range(256)]).encode())
+    process.stdin.flush()
+    first = json.loads(process.stdout.readline())
+    acknowledged = [process.stdout.readline() for _ in range(255)]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert stderr.decode().splitlines() == ["Stored: at least 256 memories, up to line 256.", "Interrupted."]
+    stored = lines_of(run("list", "--user", "ana", "--all", "--order", "oldest", "--json"))
+    assert stored == [first, *map(json.loads, acknowledged)]
+
+
+def test_a_reader_that_goes_away_is_no_error(filled, start):
+    filled("add", "-", "--user", "ana", stdin=jsonl(*[f"fact {number % 3} {'x' * 500}" for number in range(500)]))
+    process = start("list", "--user", "ana", "--all")
+    assert process.stdout.readline().startswith(b"0")
+    process.stdout.close()
+    stderr = process.stderr.read()
+    assert process.wait(timeout=30) == 141
+    assert stderr == b""
+
+
+def test_the_progress_bar_is_for_terminals_only(start):
+    stdin = jsonl(*[f"memory {number}" for number in range(5)]).encode()
+    process = start("add", "-", "--user", "ana")
+    assert process.communicate(stdin, timeout=30) == (b"5 memories stored.\n", b"")
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    process = start("add", "-", "--user", "ana", stderr=terminal)
+    stdout, _ = process.communicate(stdin, timeout=30)
+    shown = b""
+    while select.select([controller], [], [], 0)[0]:
+        shown += os.read(controller, 4096)
+    os.close(terminal)
+    os.close(controller)
+    assert stdout == b"5 memories stored.\n"
+    assert b"memory" in shown
+    assert b"\r" in shown
+
+
+# -- the demonstration --------------------------------------------------------------------------------------------
+
+
+ANSWERS = {
+    QUESTIONS[0]: "I live in Porto",
+    QUESTIONS[1]: "nothing with a shell",
+    QUESTIONS[2]: "pine cones",
+    QUESTIONS[3]: "on the back of the thermostat",
+    QUESTIONS[4]: "Moss, who fears thunder",
+}
+
+
+def test_the_conversation_is_long_dated_and_of_two(run):
+    turns = conversation()
+    assert len(turns) >= 60
+    assert {turn["role"] for turn in turns} == {"user", "assistant"}
+    times = [turn["created_at"] for turn in turns]
+    assert times == sorted(times)
+    assert len({time.date() for time in times}) >= 5
+    assert len({turn["content"] for turn in turns}) == len(turns)
+
+
+def test_the_demo_finds_what_it_asks_for_and_leaves_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    result = run("demo")
+    assert result.exit_code == 0, result.output
+    assert re.match(r"80 turns in \d+\.\d\d s: [\d,]+ memories a second", result.stdout)
+    for question, answer in ANSWERS.items():
+        first = result.stdout.partition(f"{question}\n")[2].splitlines()[0]
+        assert answer in first
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kept_demo_is_a_store_like_any_other(run, db):
+    told = json.loads(run("demo", "--keep", db, "--json").stdout)
+    assert told["kept"] == str(db)
+    assert told["turns"] == 80
+    assert told["memories_per_second"] == pytest.approx(80 / told["seconds"])
+    assert [answer["question"] for answer in told["answers"]] == list(ANSWERS)
+    assert len(contents(run)) == 80
+    again = run("demo", "--keep", db)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr

@@ -178,9 +178,7 @@ class IntegerLinear:
 class Integer:
     """The arithmetic of the shipped model: uint8 times int8 into int32, with constants found beforehand."""
 
-    gelu = (
-        "FastGelu"  # by tanh: a third cheaper than by erf, and off by less than a step of the uint8 after it
-    )
+    gelu = "FastGelu"  # by tanh: a third cheaper than by erf, and off by less than a step of the uint8 after it
 
     word_rows: np.ndarray  # int8 [vocabulary, width]
     word_steps: np.ndarray  # float32 [vocabulary, 1]
@@ -252,9 +250,7 @@ def _penalty(graph: Graph, mask: str, length: str) -> str:
     penalty = graph.add("Unsqueeze", [penalty, graph.constant([1, 2])])
     full = graph.add("Concat", [graph.constant([1, HEADS]), length, graph.constant([1])], axis=0)
     penalty = graph.add("Expand", [penalty, full])
-    return graph.add(
-        "Reshape", [penalty, graph.add("Concat", [graph.constant([-1]), length, length], axis=0)]
-    )
+    return graph.add("Reshape", [penalty, graph.add("Concat", [graph.constant([-1]), length, length], axis=0)])
 
 
 def _norm(graph: Graph, value: str, norm: Norm) -> str:
@@ -262,14 +258,11 @@ def _norm(graph: Graph, value: str, norm: Norm) -> str:
     return graph.add("LayerNormalization", inputs, axis=-1, epsilon=EPSILON)
 
 
-def _layer(
-    graph: Graph, arithmetic: Float | Integer, number: int, layer: Layer, value: str, penalty: str
-) -> str:
+def _layer(graph: Graph, arithmetic: Float | Integer, number: int, layer: Layer, value: str, penalty: str) -> str:
     entered = arithmetic.enter(graph, number, "input", value)
     by_head = graph.constant([0, -1, HEAD_WIDTH])  # [length, batch * heads, head width]
     query, key, values = (
-        graph.add("Reshape", [arithmetic.linear(graph, number, name, entered), by_head])
-        for name in READERS["input"]
+        graph.add("Reshape", [arithmetic.linear(graph, number, name, entered), by_head]) for name in READERS["input"]
     )
     # [batch * heads, length, length]
     scores = graph.add("FusedMatMul", [query, key], "", MICROSOFT, transBatchA=1, transBatchB=1, transB=1)

@@ -53,9 +53,7 @@ graph_optimization = "basic"  # the graph is written as it should run; heavier o
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="wheel or folder; default: the installed package")
     parser.add_argument("--out", type=Path, default=HERE / "all-MiniLM-L6-v2")
     parser.add_argument("--float32", type=Path, help="also write the float32 twin here, to compare")
@@ -110,9 +108,7 @@ def verified_source(given: Path | None) -> dict[str, bytes]:
         files = {name: (folder / name).read_bytes() for name in CHECKSUMS}
     for name, data in files.items():
         if sha256(data) != CHECKSUMS[name]:
-            raise SystemExit(
-                f"{name} is not the published file: sha256 {sha256(data)}, not {CHECKSUMS[name]}"
-            )
+            raise SystemExit(f"{name} is not the published file: sha256 {sha256(data)}, not {CHECKSUMS[name]}")
     return files
 
 
@@ -149,9 +145,7 @@ def padded(token_ids: list[list[int]]) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def embed(
-    model: onnxruntime.InferenceSession, tokenizer: Tokenizer, texts: list[str], batch: int = 1
-) -> np.ndarray:
+def embed(model: onnxruntime.InferenceSession, tokenizer: Tokenizer, texts: list[str], batch: int = 1) -> np.ndarray:
     token_ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     starts = range(0, len(texts), batch)
     return np.concatenate([model.run(["embedding"], padded(token_ids[at : at + batch]))[0] for at in starts])

@@ -24,9 +24,7 @@ LENGTHS = (18, 8, 64)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.3, help="of one model in one round at one batch")
@@ -48,14 +46,10 @@ def main() -> None:
             for path in sessions:
                 best = max(options.batches, key=lambda batch: medians[path, batch])
                 alone = f"; batch 1: {medians[path, 1]:.0f}" if 1 in options.batches else ""
-                print(
-                    f"{length} tokens, {workers} workers, {path}: {medians[path, best]:.0f} [{best}]{alone}"
-                )
+                print(f"{length} tokens, {workers} workers, {path}: {medians[path, best]:.0f} [{best}]{alone}")
 
 
-def texts_a_second(
-    model: onnxruntime.InferenceSession, batch: int, length: int, workers: int, seconds: float
-) -> float:
+def texts_a_second(model: onnxruntime.InferenceSession, batch: int, length: int, workers: int, seconds: float) -> float:
     ids = np.random.default_rng(batch).integers(1000, 30000, (batch, length), dtype=np.int64)
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     model.run(None, given)

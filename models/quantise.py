@@ -63,9 +63,7 @@ def pair_limited(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     steps = np.maximum(pairs.sum(axis=1).max(axis=0) / PAIR, pairs.max(axis=(0, 1)) / 127)
     while True:
         rounded = np.rint(weight / steps)
-        over = (
-            np.abs(rounded).reshape(pairs.shape).sum(axis=1).max(axis=0) > PAIR
-        )  # two roundings up: one more
+        over = np.abs(rounded).reshape(pairs.shape).sum(axis=1).max(axis=0) > PAIR  # two roundings up: one more
         if not over.any():
             return rounded.astype(np.int8), steps
         steps = np.where(over, steps * 1.002, steps)
@@ -92,9 +90,7 @@ def _entrance(entered: np.ndarray, factor: np.ndarray | None) -> Entrance:
     return Entrance(step, round(-low / step), factor)
 
 
-def _mean_shift(
-    entered: np.ndarray, entrance: Entrance, exact: np.ndarray, rounded: np.ndarray
-) -> np.ndarray:
+def _mean_shift(entered: np.ndarray, entrance: Entrance, exact: np.ndarray, rounded: np.ndarray) -> np.ndarray:
     """What the products lose on average: mean(entered) @ exact - mean(what is read back) @ rounded."""
     stored = np.clip(np.rint(entered / np.float32(entrance.step)) + entrance.zero, 0, 255)
     read_back = (stored.mean(axis=0, dtype=np.float64) - entrance.zero) * entrance.step

@@ -56,9 +56,7 @@ def model(request: pytest.FixtureRequest) -> Model:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = onnxruntime.InferenceSession(
-        str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     return Model(folder, description, tokenizer, session)
 
 
@@ -130,9 +128,7 @@ def test_a_text_longer_than_the_limit_is_cut_and_one_of_nothing_is_not_an_error(
         ("Allergic to peanuts", "Nuts make him ill", "The meeting starts at nine"),
     ],
 )
-def test_related_texts_are_nearer_than_unrelated_ones(
-    model: Model, text: str, related: str, unrelated: str
-) -> None:
+def test_related_texts_are_nearer_than_unrelated_ones(model: Model, text: str, related: str, unrelated: str) -> None:
     vector, near, far = model.embed([text, related, unrelated])
     assert float(vector @ near) > float(vector @ far) + 0.1
 
@@ -142,8 +138,6 @@ def test_minilm_computes_the_published_model() -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     model = Model(folder, {}, tokenizer, onnxruntime.InferenceSession(str(folder / "model.onnx")))
-    published = np.array(
-        [-0.034478, 0.03102, 0.00673, 0.02611, -0.039362]
-    )  # "hello world", float32, its start
+    published = np.array([-0.034478, 0.03102, 0.00673, 0.02611, -0.039362])  # "hello world", float32, its start
     start = model.embed(["hello world"])[0, : len(published)].astype(float)
     assert start @ published / np.linalg.norm(start) / np.linalg.norm(published) >= 0.98

@@ -44,6 +44,9 @@ class Config:
     queue_tokens: int = 1_000_000
     """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""
 
+    pending_limit: int = 100_000
+    """Deferred memories that may wait for their vectors before further deferred adds block (back-pressure)."""
+
     cache_bytes: int = 64 * MIB
     """Memory for vectors of recently embedded texts, about 1 KB each."""
 

@@ -5,6 +5,7 @@ within one snapshot of the store let the shelves propose (`search`) and the rows
 """
 
 import os
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,14 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from agentmem.backlog import Backlog
 from agentmem.config import Config
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer
-from agentmem.embedding.embedder import Embedder, GivenEmbedder, failure_of
+from agentmem.embedding.embedder import Embedder, GivenEmbedder, Sent, failure_of
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.filters import compile_filters
 from agentmem.records import (
     Draft,
+    Embedded,
     Event,
     Match,
     Page,
@@ -40,8 +43,8 @@ from agentmem.records import (
 )
 from agentmem.search.retriever import Question, Retriever
 from agentmem.search.shelf import Shelves
-from agentmem.statistics import Stats
-from agentmem.storage.store import KEEP, Embedded, Keep, Revision, Store
+from agentmem.statistics import Stats, Timings
+from agentmem.storage.store import KEEP, Keep, Revision, Store
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -51,6 +54,9 @@ enough that memory stays small and that a failure of the chunk is cheap."""
 
 URGENT_TEXTS = 8
 """Calls with more texts than this are bulk work, which lets queries and small adds pass."""
+
+DEFERRED_CHUNK = 1000
+"""The same for deferred items, where the commit is all there is."""
 
 _ITEM_FIELDS = frozenset(
     {"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at"}
@@ -62,9 +68,10 @@ class _Engine:
 
     def __init__(self, path: str, source: Any, config: Config) -> None:
         self.config = config
-        self.store = Store(path, config)
+        self.timings = Timings()
+        self.store = Store(path, config, self.timings)
         try:
-            self.embedder = Embedder(source, config, self.store.known_vectors)
+            self.embedder = Embedder(source, config, self.store.known_vectors, self.timings)
             self.store.bind_model(
                 identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension
             )
@@ -73,10 +80,53 @@ class _Engine:
             raise
         self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
         self.retriever = Retriever(self.shelves)
+        self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit)
 
     def close(self) -> None:
         self.embedder.close()
+        self.backlog.close()
         self.store.close()
+
+
+class _Chunk:
+    """Some items of an `add_batch` on their way: sent to the model when made (deferred ones are not), then stored."""
+
+    def __init__(self, engine: _Engine, drawn: list[Draft | AgentMemError], timeout: float, *, defer: bool) -> None:
+        self._engine = engine
+        self._drawn = drawn
+        self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
+        self._sent: Sent | None = None
+        if defer:
+            engine.backlog.admit(len(self._drafts), timeout)
+        elif self._drafts:
+            self._sent = engine.embedder.send(
+                [draft.content for draft in self._drafts], "document",
+                urgent=len(self._drafts) <= URGENT_TEXTS, timeout=timeout,
+            )  # fmt: skip
+
+    def cancel(self) -> None:
+        """Gives the items up."""
+        if self._sent is not None:
+            self._sent.cancel()
+        else:
+            self._engine.backlog.wake(missed=len(self._drafts))
+
+    def store(self, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
+        """Commits the items in one transaction; returns a record or an error for each, in order."""
+        engine, drafts = self._engine, self._drafts
+        embedded: list[Embedded | AgentMemError | None] = [None] * len(drafts)
+        if self._sent is not None:
+            answers = self._sent.answers(timeout)
+            embedded = [*engine.embedder.embedded([draft.content for draft in drafts], answers)]
+        stored: list[Record | AgentMemError] = []
+        try:
+            if drafts:
+                stored = engine.store.insert(drafts, embedded, together=together)
+        finally:
+            if self._sent is None:
+                engine.backlog.wake(missed=len(drafts) - sum(isinstance(record, Record) for record in stored))
+        records = iter(stored)
+        return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
 
 
 class ScopedMemory:
@@ -86,9 +136,10 @@ class ScopedMemory:
     `ClosedError` once the Memory is closed, `StoreError` when the database refuses.
     """
 
-    def __init__(self, engine: _Engine, bound: Scope) -> None:
+    def __init__(self, engine: _Engine, bound: Scope, opener: "ScopedMemory | None" = None) -> None:
         self._engine = engine
         self._bound = bound
+        self._opener = opener  # A Memory that nobody holds any more closes; its views hold it.
 
     # -- remembering ----------------------------------------------------------------------------------------------
 
@@ -104,6 +155,7 @@ class ScopedMemory:
         id: str | None = None,
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
+        defer: bool = False,
         timeout: float | None = None,
     ) -> Record:
         """Remembers one text.
@@ -111,6 +163,10 @@ class ScopedMemory:
         On return the record, its history event and its vector are committed together, as durable as
         `Config.durability` says, and the next search of any thread or process finds it. Blocks while the text is
         embedded (none of that for a text seen before) and committed.
+
+        With `defer=True` the record and its event are committed, the vector follows in the background: the call waits
+        for the disk only. Such a memory is found all the same, because a search first has what is pending in its own
+        scope embedded; pending work survives a crash and is done by whichever process has the file open.
 
         Raises:
             InvalidInputError: an argument cannot be used (DuplicateIdError: the id is taken); nothing was queued.
@@ -122,7 +178,11 @@ class ScopedMemory:
             content, self._scope(user_id, agent_id, run_id), self._engine.config,
             role=role, metadata=metadata, id=id, created_at=created_at, expires_at=expires_at,
         )  # fmt: skip
-        [record] = self._remember([draft], check_timeout(timeout, self._engine.config), together=True)
+        seconds = check_timeout(timeout, self._engine.config)
+        if defer:
+            [record] = _Chunk(self._engine, [draft], seconds, defer=True).store(seconds, together=True)
+        else:
+            [record] = self._remember(draft, seconds)
         assert isinstance(record, Record)
         return record
 
@@ -138,6 +198,8 @@ class ScopedMemory:
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
         on_error: Literal["raise", "return"] = "raise",
+        defer: bool = False,
+        progress: bool = False,
         timeout: float | None = None,
     ) -> list[Any]:
         """Remembers many texts, in order. An item is a text, or a mapping with the fields of `add`; what an item does
@@ -146,7 +208,8 @@ class ScopedMemory:
         Works through the items in chunks, one commit each, while the queries of other threads pass in between. With
         `on_error="raise"` the first bad item raises with its position: the chunks before its own (of 256 items) are
         stored, nothing of its own is; a list or tuple is checked whole before anything is written. With `"return"`
-        every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk.
+        every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk. `contents`
+        may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` is as in `add`.
 
         Returns a Record (or exception) for each item. Raises as `add` does.
         """
@@ -159,15 +222,28 @@ class ScopedMemory:
             "created_at": created_at, "expires_at": expires_at,
         }  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
-        if on_error == "raise" and isinstance(contents, Sequence):
+        together = on_error == "raise"
+        if together and isinstance(contents, Sequence):
             for _ in self._drafts(contents, defaults, on_error):
                 pass
+        drafts = self._drafts(_with_progress(contents) if progress else contents, defaults, on_error)
         results: list[Record | AgentMemError] = []
-        drafts = self._drafts(contents, defaults, on_error)
-        while chunk := list(islice(drafts, CHUNK)):
-            good = [draft for draft in chunk if isinstance(draft, Draft)]
-            stored = iter(self._remember(good, seconds, together=on_error == "raise"))
-            results += [next(stored) if isinstance(draft, Draft) else draft for draft in chunk]
+        ahead: _Chunk | None = None
+        try:
+            for drawn in _chunks(drafts, DEFERRED_CHUNK if defer else CHUNK):
+                # The next chunk goes to the model before this one is committed, so that the model never waits.
+                current, ahead = ahead, _Chunk(self._engine, drawn, seconds, defer=defer)
+                if current is not None:
+                    try:
+                        results += current.store(seconds, together=together)
+                    except BaseException:
+                        ahead.cancel()
+                        ahead = None
+                        raise
+        finally:
+            # Whatever ended the items, the chunk before it is complete and good.
+            if ahead is not None:
+                results += ahead.store(seconds, together=together)
         return results
 
     def add_messages(
@@ -180,6 +256,7 @@ class ScopedMemory:
         metadata: Mapping[str, Any] | None = None,
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
+        defer: bool = False,
         timeout: float | None = None,
     ) -> list[Record]:
         """Remembers chat messages in order, as in the OpenAI format: `{"role", "content", "name"?}`, where `content` is
@@ -191,29 +268,21 @@ class ScopedMemory:
         return self.add_batch(
             [item for position, message in enumerate(messages) if (item := _item_of(message, position, metadata))],
             user_id=user_id, agent_id=agent_id, run_id=run_id, created_at=created_at, expires_at=expires_at,
-            timeout=timeout,
+            defer=defer, timeout=timeout,
         )  # fmt: skip
 
-    def _remember(self, drafts: Sequence[Draft], timeout: float, *, together: bool) -> list[Record | AgentMemError]:
-        """Embeds and commits. The worker that finishes the last vector puts the write into the next commit by itself;
-        this thread sleeps until it is committed, or is woken to lead that commit."""
-        if not drafts:
-            return []
+    def _remember(self, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
+        """Embeds and commits. The worker that makes the vector puts the write into the next commit by itself; this
+        thread sleeps until it is committed, or is woken to lead that commit."""
         store, embedder = self._engine.store, self._engine.embedder
         embedded: list[Embedded | AgentMemError] = []
-        write = store.insertion(drafts, embedded, together=together)
+        write = store.insertion([draft], embedded, together=True)
 
         def commit(answers: list[Answer]) -> None:
-            for draft, answer in zip(drafts, answers, strict=True):
-                embedded.append(
-                    Embedded(embedder.digest(draft.content), answer) if isinstance(answer, bytes) else answer
-                )
+            embedded.extend(embedder.embedded([draft.content], answers))
             store.writes.enqueue([write])
 
-        ticket = embedder.submit(
-            [draft.content for draft in drafts], "document",
-            urgent=len(drafts) <= URGENT_TEXTS, timeout=timeout, then=commit,
-        )  # fmt: skip
+        ticket = embedder.submit([draft.content], "document", urgent=True, timeout=timeout, then=commit)
         try:
             return store.writes.finish(write, timeout)
         except BaseException:
@@ -316,12 +385,35 @@ class ScopedMemory:
             failure = failure_of(vectors)
             if failure is not None:
                 raise failure
-            with self._engine.store.snapshot() as snapshot:
-                for vector in vectors:
-                    assert isinstance(vector, bytes)
-                    question = Question(np.frombuffer(vector, "<f2"), scope, condition, limit, bar, explain)
-                    results.append(self._engine.retriever.search(snapshot, question))
+            questions = [
+                Question(np.frombuffer(vector, "<f2"), scope, condition, limit, bar, explain)
+                for vector in vectors
+                if isinstance(vector, bytes)
+            ]
+            results += self._answer(questions, scope, seconds)
         return results
+
+    def _answer(self, questions: Sequence[Question], scope: Scope, timeout: float) -> list[list[Match]]:
+        """Searches in one snapshot, in which nothing of the scope is pending."""
+        engine = self._engine
+        while True:
+            with engine.store.snapshot() as snapshot:
+                if not snapshot.has_pending(scope):
+                    began = time.perf_counter()
+                    matches = [engine.retriever.search(snapshot, question) for question in questions]
+                    engine.timings.record("search", (time.perf_counter() - began) / len(questions))
+                    return matches
+            engine.backlog.settle(scope, timeout, urgent=True)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Waits until every deferred memory that was there has its vector (in a scoped view: those of the scope), and
+        does the work on this thread too. A text that cannot be embedded is given up and named by `check()`.
+
+        Raises:
+            DeadlineError: not within `timeout` seconds (default `Config.timeout`); what was done is kept.
+            EmbeddingError: the model fails on everything; nothing is given up, flush again when it works.
+        """
+        self._engine.backlog.settle(self._bound, check_timeout(timeout, self._engine.config), urgent=False)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -448,7 +540,7 @@ class ScopedMemory:
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> "ScopedMemory":
         """A view bound to an owner, with the same verbs, that cannot reach outside it."""
-        return ScopedMemory(self._engine, self._scope(user_id, agent_id, run_id))
+        return ScopedMemory(self._engine, self._scope(user_id, agent_id, run_id), self)
 
     def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
         if self._bound.owners():
@@ -500,6 +592,7 @@ class Memory(ScopedMemory):
             shelves=len(engine.shelves),
             shelf_bytes=engine.shelves.bytes,
             shelves_evicted=engine.shelves.evicted,
+            timings=engine.timings.percentiles(),
             **engine.embedder.stats(),
         )
 
@@ -533,6 +626,18 @@ def _path_of(path: Any) -> str:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.")
     # Absolute, because connections are opened later too, perhaps after a change of the working directory.
     return text if text == ":memory:" else str(Path(text).absolute())
+
+
+def _chunks(drafts: Iterator[Draft | AgentMemError], size: int) -> Iterator[list[Draft | AgentMemError]]:
+    while chunk := list(islice(drafts, size)):
+        yield chunk
+
+
+def _with_progress(contents: Iterable[Any]) -> Iterable[Any]:
+    from tqdm import tqdm  # Late: only who asks for a bar pays for it.
+
+    bar: Iterable[Any] = tqdm(contents, unit=" memories")
+    return bar
 
 
 def _position_of(after: Any, order: str) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from agentmem.embedding.line import Line, Request
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+from agentmem.statistics import Timings
 
 Run = Callable[[list[Any]], npt.NDArray[np.float32]]
 """Prepared items in, vectors (n, dimension) out; called from several threads at once, one call a worker."""
@@ -58,6 +59,7 @@ class CollectorCounts:
     padded_tokens: int = 0
     largest_batch: int = 0
     coalesced: int = 0
+    recalled: int = 0
     failed: int = 0
     dropped: int = 0
     run_seconds: float = 0.0
@@ -84,6 +86,8 @@ class Collector:
         padding_waste: float,
         queue_tokens: int,
         keep: Callable[[bytes, bytes], None],
+        recall: Callable[[Sequence[bytes]], dict[bytes, bytes]],
+        timings: Timings,
     ) -> None:
         self._run = run
         self._dimension = dimension
@@ -91,6 +95,8 @@ class Collector:
         self._padding_waste = padding_waste
         self._queue_tokens = queue_tokens
         self._keep = keep
+        self._recall = recall
+        self._timings = timings
         self._lock = threading.Lock()  # Guards: everything below, every Request and every Ticket.
         self._arrived = threading.Condition(self._lock)  # A request came, or a worker became free, or the end.
         self._room = threading.Condition(self._lock)  # Tokens left the line.
@@ -109,15 +115,21 @@ class Collector:
 
     # -- the callers' side ----------------------------------------------------------------------------------------
 
-    def join_flying(self, ticket: Ticket, digests: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    def join_flying(
+        self, ticket: Ticket, digests: Sequence[tuple[int, bytes]], *, urgent: bool
+    ) -> list[tuple[int, bytes]]:
         """Lets the ticket wait for texts that are already on their way for others; returns those that are not."""
         with self._lock:
-            return [pair for pair in digests if not self._join(ticket, *pair)]
+            return [pair for pair in digests if not self._join(ticket, *pair, urgent)]
 
-    def _join(self, ticket: Ticket, index: int, digest: bytes) -> bool:
+    def _join(self, ticket: Ticket, index: int, digest: bytes, urgent: bool) -> bool:
         request = self._flying.get(digest)
         if request is None:
             return False
+        if urgent and self._bulk.remove(request):
+            # Otherwise a query would wait behind the bulk work that happens to hold the same text.
+            request = self._flying[digest] = request.again()
+            self._urgent.put(request)
         request.waiting.append((ticket, index))
         self.counts.coalesced += 1
         return True
@@ -149,7 +161,7 @@ class Collector:
             arrived = time.monotonic()
             line = self._urgent if urgent else self._bulk
             for index, digest, item, length in texts:
-                if not self._join(ticket, index, digest):
+                if not self._join(ticket, index, digest, urgent):
                     request = self._flying[digest] = Request(digest, item, length, arrived)
                     request.waiting.append((ticket, index))
                     line.put(request)
@@ -213,6 +225,7 @@ class Collector:
             )
             self._waiting_tokens -= sum(request.tokens for request in requests)
             self._room.notify_all()
+            self._timings.record("wait", time.monotonic() - min(request.arrived for request in requests))
             wanted = []
             for request in requests:
                 if _is_wanted(request):
@@ -233,10 +246,11 @@ class Collector:
         while batch is not None:
             started = time.perf_counter()
             try:
-                answers = self._embed(batch.requests)
+                answers = self._answers(batch.requests)
             except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
                 answers = [_failure(error)] * len(batch.requests)
             seconds = time.perf_counter() - started
+            self._timings.record("embed", seconds)
             self._answer(batch, answers)
             with self._lock:
                 self._count(batch.requests, answers, seconds)
@@ -276,6 +290,16 @@ class Collector:
         counts.largest_batch = max(counts.largest_batch, len(requests))
         counts.failed += sum(not isinstance(answer, bytes) for answer in answers)
         counts.run_seconds += seconds
+
+    def _answers(self, requests: Sequence[Request]) -> list[Answer]:
+        """From the store what it has seen before, from the model the rest."""
+        known = self._recall([request.digest for request in requests])
+        if not known:
+            return self._embed(requests)
+        self.counts.recalled += len(known)
+        unknown = [request for request in requests if request.digest not in known]
+        embedded = iter(self._embed(unknown) if unknown else ())
+        return [known.get(request.digest) or next(embedded) for request in requests]
 
     def _embed(self, requests: Sequence[Request]) -> list[Answer]:
         """Runs the texts together; if that fails, halves them until the guilty one is alone."""

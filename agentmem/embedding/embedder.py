@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -16,6 +17,8 @@ from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.cores import usable_cores
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError
 from agentmem.forks import abandon
+from agentmem.records import Embedded
+from agentmem.statistics import Timings
 
 Kind = Literal["query", "document"]
 
@@ -63,12 +66,15 @@ class Embedder:
         self,
         source: ModelCard | GivenEmbedder,
         config: Config,
-        known: Callable[[Sequence[bytes]], dict[bytes, bytes]],
+        recall: Callable[[Sequence[bytes]], dict[bytes, bytes]],
+        timings: Timings,
     ) -> None:
-        """`known` looks vectors up by digest in the store, which remembers every text that it has ever held."""
+        """`recall` looks vectors up by digest in the store, which remembers every text that it has ever held. The
+        collector asks it once a batch, which spares every caller a question of its own."""
         self._source = source
         self._config = config
-        self._known = known
+        self._recall = recall
+        self._timings = timings
         self.name = source.name if isinstance(source, ModelCard) else type(source).__name__
         self.identity, self.dimension = source.identity, source.dimension
         _check_source(source)
@@ -76,7 +82,7 @@ class Embedder:
         if isinstance(source, ModelCard):
             self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
         self._hash = hashlib.blake2b(self.identity.encode() + b"\0", digest_size=DIGEST_BYTES)
-        self.hits = {"memory": 0, "store": 0}
+        self.hits = 0
         self._start()
 
     def _start(self) -> None:
@@ -102,16 +108,14 @@ class Embedder:
             DeadlineError, OverloadedError: the timeout is over.
             ClosedError: closed before or meanwhile.
         """
+        return self.send(texts, kind, urgent=urgent, timeout=timeout).answers(timeout)
+
+    def send(self, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> "Sent":
+        """`embed` in two steps, for who has something to do in between. Blocks and raises as `submit` does."""
         answered = threading.Lock()
         answered.acquire()
         ticket = self.submit(texts, kind, urgent=urgent, timeout=timeout, then=lambda _: answered.release())
-        try:
-            if not answered.acquire(timeout=timeout):
-                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
-        except BaseException:
-            self.cancel(ticket)
-            raise
-        return ticket.answers
+        return Sent(self, ticket, answered)
 
     def submit(
         self,
@@ -129,26 +133,26 @@ class Embedder:
         self._ensure_open()
         ticket = Ticket(len(texts), then)
         digests = [(index, self.digest(text, kind)) for index, text in enumerate(texts)]
-        answers, missing = self._look_up(digests, kind)
+        answers, missing = self._look_up(digests)
         if not missing:
             for index, answer in answers:
                 ticket.answers[index] = answer
             then(ticket.answers)
             return ticket
         encoder, collector = self._load()
-        missing = collector.join_flying(ticket, missing)
+        missing = collector.join_flying(ticket, missing, urgent=urgent)
         prefix = self._prefixes[kind]
+        began = time.perf_counter()
         prepared = [(index, digest, *encoder.prepare(prefix + texts[index])) for index, digest in missing]
+        self._timings.record("tokenise", time.perf_counter() - began)
         if answers:
             collector.settle(ticket, answers)
         if prepared:
             collector.put(ticket, prepared, urgent=urgent, timeout=timeout)
         return ticket
 
-    def _look_up(
-        self, digests: list[tuple[int, bytes]], kind: Kind
-    ) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
-        """What the cache or, for documents, the store has; and what nobody has."""
+    def _look_up(self, digests: list[tuple[int, bytes]]) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
+        """What the cache has, and what it has not."""
         found: list[tuple[int, Answer]] = []
         missing = []
         for index, digest in digests:
@@ -157,16 +161,15 @@ class Embedder:
                 missing.append((index, digest))
             else:
                 found.append((index, vector))
-        self.hits["memory"] += len(found)
-        if missing and kind == "document":
-            known = self._known([digest for _, digest in missing])
-            if known:
-                self.hits["store"] += len(known)
-                for digest, vector in known.items():
-                    self._cache.put(digest, vector)
-                found += [(index, known[digest]) for index, digest in missing if digest in known]
-                missing = [pair for pair in missing if pair[1] not in known]
+        self.hits += len(found)
         return found, missing
+
+    def embedded(self, texts: Sequence[str], answers: Sequence[Answer]) -> list[Embedded | AgentMemError]:
+        """Answers for documents as the store takes them."""
+        return [
+            Embedded(self.digest(text), answer) if isinstance(answer, bytes) else answer
+            for text, answer in zip(texts, answers, strict=True)
+        ]
 
     def cancel(self, ticket: Ticket) -> None:
         """The caller gave up: what only it waits for and what has not begun is dropped."""
@@ -190,6 +193,8 @@ class Embedder:
                     padding_waste=config.padding_waste,
                     queue_tokens=config.queue_tokens,
                     keep=self._cache.put,
+                    recall=self._recall,
+                    timings=self._timings,
                 )
             assert self._encoder is not None
             return self._encoder, self._collector
@@ -210,7 +215,7 @@ class Embedder:
         """What happened since the start of this process."""
         collector = self._collector
         stats: dict[str, Any] = {
-            "cache_hits": self.hits["memory"], "store_hits": self.hits["store"],
+            "cache_hits": self.hits,
             "cache_entries": len(self._cache), "cache_bytes": self._cache.bytes,
         }  # fmt: skip
         if collector is not None:
@@ -219,6 +224,7 @@ class Embedder:
             stats |= {
                 "texts": counts.texts, "tokens": counts.tokens, "padded_tokens": counts.padded_tokens,
                 "batches": counts.batches, "largest_batch": counts.largest_batch, "coalesced": counts.coalesced,
+                "store_hits": counts.recalled,
                 "failed": counts.failed, "dropped": counts.dropped, "run_seconds": counts.run_seconds,
                 "waiting_texts": texts, "waiting_tokens": tokens, "oldest_wait_seconds": age,
                 "workers": collector.workers,
@@ -245,6 +251,29 @@ class Embedder:
             self._closed = closed
         if self._closed:
             raise ClosedError("The memory is closed; open a new Memory.")
+
+
+class Sent:
+    """Texts that were sent off; belongs to the thread that sent them."""
+
+    def __init__(self, embedder: Embedder, ticket: Ticket, answered: threading.Lock) -> None:
+        self._embedder = embedder
+        self._ticket = ticket
+        self._answered = answered
+
+    def answers(self, timeout: float) -> list[Answer]:
+        """Waits for the answers. Raises DeadlineError after `timeout` seconds, and the texts are given up."""
+        try:
+            if not self._answered.acquire(timeout=timeout):
+                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
+        except BaseException:
+            self.cancel()
+            raise
+        return self._ticket.answers
+
+    def cancel(self) -> None:
+        """Gives the texts up: what has not begun is never run."""
+        self._embedder.cancel(self._ticket)
 
 
 def _check_source(source: ModelCard | GivenEmbedder) -> None:

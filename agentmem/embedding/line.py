@@ -8,7 +8,7 @@ from typing import Any
 class Request:
     """A distinct text on its way to its vector. `waiting` lists who wants it, as pairs of ticket and index."""
 
-    __slots__ = ("arrived", "digest", "item", "taken", "tokens", "waiting")
+    __slots__ = ("arrived", "digest", "item", "line", "taken", "tokens", "waiting")
 
     def __init__(self, digest: bytes, item: Any, tokens: int, arrived: float) -> None:
         self.digest = digest
@@ -16,7 +16,14 @@ class Request:
         self.tokens = tokens
         self.arrived = arrived
         self.taken = False
+        self.line: Line | None = None
         self.waiting: list[tuple[Any, int]] = []
+
+    def again(self) -> "Request":
+        """The same text with the same callers, free to stand in another line."""
+        twin = Request(self.digest, self.item, self.tokens, self.arrived)
+        twin.waiting = self.waiting
+        return twin
 
 
 class Line:
@@ -37,8 +44,17 @@ class Line:
             same = self._by_length[request.tokens] = deque()
             insort(self._lengths, request.tokens)
         same.append(request)
+        request.line = self
         self._by_arrival.append(request)
         self._count += 1
+
+    def remove(self, request: Request) -> bool:
+        """Takes a request out of this line; False when it does not stand in it (any more)."""
+        if request.taken or request.line is not self:
+            return False
+        request.taken = True
+        self._count -= 1
+        return True
 
     def oldest(self) -> Request | None:
         while self._by_arrival and self._by_arrival[0].taken:

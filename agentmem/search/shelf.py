@@ -8,6 +8,7 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numkong
 import numpy as np
@@ -36,7 +37,7 @@ class View:
         """The cosine of each place's vector and the query's (dimension,), both of unit length."""
         if not len(self.keys):
             return np.empty(0)
-        scores = np.asarray(numkong.cdist(query[np.newaxis], self.vectors, "dot"), np.float64)
+        scores: npt.NDArray[np.float64] = np.asarray(numkong.cdist(query[np.newaxis], self.vectors, "dot"), np.float64)
         return scores.reshape(-1)
 
 
@@ -104,10 +105,11 @@ class Shelf:
 
     def _move(self, capacity: int, kept: npt.NDArray[np.bool_]) -> None:
         """Into new arrays: views that are being scanned keep the old ones."""
-        old = (self._keys, self._vectors, self._live, self._expires_at)
+        old: tuple[npt.NDArray[Any], ...] = (self._keys, self._vectors, self._live, self._expires_at)
         count = int(kept.sum())
         self._allocate(capacity)
-        for source, target in zip(old, (self._keys, self._vectors, self._live, self._expires_at), strict=True):
+        new: tuple[npt.NDArray[Any], ...] = (self._keys, self._vectors, self._live, self._expires_at)
+        for source, target in zip(old, new, strict=True):
             target[:count] = source[: len(kept)][kept]
         self._count = count
         self._dead = count - int(self._live[:count].sum())

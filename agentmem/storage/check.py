@@ -16,13 +16,18 @@ _QUESTIONS = [
         "memory {!r} points to a vector that is not there",
     ),
     (
-        "SELECT id FROM memory WHERE seq != (SELECT max(seq) FROM history WHERE memory_key = memory.key) "
-        "OR NOT EXISTS (SELECT 1 FROM history WHERE memory_key = memory.key)",
+        # Not equal, because the arrival of a deferred vector changes the seq and is an event of no memory.
+        "SELECT id FROM memory WHERE seq NOT IN (SELECT seq FROM history) "
+        "OR seq < coalesce((SELECT max(seq) FROM history WHERE memory_key = memory.key), 1e18)",
         "memory {!r} is not as its history left it: its seq is not that of its last event",
     ),
     (
-        "SELECT memory_key FROM history WHERE memory_key NOT IN (SELECT key FROM memory) GROUP BY memory_key",
+        "SELECT DISTINCT memory_key FROM history WHERE memory_key != 0 AND memory_key NOT IN (SELECT key FROM memory)",
         "the history has events of a memory (key {!r}) that is not there",
+    ),
+    (
+        "SELECT id || ': ' || vector_error FROM memory WHERE vector_error IS NOT NULL",
+        "memory {} is not found by meaning, because it could not be embedded; update or delete it",
     ),
     (
         "SELECT id FROM memory WHERE user_id IS NULL AND agent_id IS NULL AND run_id IS NULL",

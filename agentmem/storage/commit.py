@@ -7,45 +7,22 @@ thread, and the load itself decides how many writes share a commit.
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError
-from agentmem.records import now, to_microseconds
-from agentmem.storage.database import Connection, Database
+from agentmem.statistics import Timings
+from agentmem.storage.database import Database
+from agentmem.storage.transaction import Transaction
 
 T = TypeVar("T")
 
 GROUP_LIMIT = 512
 """Most writes in one transaction: it bounds what a reader of another process has to wait for, and is far beyond the
 number of threads that wait at the same time."""
-
-
-class Transaction:
-    """A write transaction: its connection, its moment, and the numbers it hands out."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.moment = to_microseconds(now())
-        self._last_memory_key: int | None = None
-
-    def take_memory_key(self) -> int:
-        """The key of the next new memory. The event needs it before the row is there, as the row needs the event's
-        `seq`; it can be known because keys only grow and this transaction is the only writer."""
-        if self._last_memory_key is None:
-            row = self.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'memory'").fetchone()
-            self._last_memory_key = 0 if row is None else int(row[0])
-        self._last_memory_key += 1
-        return self._last_memory_key
-
-    def record_event(self, memory_key: int, what: str, before: str | None, at: int) -> int:
-        """Appends to the history and returns the event's `seq`."""
-        self.connection.execute(
-            "INSERT INTO history (memory_key, what, before, at) VALUES (?, ?, ?, ?)", (memory_key, what, before, at)
-        )
-        return self.connection.last_insert_rowid()
 
 
 class Write(Generic[T]):
@@ -76,8 +53,9 @@ class CommitCounts:
 class GroupCommit:
     """The door through which every change goes into the database; all methods may be called from any thread."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, timings: Timings) -> None:
         self._database = database
+        self._timings = timings
         self.counts = CommitCounts()
         self._start()
 
@@ -189,6 +167,7 @@ class GroupCommit:
     def _commit_together(self, group: Sequence[Write[Any]]) -> None:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
         the database rejects, a full disk) is found out by running each write alone."""
+        began = time.perf_counter()
         try:
             with self._database.writing() as connection:
                 transaction = Transaction(connection)
@@ -198,6 +177,8 @@ class GroupCommit:
                         write.result = write.apply(transaction)
                     except AgentMemError as error:
                         write.error = error
+                transaction.flush()
+            self._timings.record("commit", time.perf_counter() - began)
             self.counts.commits += 1
             self.counts.writes += len(group)
         except Exception as error:

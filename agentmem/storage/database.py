@@ -305,6 +305,10 @@ _EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = 
 ]
 
 
+def all_rows(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    return connection.execute(query, parameters).fetchall()
+
+
 def only_row(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> tuple[Any, ...]:
     """The row of a query that always has one."""
     row: tuple[Any, ...] | None = connection.execute(query, parameters).fetchone()
@@ -316,6 +320,11 @@ def only_row(connection: Connection, query: str, parameters: tuple[Any, ...] = (
 def key_array(keys: npt.NDArray[np.int64]) -> Any:
     """Integer keys (at least one) as a bound table: `... FROM carray(?)`."""
     return apsw.carray(np.ascontiguousarray(keys, dtype=np.int64))
+
+
+def blob_array(blobs: tuple[bytes, ...]) -> Any:
+    """Byte strings (at least one) as a bound table, likewise."""
+    return apsw.carray(blobs)
 
 
 def _casefold(*arguments: Any) -> Any:

@@ -30,9 +30,12 @@ MIGRATIONS: list[list[str]] = [
             updated_at INTEGER NOT NULL,
             expires_at INTEGER,
             deleted_at INTEGER,
-            vector_key INTEGER,
+            vector_key INTEGER,                 -- NULL while the vector is still to come
+            vector_error TEXT,                  -- why it never will
             seq INTEGER NOT NULL                -- history.seq of the last change
         ) STRICT""",
+        "CREATE INDEX memory_pending ON memory (key) WHERE vector_key IS NULL AND vector_error IS NULL",
+        "CREATE INDEX memory_failed ON memory (key) WHERE vector_error IS NOT NULL",
         # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
         "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",
         "CREATE INDEX memory_agent ON memory (agent_id, seq) WHERE agent_id IS NOT NULL",
@@ -40,6 +43,7 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX memory_seq ON memory (seq)",
         # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at); what it put in
         # its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
+        # An event "embed" of memory 0 stands for the vectors that deferred memories got together.
         """CREATE TABLE history (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,
             memory_key INTEGER NOT NULL,

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
-from agentmem.storage.database import Connection, key_array, only_row
+from agentmem.storage.database import Connection, all_rows, blob_array, key_array, only_row
+from agentmem.storage.pending import has_pending
 from agentmem.storage.rows import RECORD_COLUMNS, record_of
 
 NEVER = 2**63 - 1
@@ -83,6 +84,10 @@ class Snapshot:
         )
         return {row[0]: record_of(row) for row in rows}
 
+    def has_pending(self, scope: Scope) -> bool:
+        """Whether memories of the scope still wait for their vectors."""
+        return has_pending(self._connection, scope)
+
     def get(self, id: str, scope: Scope) -> Record | None:
         where, parameters = self._visible(scope, None)
         row = self._connection.execute(
@@ -134,12 +139,9 @@ def visible(scope: Scope, condition: Condition | None, moment: int) -> tuple[str
 
 def known_vectors(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, bytes]:
     """The stored vectors of those digests, where there are any."""
-    if len(digests) == 1:
-        row = connection.execute("SELECT data FROM vector WHERE digest = ?", (digests[0],)).fetchone()
-        return {} if row is None else {digests[0]: row[0]}
-    found = {}
-    for digest in digests:
-        row = connection.execute("SELECT data FROM vector WHERE digest = ?", (digest,)).fetchone()
-        if row is not None:
-            found[digest] = row[0]
-    return found
+    rows = all_rows(
+        connection,
+        "SELECT digest, data FROM carray(?) AS wanted CROSS JOIN vector ON vector.digest = wanted.value",
+        (blob_array(tuple(digests)),),
+    )
+    return dict(rows)

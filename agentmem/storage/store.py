@@ -20,20 +20,25 @@ from agentmem.errors import (
     StoreReadOnlyError,
 )
 from agentmem.filters import Condition
-from agentmem.records import Draft, Event, Record, Scope, check_metadata, from_microseconds, now, to_microseconds
+from agentmem.records import (
+    Draft,
+    Embedded,
+    Event,
+    Record,
+    Scope,
+    check_metadata,
+    from_microseconds,
+    now,
+    to_microseconds,
+)
+from agentmem.statistics import Timings
 from agentmem.storage.check import Digest, problems_of
-from agentmem.storage.commit import GroupCommit, Transaction, Write
+from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.pending import Pending, claim, pending_count, pending_counts, pending_memories, release, settle
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """A text's vector on its way into the store: the digest of what was embedded and the float16 bytes."""
-
-    digest: bytes
-    vector: bytes
+from agentmem.storage.transaction import Transaction
 
 
 class Keep:
@@ -60,10 +65,10 @@ class Store:
     """The truth about all memories in one file. Every method may be called from any thread; a method that changes
     something returns when the change is committed."""
 
-    def __init__(self, path: str, config: Config) -> None:
+    def __init__(self, path: str, config: Config, timings: Timings) -> None:
         self._config = config
         self._database = Database(path, durability=config.durability, busy_timeout=config.busy_timeout)
-        self.writes = GroupCommit(self._database)
+        self.writes = GroupCommit(self._database, timings)
 
     def close(self) -> None:
         self._database.close()
@@ -92,13 +97,14 @@ class Store:
             ).fetchall()
             return events_of(events, record_of(row))
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Rows and bytes; reads indexes, so that its cost grows slowly with the store."""
         with self._database.reading() as connection:
             memories, deleted = only_row(connection, "SELECT count(*), count(deleted_at) FROM memory")
             vectors = only_row(connection, "SELECT count(*) FROM vector")[0]
             pages = connection.pragma("page_count") * connection.pragma("page_size")
-        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages}
+            pending = pending_counts(connection)
+        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **pending}
 
     def require(self, id: str, scope: Scope) -> None:
         """Raises NotFoundError when there is no such memory to see."""
@@ -145,49 +151,33 @@ class Store:
     # -- changing -------------------------------------------------------------------------------------------------
 
     def insertion(
-        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError], *, together: bool
+        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
     ) -> Write[list[Record | AgentMemError]]:
-        """A write that adds the drafts in order, each with its vector and its event; `embedded` may be filled until it
-        is queued. Its result has a record for each draft, or the error that kept this one out (the embedding's, or a
-        DuplicateIdError). With `together`, the first such error is raised instead and nothing is written."""
+        """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
+        be filled until it is queued. Its result has a record for each draft, or the error that kept this one out: the
+        embedding's, or a DuplicateIdError. With `together`, the first such error is raised and nothing is written."""
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
-            results = _refusals(transaction.connection, drafts, embedded)
-            refused = [error for error in results if error is not None]
+            refusals = _refusals(transaction, drafts, embedded)
+            refused = [error for error in refusals if error is not None]
             if together and refused:
                 raise refused[0]
-            return [
-                error or self._insert(transaction, draft, vector)
-                for draft, vector, error in zip(drafts, embedded, results, strict=True)
-            ]
+            results: list[Record | AgentMemError] = []
+            for draft, vector, refusal in zip(drafts, embedded, refusals, strict=True):
+                if refusal is None and not isinstance(vector, AgentMemError):
+                    transaction.insert(draft, vector)
+                results.append(refusal or draft.record())
+            return results
 
         return Write(apply)
 
-    def _insert(self, transaction: Transaction, draft: Draft, embedded: Any) -> Record:
-        connection = transaction.connection
-        record = draft.record()
-        vector_key = self._vector_key(connection, embedded)
-        scope = draft.scope
-        updated_at = to_microseconds(draft.updated_at)
-        key = transaction.take_memory_key()
-        seq = transaction.record_event(key, "add", None, updated_at)
-        connection.execute(
-            "INSERT INTO memory (key, id, user_id, agent_id, run_id, role, content, metadata, created_at, updated_at, "
-            "expires_at, vector_key, seq) VALUES (?, ?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?)",
-            (
-                key, draft.id, scope.user_id, scope.agent_id, scope.run_id, draft.role,
-                draft.content, draft.metadata_json, to_microseconds(draft.created_at), updated_at,
-                None if draft.expires_at is None else to_microseconds(draft.expires_at), vector_key, seq,
-            ),
-        )  # fmt: skip
-        return record
-
-    def _vector_key(self, connection: Connection, embedded: Embedded) -> int:
-        row = connection.execute("SELECT key FROM vector WHERE digest = ?", (embedded.digest,)).fetchone()
-        if row is not None:
-            return int(row[0])
-        connection.execute("INSERT INTO vector (digest, data) VALUES (?, ?)", (embedded.digest, embedded.vector))
-        return connection.last_insert_rowid()
+    def insert(
+        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
+    ) -> list[Record | AgentMemError]:
+        """Commits such a write."""
+        write = self.insertion(drafts, embedded, together=together)
+        self.writes.enqueue([write])
+        return self.writes.finish(write, timeout=None)
 
     def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
         """Gives a visible memory a new version; returns the record as it then is.
@@ -222,12 +212,37 @@ class Store:
                 ),
             )  # fmt: skip
             if embedded is not None:
+                [vector_key] = transaction.vector_keys([embedded])
                 connection.execute(
-                    "UPDATE memory SET vector_key = ? WHERE key = ?", (self._vector_key(connection, embedded), key)
+                    "UPDATE memory SET vector_key = ?, vector_error = NULL WHERE key = ?", (vector_key, key)
                 )
             return new
 
         return self.writes.commit(apply)
+
+    # -- deferred memories ----------------------------------------------------------------------------------------
+
+    def pending_memories(self, scope: Scope, after_key: int, limit: int) -> list[Pending]:
+        """Memories of a scope that wait for their vectors, oldest first, beyond a key."""
+        with self._database.reading() as connection:
+            return pending_memories(connection, scope, after_key, limit)
+
+    def pending_count(self) -> int:
+        with self._database.reading() as connection:
+            return pending_count(connection)
+
+    def settle(self, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError]) -> None:
+        """Commits what became of pending memories."""
+        self.writes.commit(lambda transaction: settle(transaction, memories, answers))
+
+    def claim_backlog(self, owner: str, seconds: float) -> float:
+        """See `claim`: 0 when the claim is ours, else how long another process's still runs."""
+        return self.writes.commit(lambda transaction: claim(transaction, owner, seconds))
+
+    def release_backlog(self, owner: str) -> None:
+        self.writes.commit(lambda transaction: release(transaction, owner))
+
+    # -- hiding and bringing back ---------------------------------------------------------------------------------
 
     def delete(self, id: str, scope: Scope) -> bool:
         """Hides a memory; its text and history stay until purged. False when there is none to see."""
@@ -308,7 +323,7 @@ class Store:
 
 
 def _refusals(
-    connection: Connection, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError]
+    transaction: Transaction, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None]
 ) -> list[AgentMemError | None]:
     """For each draft what speaks against storing it, before anything is stored."""
     refusals: list[AgentMemError | None] = []
@@ -316,7 +331,7 @@ def _refusals(
     for draft, vector in zip(drafts, embedded, strict=True):
         refusal = vector if isinstance(vector, AgentMemError) else None
         if refusal is None and draft.id_given:
-            stored = connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
+            stored = transaction.connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
             if stored or draft.id in seen:
                 refusal = DuplicateIdError(
                     f"id {draft.id!r} is taken (perhaps by a deleted memory); choose another or update that one."

@@ -1,0 +1,190 @@
+"""The backlog: deferred memories get their vectors in the background, or at once when somebody needs them.
+
+What is pending stands in the database and nowhere else, so that it survives any crash and whoever has the file open
+can do the work. This module only decides who works when.
+"""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+
+from agentmem.embedding.embedder import Embedder
+from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+from agentmem.forks import abandon
+from agentmem.records import Embedded, Scope
+from agentmem.storage.pending import Pending
+from agentmem.storage.store import Store
+
+CHUNK = 512
+"""Memories that go to the model and into a commit together: large enough that neither waits for the other."""
+
+CLAIM_SECONDS = 30.0
+"""How long a process that died keeps the others from its background work; a chunk takes about a second."""
+
+EVERYBODY = Scope()
+
+
+class _Chunk:
+    """Some pending memories on their way through the model."""
+
+    def __init__(self, embedder: Embedder, memories: list[Pending], *, urgent: bool, timeout: float) -> None:
+        self.memories = memories
+        self._embedder = embedder
+        self._sent = embedder.send([memory.content for memory in memories], "document", urgent=urgent, timeout=timeout)
+        self.cancel = self._sent.cancel
+
+    def answers(self, timeout: float) -> list[Embedded | AgentMemError]:
+        """Raises DeadlineError when they do not come in time, ClosedError when they never will, and EmbeddingError when
+        not one of several texts could be embedded: then it is the model that fails and not the texts."""
+        answers = self._sent.answers(timeout)
+        failures = [answer for answer in answers if isinstance(answer, AgentMemError)]
+        for failure in failures:
+            if not isinstance(failure, EmbeddingError) or len(failures) == len(answers) > 1:
+                raise failure
+        return self._embedder.embedded([memory.content for memory in self.memories], answers)
+
+
+class Backlog:
+    """Every method may be called from any thread. The thread of the background starts with the first need."""
+
+    def __init__(self, store: Store, embedder: Embedder, *, limit: int) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._limit = limit
+        self._start()
+        if store.pending_count():
+            self.wake(0)
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._owner = uuid.uuid4().hex
+        self._changed = threading.Condition()  # Guards: everything below.
+        self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
+        self._awake = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def admit(self, memories: int, timeout: float) -> None:
+        """Before that many are stored without vectors: waits until the backlog has room for them.
+
+        Raises:
+            OverloadedError: it stayed full for `timeout` seconds.
+        """
+        self._ensure_process()
+        with self._changed:
+            if self._count is None:
+                self._count = self._store.pending_count()
+            # A batch larger than the whole backlog may enter an empty one, or it never could.
+            has_room = self._changed.wait_for(
+                lambda: self._closed or not self._count or self._count + memories <= self._limit, timeout
+            )
+            if self._closed:
+                raise ClosedError("The memory is closed; open a new Memory.")
+            if not has_room:
+                raise OverloadedError(
+                    f"{self._count:,} deferred memories were waiting for their vectors during {timeout:g} seconds; "
+                    "nothing was written, try again later or raise timeout or Config.pending_limit."
+                )
+            self._count += memories
+
+    def wake(self, missed: int) -> None:
+        """There is something to do in the background; `missed` admitted memories were not stored after all."""
+        self._ensure_process()
+        with self._changed:
+            if self._closed:
+                return
+            if self._count is not None:
+                self._count -= missed
+            self._awake = True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="agentmem-backlog", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def settle(self, scope: Scope, timeout: float, *, urgent: bool) -> None:
+        """Has the pending memories of a scope embedded, on this thread. On return every one that was there has its
+        vector committed, or its failure.
+
+        Raises:
+            DeadlineError, OverloadedError: that took longer than `timeout` seconds; what was done is kept.
+            EmbeddingError: the model fails on everything.
+            ClosedError: closed before or meanwhile.
+        """
+        deadline = time.monotonic() + timeout
+        for chunk in self._chunks(scope, urgent=urgent, deadline=deadline):
+            self._store.settle(chunk.memories, chunk.answers(max(0.0, deadline - time.monotonic())))
+            self._recount()
+
+    def _chunks(self, scope: Scope, *, urgent: bool, deadline: float) -> Iterator[_Chunk]:
+        """The chunks of a scope's pending memories; each is sent off before the one before it is waited for, so that
+        the model works while the other is committed."""
+        ahead: _Chunk | None = None
+        after_key = 0
+        try:
+            while memories := self._store.pending_memories(scope, after_key, CHUNK):
+                after_key = memories[-1].key
+                left = max(0.0, deadline - time.monotonic())
+                current, ahead = ahead, _Chunk(self._embedder, memories, urgent=urgent, timeout=left)
+                if current is not None:
+                    yield current
+            if ahead is not None:
+                current, ahead = ahead, None
+                yield current
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    def _work(self) -> None:
+        """The background's thread."""
+        pause: float | None = None
+        while True:
+            with self._changed:
+                # After another process's claim is over, it may have died with work undone: look again.
+                self._changed.wait_for(lambda: self._awake or self._closed, pause)
+                if self._closed:
+                    return
+                self._awake = False
+            try:
+                pause = self._drain()
+            except AgentMemError:
+                # The model fails, the disk is full, or this is the end. The work stays where it is; the next deferred
+                # memory, flush or opening of the store tries again.
+                pause = None
+
+    def _drain(self) -> float | None:
+        """Works until nothing is pending. Returns the seconds after which to look again because another process is at
+        work, or None."""
+        while self._store.pending_count():
+            left = self._store.claim_backlog(self._owner, CLAIM_SECONDS)
+            if left:
+                return left
+            for chunk in self._chunks(EVERYBODY, urgent=False, deadline=time.monotonic() + 1e6):
+                self._store.settle(chunk.memories, chunk.answers(1e6))
+                self._store.claim_backlog(self._owner, CLAIM_SECONDS)
+                self._recount()
+        self._store.release_backlog(self._owner)
+        return None
+
+    def _recount(self) -> None:
+        count = self._store.pending_count()
+        with self._changed:
+            self._count = count
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Ends the background; what is pending stays in the store. The embedder must be closed before or meanwhile."""
+        if self._pid != os.getpid():
+            return
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _ensure_process(self) -> None:
+        if self._pid != os.getpid():
+            abandon(self._changed, self._thread)
+            self._start()

@@ -1,0 +1,98 @@
+"""Deferred memories: committed, visible, and waiting for their vectors."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentmem.errors import AgentMemError
+from agentmem.records import Embedded, Scope, from_microseconds, now
+from agentmem.storage.database import Connection, only_row
+from agentmem.storage.transaction import Transaction
+
+# Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
+_PENDING = "FROM memory INDEXED BY memory_pending WHERE vector_key IS NULL AND vector_error IS NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A memory without a vector, as it stood when it was read."""
+
+    key: int
+    content: str
+
+
+def pending_memories(connection: Connection, scope: Scope, after_key: int, limit: int) -> list[Pending]:
+    """Those of a scope, oldest first, beyond a key."""
+    owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
+    rows = connection.execute(
+        f"SELECT key, content {_PENDING}{owners} AND key > ? ORDER BY key LIMIT ?",
+        (*(value for _, value in scope.owners()), after_key, limit),
+    )
+    return [Pending(*row) for row in rows]
+
+
+def has_pending(connection: Connection, scope: Scope) -> bool:
+    owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
+    parameters = tuple(value for _, value in scope.owners())
+    return connection.execute(f"SELECT 1 {_PENDING}{owners} LIMIT 1", parameters).fetchone() is not None
+
+
+def pending_count(connection: Connection) -> int:
+    return int(only_row(connection, f"SELECT count(*) {_PENDING}")[0])
+
+
+def pending_counts(connection: Connection) -> dict[str, float]:
+    """How many wait, for how long the oldest has, and how many have failed."""
+    count, oldest = only_row(connection, f"SELECT count(*), min(updated_at) {_PENDING}")
+    failed = only_row(
+        connection, "SELECT count(*) FROM memory INDEXED BY memory_failed WHERE vector_error IS NOT NULL"
+    )[0]
+    seconds = 0.0 if oldest is None else (now() - from_microseconds(oldest)).total_seconds()
+    return {"pending": count, "pending_seconds": seconds, "pending_failed": failed}
+
+
+def settle(transaction: Transaction, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError]) -> None:
+    """Gives the memories their vectors, or the reason why they get none. What was changed meanwhile is left alone: it
+    has its vector by now, or it is still pending with another text."""
+    connection = transaction.connection
+    seq = transaction.record_event(0, "embed", None, transaction.moment)
+    good = [(memory, answer) for memory, answer in zip(memories, answers, strict=True) if isinstance(answer, Embedded)]
+    vector_keys = transaction.vector_keys([answer for _, answer in good]) if good else []
+    guard = "WHERE key = ? AND content = ? AND vector_key IS NULL"
+    connection.executemany(
+        f"UPDATE memory SET vector_key = ?, seq = ? {guard}",
+        [(vector, seq, memory.key, memory.content) for vector, (memory, _) in zip(vector_keys, good, strict=True)],
+    )
+    connection.executemany(
+        f"UPDATE memory SET vector_error = ?, seq = ? {guard}",
+        [
+            (str(answer), seq, memory.key, memory.content)
+            for memory, answer in zip(memories, answers, strict=True)
+            if isinstance(answer, AgentMemError)
+        ],
+    )
+
+
+def claim(transaction: Transaction, owner: str, seconds: float) -> float:
+    """Takes or renews the right to work through everybody's pending memories in the background, for a time. Returns 0,
+    or the seconds that another process's claim still has to run. A claim only spares double work: whoever ignores it
+    does no harm."""
+    connection = transaction.connection
+    row = connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
+    if row is not None:
+        held = json.loads(str(row[0]))
+        left = (held["until"] - transaction.moment) / 1e6
+        if held["owner"] != owner and 0 < left <= seconds:
+            return float(left)
+    until = transaction.moment + int(seconds * 1e6)
+    connection.execute(
+        "INSERT OR REPLACE INTO meta VALUES ('backlog', ?)", (json.dumps({"owner": owner, "until": until}),)
+    )
+    return 0.0
+
+
+def release(transaction: Transaction, owner: str) -> None:
+    """Gives the right back, if it is held."""
+    row = transaction.connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
+    if row is not None and json.loads(str(row[0]))["owner"] == owner:
+        transaction.connection.execute("DELETE FROM meta WHERE name = 'backlog'")

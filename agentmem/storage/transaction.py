@@ -1,0 +1,97 @@
+"""A write transaction: new memories are gathered and written together, everything else as it comes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentmem.records import Draft, Embedded, now, to_microseconds
+from agentmem.storage.database import Connection, all_rows, blob_array, only_row
+
+GATHERED_LIMIT = 1000
+"""New memories that are gathered before they are written, so that a long batch stays small in memory."""
+
+
+class Transaction:
+    """Belongs to the thread that leads the commit. `connection` shows everything that was done before, the gathered
+    memories included; `moment` is the transaction's, in microseconds."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.moment = to_microseconds(now())
+        self._drafts: list[Draft] = []
+        self._embedded: list[Embedded | None] = []
+
+    @property
+    def connection(self) -> Connection:
+        self.flush()
+        return self._connection
+
+    def insert(self, draft: Draft, embedded: Embedded | None) -> None:
+        """Adds a new memory with its event and its vector (None: it is deferred). Its id must be known to be free."""
+        self._drafts.append(draft)
+        self._embedded.append(embedded)
+        if len(self._drafts) >= GATHERED_LIMIT:
+            self.flush()
+
+    def record_event(self, memory_key: int, what: str, before: str | None, at: int) -> int:
+        """Appends to the history and returns the event's `seq`."""
+        self.connection.execute(
+            "INSERT INTO history (memory_key, what, before, at) VALUES (?, ?, ?, ?)", (memory_key, what, before, at)
+        )
+        return self._connection.last_insert_rowid()
+
+    def vector_keys(self, embedded: Sequence[Embedded | None]) -> list[int | None]:
+        """The keys of the vectors, which are stored unless the store has them; None for None."""
+        connection = self._connection
+        digests = tuple({entry.digest for entry in embedded if entry is not None})
+        if not digests:
+            return [None] * len(embedded)
+        keys: dict[bytes, int] = dict(
+            all_rows(
+                connection,
+                "SELECT digest, key FROM carray(?) AS wanted CROSS JOIN vector ON vector.digest = wanted.value",
+                (blob_array(digests),),
+            )
+        )
+        new = {entry.digest: entry.vector for entry in embedded if entry is not None and entry.digest not in keys}
+        if new:
+            key = int(only_row(connection, "SELECT coalesce(max(key), 0) FROM vector")[0])
+            rows = [(number, *pair) for number, pair in enumerate(new.items(), start=key + 1)]
+            connection.executemany("INSERT INTO vector (key, digest, data) VALUES (?, ?, ?)", rows)
+            keys |= {digest: number for number, digest, _ in rows}
+        return [None if entry is None else keys[entry.digest] for entry in embedded]
+
+    def flush(self) -> None:
+        """Writes the gathered memories, in the order in which they came.
+
+        Keys and `seq` are known beforehand, because both only grow and this transaction is the only writer.
+        """
+        if not self._drafts:
+            return
+        drafts, embedded = self._drafts, self._embedded
+        self._drafts, self._embedded = [], []
+        connection = self._connection
+        counters: dict[str, int] = dict(all_rows(connection, "SELECT name, seq FROM sqlite_sequence"))
+        key, seq = counters.get("memory", 0), counters.get("history", 0)
+        vectors = self.vector_keys(embedded)
+        rows = []
+        for offset, (draft, vector_key) in enumerate(zip(drafts, vectors, strict=True), start=1):
+            rows.append((*_columns(draft), vector_key, key + offset, seq + offset))
+        # Row by row: one statement over a JSON array of the rows was no faster (5,400 against 5,600 adds a second).
+        connection.executemany(
+            "INSERT INTO history (memory_key, what, at, seq) VALUES (?, 'add', ?, ?)",
+            [(row[11], row[8], row[12]) for row in rows],
+        )
+        connection.executemany(
+            "INSERT INTO memory (id, user_id, agent_id, run_id, role, content, metadata, created_at, updated_at, "
+            "expires_at, vector_key, key, seq) VALUES (?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+
+def _columns(draft: Draft) -> tuple[Any, ...]:
+    scope = draft.scope
+    return (
+        draft.id, scope.user_id, scope.agent_id, scope.run_id, draft.role, draft.content, draft.metadata_json,
+        to_microseconds(draft.created_at), to_microseconds(draft.updated_at),
+        None if draft.expires_at is None else to_microseconds(draft.expires_at),
+    )  # fmt: skip

@@ -66,9 +66,9 @@ class Config:
         if self.durability not in ("full", "process"):
             raise InvalidInputError(f"Config.durability is {self.durability!r}; use 'full' or 'process'.")
         for name in ("timeout", "busy_timeout"):
-            if not 0 <= getattr(self, name) <= 1e6:
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1e6:
                 raise InvalidInputError(f"Config.{name} is {getattr(self, name)!r}; give seconds from 0 to 1,000,000.")
-        if not 1 <= self.padding_waste <= 100:
+        if not _is_number(self.padding_waste) or not 1 <= self.padding_waste <= 100:
             raise InvalidInputError(f"Config.padding_waste is {self.padding_waste!r}; give a ratio from 1 to 100.")
         for field in fields(self):
             value = getattr(self, field.name)
@@ -81,3 +81,7 @@ class Config:
                 raise InvalidInputError(f"Config.{field.name} is {value!r}; give {smallest} or more.")
         if not self.providers or isinstance(self.providers, str):
             raise InvalidInputError(f"Config.providers is {self.providers!r}; give a tuple of provider names.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -24,6 +24,7 @@ from agentmem.embedding.embedder import Embedder, GivenEmbedder, Sent, failure_o
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.filters import compile_filters
 from agentmem.records import (
+    INT64,
     Draft,
     Embedded,
     Event,
@@ -624,6 +625,8 @@ def _path_of(path: Any) -> str:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.") from None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidInputError(f"path is {shorten(path)}, which is not UTF-8; choose another name.")
     # Absolute, because connections are opened later too, perhaps after a change of the working directory.
     return text if text == ":memory:" else str(Path(text).absolute())
 
@@ -646,7 +649,9 @@ def _position_of(after: Any, order: str) -> tuple[int, int] | None:
     try:
         made_for, created_at, key = after.split(":")
         position = int(created_at), int(key)
-    except (AttributeError, ValueError):
+        if not (position[0] in INT64 and position[1] in INT64):
+            raise OverflowError(after)
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise InvalidInputError(f"after is {shorten(after)}; pass the `next` of a page.") from None
     if made_for != order:
         raise InvalidInputError(f"after is {after!r}, from a listing in the other order; begin again without it.")

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -29,7 +29,7 @@ _SHORT = Repr()
 _SHORT.maxother = _SHORT.maxlong = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +354,8 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
         return {}, None
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"metadata is {shorten(metadata)}; pass a mapping of JSON values.")
-    copy = _plain("metadata", metadata, MAX_METADATA_DEPTH)
+    # Every value takes a byte of JSON or more. A list that is in itself many times over is refused before it unfolds.
+    copy = _plain("metadata", metadata, MAX_METADATA_DEPTH, iter(range(config.max_metadata_bytes)))
     if not copy:
         return {}, None
     text = json.dumps(copy, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -367,8 +368,12 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
     return copy, text
 
 
-def _plain(where: str, value: Any, depth: int) -> Any:
+def _plain(where: str, value: Any, depth: int, room: Iterator[int]) -> Any:
     """`value` as plain dicts, lists, str, int, float, bool and None; tuples become lists as they do in JSON."""
+    if next(room, None) is None:
+        raise InvalidInputError(
+            "metadata has more values than fit into Config.max_metadata_bytes; store less or raise the limit."
+        )
     if depth == 0:
         raise InvalidInputError(
             f"{where[:120]} is nested deeper than {MAX_METADATA_DEPTH} levels (or holds itself); flatten it."
@@ -381,7 +386,7 @@ def _plain(where: str, value: Any, depth: int) -> Any:
             return str.__str__(value)  # str() would give a text enumeration its name.
         case int():
             number = int(value)  # An IntEnum would be looked for in the range one by one.
-            if number not in _INT64:
+            if number not in INT64:
                 raise InvalidInputError(f"{where} is {shorten(number)}, outside 64 bits; pass it as text.")
             return number
         case float():
@@ -394,10 +399,10 @@ def _plain(where: str, value: Any, depth: int) -> Any:
                 if not isinstance(key, str):
                     raise InvalidInputError(f"{where} has the key {shorten(key)}; keys must be text.")
                 check_text(f"a key of {where}", key)
-                copy[str.__str__(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1)
+                copy[str.__str__(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1, room)
             return copy
         case list() | tuple():
-            return [_plain(f"{where}[{position}]", item, depth - 1) for position, item in enumerate(value)]
+            return [_plain(f"{where}[{position}]", item, depth - 1, room) for position, item in enumerate(value)]
     raise InvalidInputError(
         f"{where} is {shorten(value)}, a {type(value).__name__}, which is not JSON; convert it first."
     )

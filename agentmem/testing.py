@@ -51,6 +51,9 @@ Vector = npt.NDArray[np.float64]
 TRIGRAM_WEIGHT = 0.25
 """Of a word's trigram beside the word itself: "seat" and "seats" are near, but less than two equal words."""
 
+LONGEST_WORD = 100
+"""Characters of a word that give trigrams; what is longer is no word."""
+
 TEXT_WEIGHT = 0.1
 """Of the part that only this very text has, beside the rest of unit length: no two texts get the same vector."""
 
@@ -96,7 +99,7 @@ def _text_vector(text: str, dimension: int) -> Vector:
 @lru_cache(maxsize=4096)
 def _word_vector(word: str, dimension: int) -> Vector:
     vector = _signs(f"word:{word}", dimension)
-    padded = f"^{word}$"
+    padded = f"^{word[:LONGEST_WORD]}$"
     for start in range(len(padded) - 2):
         vector += TRIGRAM_WEIGHT * _signs(f"part:{padded[start : start + 3]}", dimension)
     vector.flags.writeable = False  # It is shared by all callers.

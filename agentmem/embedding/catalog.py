@@ -1,12 +1,14 @@
 """A model's name -> its folder and what its `model.toml` says."""
 
 import hashlib
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentmem.errors import ModelError
+from agentmem.records import shorten
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -42,12 +44,14 @@ def find_model(name: str) -> ModelCard:
     Raises:
         ModelError: there is no such model, or its card is damaged.
     """
-    for folder in (*(root / name for root in _bundled_roots()), Path(name).expanduser()):
-        if (folder / "model.toml").is_file():
-            return _read_card(folder)
+    # os.path, because Path raises on names that no file can have: too long, with NUL or a lone surrogate.
+    folders = [*(str(root / name) for root in _bundled_roots()), os.path.expanduser(name)]  # noqa: PTH111
+    for folder in folders:
+        if os.path.isfile(os.path.join(folder, "model.toml")):  # noqa: PTH113, PTH118
+            return _read_card(Path(folder))
     raise ModelError(
-        f"There is no model {name!r}; choose one of {', '.join(bundled_models())}, or pass a folder with model.onnx, "
-        "tokenizer.json and model.toml."
+        f"There is no model {shorten(name)}; choose one of {', '.join(bundled_models())}, or pass a folder with "
+        "model.onnx, tokenizer.json and model.toml."
     )
 
 
@@ -67,8 +71,8 @@ def _read_card(folder: Path) -> ModelCard:
         return ModelCard(
             folder=folder,
             name=str(values["name"]),
-            dimension=int(values["dimension"]),
-            max_tokens=int(values["max_tokens"]),
+            dimension=_count(values["dimension"]),
+            max_tokens=_count(values["max_tokens"]),
             pooling=str(values["pooling"]),
             normalize=bool(values["normalize"]),
             query_prefix=str(values["query_prefix"]),
@@ -78,6 +82,12 @@ def _read_card(folder: Path) -> ModelCard:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{str(path)!r} cannot be read as a model card ({error!r}); reinstall the model.") from error
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_536:
+        raise ValueError(f"{value!r} is not a whole number from 1 to 65,536")
+    return value
 
 
 def read_verified(card: ModelCard, file: str) -> bytes:

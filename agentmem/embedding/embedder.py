@@ -75,9 +75,9 @@ class Embedder:
         self._config = config
         self._recall = recall
         self._timings = timings
+        _check_source(source)
         self.name = source.name if isinstance(source, ModelCard) else type(source).__name__
         self.identity, self.dimension = source.identity, source.dimension
-        _check_source(source)
         self._prefixes: dict[Kind, str] = {"query": "", "document": ""}
         if isinstance(source, ModelCard):
             self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
@@ -278,6 +278,9 @@ class Sent:
 
 def _check_source(source: ModelCard | GivenEmbedder) -> None:
     """A given embedder is refused here, with its value, and not at the first text."""
+    for attribute in ("identity", "dimension", "embed"):
+        if not isinstance(source, ModelCard) and not hasattr(source, attribute):
+            raise InvalidInputError(f"embedder is {source!r}, without {attribute!r}; see the README on embedder=.")
     identity, dimension = source.identity, source.dimension
     if not isinstance(identity, str) or not identity:
         raise InvalidInputError(f"embedder.identity is {identity!r}; it must name the model, as text.")

@@ -6,7 +6,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import apsw
@@ -157,11 +156,12 @@ class Database:
     def _connect(self) -> Connection:
         path = self.path
         if not self.in_memory:
-            if Path(path).is_dir():
+            # os.path, because Path raises on names that no file can have, such as too long ones.
+            if os.path.isdir(path):  # noqa: PTH112
                 raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
-            parent = Path(path).parent
-            if not parent.is_dir():
-                raise StoreOpenError(f"The folder {str(parent)!r} of the store does not exist; make it first.")
+            parent = os.path.dirname(path)  # noqa: PTH120
+            if not os.path.isdir(parent):  # noqa: PTH112
+                raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
         try:
             connection = apsw.Connection(path)
         except apsw.CantOpenError as error:

@@ -5,7 +5,6 @@ refused; 4 the model failed; 130 interrupted; 141 the reader of the output went 
 """
 
 import errno
-import io
 import json
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from agentmem.terminal import (
     explain_line,
     fitted,
     match_rows,
+    prepare_output,
     print_json,
     print_lines,
     progress,
@@ -56,7 +56,7 @@ PAGE = 1_000
 
 OWNERS = ("user_id", "agent_id", "run_id")
 
-STORED = ("memories", "deleted", "vectors", "bytes")
+STORED = ("memories", "deleted", "pending", "vectors", "bytes")
 """The fields of `Stats` that say what the store holds; the others count the work of this process, which just began."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -66,8 +66,7 @@ class _Commands(click.Group):
     """Turns what commands return or raise into exit codes, and errors into one sentence on standard error."""
 
     def invoke(self, context: click.Context) -> None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # A terminal that is not UTF-8 shows what it can.
+        prepare_output()
         try:
             code = super().invoke(context) or DONE
             sys.stdout.flush()
@@ -202,6 +201,7 @@ def demo(keep: Path | None, limit: int, model: str | None, as_json: bool) -> int
 @click.option("--id", metavar="ID", help="An id of your own (for one text).")
 @click.option("--created-at", callback=_moment, help="When it was said, as 2026-03-05T18:30:00+01:00; otherwise now.")
 @click.option("--expires-at", callback=_moment, help="When it is to be forgotten.")
+@click.option("--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded.")
 @click.option("--skip-bad", is_flag=True, help="Report bad lines and go on, instead of stopping at the first one.")
 @_store
 def add(

@@ -1,5 +1,6 @@
 """How the command line prints: contents made harmless, aligned columns, JSON. The only importer of tqdm."""
 
+import io
 import json
 import os
 import re
@@ -151,6 +152,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def prepare_output() -> None:
+    """Before anything is printed: an output that is closed takes everything and shows nothing, one that is not UTF-8
+    shows what it can."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - as Python opens its own.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_lines(*lines: str) -> None:

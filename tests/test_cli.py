@@ -223,6 +223,18 @@ def test_an_owner_that_neither_the_line_nor_the_options_name_is_a_bad_line(run):
     assert "Line 2: No owner was given" in result.stderr
 
 
+def test_deferred_memories_are_found_by_the_next_search(run):
+    assert (
+        run(
+            "add", "-", "--user", "ana", "--defer", stdin=jsonl("Prefers window seats", "Is allergic to nuts")
+        ).exit_code
+        == 0
+    )
+    assert run("add", "Plays the cello", "--user", "ana", "--defer").exit_code == 0
+    assert len(run("search", "cello", "--user", "ana").stdout.splitlines()) == 3
+    assert json.loads(run("stats", "--json").stdout)["pending"] == 0
+
+
 def test_an_empty_input_stores_nothing_and_says_so(run):
     result = run("add", "-", "--user", "ana", stdin="\n\n")
     assert (result.exit_code, result.stdout) == (1, "0 memories stored.\n")
@@ -351,7 +363,7 @@ def test_the_stats_count_what_is_stored(filled, db):
     filled("delete", "m1")
     told = json.loads(filled("stats", "--json").stdout)
     assert told.pop("bytes") > 10_000
-    assert told == {"path": str(db), "memories": 5, "deleted": 1, "vectors": 6}
+    assert told == {"path": str(db), "memories": 5, "deleted": 1, "pending": 0, "vectors": 6}
     assert re.search(r"^memories  5$", filled("stats").stdout, re.M)
 
 
@@ -541,6 +553,15 @@ def test_a_reader_that_goes_away_is_no_error(filled, start):
     stderr = process.stderr.read()
     assert process.wait(timeout=30) == 141
     assert stderr == b""
+
+
+def test_an_output_that_is_closed_takes_everything(filled, db):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "AGENTMEM_DB": str(db)}
+    command = f'"{sys.executable}" -m agentmem.cli list --user ana'
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], env=environment, capture_output=True)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    full = subprocess.run(["bash", "-c", f"{command} >/dev/full"], env=environment, capture_output=True)
+    assert (full.returncode, full.stderr) == (3, b"Error: reading or writing: No space left on device.\n")
 
 
 def test_the_progress_bar_is_for_terminals_only(start):

@@ -1,0 +1,161 @@
+"""The README is true: its code runs, its commands print what it says, its tables are those of the code."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import agentmem
+from agentmem import Config, Memory, ScopedMemory, cli, errors, filters
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+
+
+def section(title: str) -> str:
+    [found] = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
+    return found
+
+
+def rows(text: str, header: str) -> list[list[str]]:
+    """The cells of the table below a header row."""
+    [table] = re.findall(rf"^{re.escape(header)}\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.M)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", cell)
+
+
+def one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def test_there_are_two_commands_to_set_up():
+    [block] = re.findall(r"```sh\n(.*?)```", section("Set up"), re.S)
+    assert block.splitlines() == ["python -m pip install -e '.[test]' && agentmem demo", "python -m pytest"]
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=lambda number: SNIPPETS[number].splitlines()[0][:40])
+def test_the_code_runs(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), {"__name__": "readme"})
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
+
+
+def test_the_first_code_is_ten_lines_and_prints_what_she_likes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = section("Ten lines").partition("```python\n")[2].partition("```")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    exec(code, {"__name__": "readme"})
+    assert re.fullmatch(r"0\.\d\d Prefers window seats\n", capsys.readouterr().out)
+
+
+def test_the_commands_print_what_is_written_below_them(tmp_path):
+    shim = tmp_path / "bin" / "agentmem"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error -m agentmem.cli "$@"\n')
+    shim.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AGENTMEM_", "COLUMNS"))}
+    environment |= {"PATH": f"{shim.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    examples = re.findall(r"^\$ (.*)\n((?:(?!\$ |```).*\n)*)", section("Command line"), re.M)
+    assert len(examples) >= 5
+    for command, expected in examples:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.stderr == "", command
+        assert done.returncode == 0, command
+        assert as_pattern(done.stdout) == as_pattern(expected), command
+
+
+def as_pattern(output: str) -> str:
+    """The output with what differs from run to run replaced."""
+    output = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", output)
+    output = re.sub(r"\d{4}-\d\d-\d\d", "<day>", output)
+    return re.sub(r"^0\.\d\d", "<score>", output, flags=re.M)
+
+
+def test_the_calls_are_those_of_a_memory():
+    told = [name for cell, _ in rows(README, "| call | does |") for name in names(cell)]
+    public = {name for name in vars(ScopedMemory) | vars(Memory) if not name.startswith("_")}
+    assert sorted(told) == sorted(public - {"path"})
+
+
+def test_what_is_said_to_be_missing_is_missing():
+    missing = section("Does, does not").partition("It does not (yet):")[2]
+    parameters = {name for call in (Memory.add, Memory.search) for name in inspect.signature(call).parameters}
+    assert "`dedupe=`" in missing
+    assert "dedupe" not in parameters
+    for name in ("purge", "backup", "export", "import_", "repair", "reembed"):
+        assert f"`{name}`" in missing
+        assert not hasattr(Memory, name)
+    with pytest.raises(errors.InvalidInputError), Memory(":memory:") as memory:
+        memory.search("anything", user_id="ana", mode="keyword")  # type: ignore[arg-type]
+
+
+def test_the_filters_are_described_as_in_their_module():
+    told = one_line(section("Filters"))
+    described = inspect.getdoc(filters).split("\n\n")[1:-1]
+    assert len(described) >= 6
+    for paragraph in described:
+        assert one_line(paragraph) in told
+
+
+def test_the_settings_are_those_of_config():
+    table = rows(section("Settings"), "| setting | default | meaning and price |")
+    assert [names(setting) for setting, _, _ in table] == [[field.name] for field in fields(Config)]
+    source = inspect.getsource(Config)
+    for (setting, default, meaning), field in zip(table, fields(Config), strict=True):
+        assert ast.literal_eval(default.strip("`")) == field.default, setting
+        [documented] = re.findall(rf'^    {field.name}: [^\n]*\n    """(.*?)"""', source, re.M | re.S)
+        assert meaning == one_line(documented), setting
+
+
+def test_the_errors_are_those_of_the_package():
+    table = rows(section("Errors"), "| error | is also | when |")
+    raised = [
+        value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == errors.__name__
+    ]
+    assert [names(name) for name, _, _ in table] == [[error.__name__] for error in raised[1:]]
+    assert raised[0] is errors.AgentMemError
+    for (_, parents, when), error in zip(table, raised[1:], strict=True):
+        assert names(parents) == [base.__name__ for base in error.__bases__ if base is not errors.AgentMemError]
+        assert when == one_line(error.__doc__), error
+
+
+def test_the_exit_codes_are_those_of_the_command_line():
+    told = [int(code) for code, _ in rows(section("Command line"), "| exit code | means |")]
+    known = [cli.DONE, cli.NOTHING, cli.WRONG_INPUT, cli.STORE_REFUSED, cli.MODEL_FAILED, cli.INTERRUPTED, cli.UNREAD]
+    assert told == known
+
+
+def test_the_commands_and_options_exist():
+    text = section("Command line")
+    assert set(cli.main.commands) <= set(names(text))
+    options = {
+        option for command in cli.main.commands.values() for parameter in command.params for option in parameter.opts
+    }
+    mentioned = {word for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text) for word in name.split()}
+    assert mentioned - {"--help"} <= options
+
+
+def test_the_guide_names_what_is_there():
+    for cell, _ in rows(section("How it works"), "| folder or file | holds |"):
+        first, *others = names(cell)
+        assert (ROOT / first).exists(), first
+        assert all(((ROOT / first).parent / other).exists() for other in others), cell
+    packages = {path.parent.name for path in (ROOT / "agentmem").glob("*/__init__.py")}
+    assert packages <= set(re.findall(r"agentmem/(\w+)/", section("How it works")))
+
+
+def test_the_changes_begin_with_this_version():
+    assert re.findall(r"^### (\S+)", section("Changes"), re.M)[0] == agentmem.__version__

@@ -27,6 +27,13 @@ def our_threads() -> list[str]:
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("agentmem"))
 
 
+def wait_for_our_threads(seconds: float = 30) -> None:
+    """For tests in which `close` rightly leaves a run behind that ends a little later."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("agentmem"):
+            thread.join(seconds)
+
+
 @pytest.fixture
 def store_path(tmp_path: Path) -> Path:
     """Where a store may be made."""

@@ -26,7 +26,10 @@ def _quota(cgroup: Path, membership: Path) -> float | None:
         return None
     quotas = []
     for line in lines:
-        _, controllers, group = line.split(":", 2)
+        fields = line.split(":", 2)
+        if len(fields) != 3:
+            continue
+        _, controllers, group = fields
         if not controllers:
             quotas += [_quota_v2(folder) for folder in _upwards(cgroup, group)]
         elif "cpu" in controllers.split(","):

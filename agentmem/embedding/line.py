@@ -54,6 +54,7 @@ class Line:
             return False
         request.taken = True
         self._count -= 1
+        self._forget_taken(request.tokens)
         return True
 
     def oldest(self) -> Request | None:
@@ -67,11 +68,12 @@ class Line:
         first = self.oldest()
         if first is None:
             return []
+        first.taken = True
+        self._forget_taken(first.tokens)
         middle = bisect_left(self._lengths, first.tokens)
         shorter, longer = middle - 1, middle
         longest = total = first.tokens
         batch = [first]
-        first.taken = True
         emptied = []
         while len(batch) < most and (shorter >= 0 or longer < len(self._lengths)):
             upwards = shorter < 0 or (
@@ -103,6 +105,15 @@ class Line:
                 self._lengths.remove(length)
         self._count -= len(batch)
         return batch
+
+    def _forget_taken(self, length: int) -> None:
+        """Lets go of the first ones of a length if they were taken: nobody may ever look for that length again."""
+        same = self._by_length.get(length)
+        while same and same[0].taken:
+            same.popleft()
+        if same is not None and not same:
+            del self._by_length[length]
+            self._lengths.remove(length)
 
     def drain(self) -> list[Request]:
         """Everyone who is left, the line being empty afterwards."""

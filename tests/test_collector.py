@@ -1,0 +1,406 @@
+"""The line and the collector alone, with a made-up model: how batches are cut, and that everyone is answered once."""
+
+import gc
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentmem import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+from agentmem.embedding.collector import BULK_TURN, Collector, Ticket
+from agentmem.embedding.line import Line, Request
+from agentmem.statistics import Timings
+from tests.conftest import our_threads, wait_for_our_threads
+
+SECONDS = 30
+lengths = st.integers(1, 300)
+
+
+def fits(tokens: list[int], budget: int, waste: float) -> bool:
+    padded = len(tokens) * max(tokens)
+    return len(tokens) == 1 or (padded <= budget and padded <= waste * sum(tokens))
+
+
+# -- the line -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    script=st.lists(st.one_of(lengths, st.tuples(st.integers(1, 20)), st.just("remove")), max_size=60),
+    budget=st.integers(1, 2000),
+    waste=st.floats(1, 4),
+)
+def test_a_line_gives_the_oldest_with_its_likes_within_budget_and_waste(script, budget, waste):
+    line, waiting = Line(), deque[Request]()
+    number = 0
+    for step in [*script, *[(20,)] * 60]:
+        if step == "remove":
+            if waiting:
+                request = waiting[len(waiting) // 2]
+                waiting.remove(request)
+                assert line.remove(request) is True
+                assert line.remove(request) is False
+        elif isinstance(step, int):
+            request = Request(b"%d" % number, None, step, float(number))
+            number += 1
+            line.put(request)
+            waiting.append(request)
+        else:
+            taken = line.take(most=step[0], budget_tokens=budget, waste=waste)
+            if not waiting:
+                assert taken == []
+                continue
+            assert taken[0] is waiting[0]
+            assert len({id(request) for request in taken}) == len(taken) <= step[0]
+            assert fits([request.tokens for request in taken], budget, waste)
+            for request in taken:
+                waiting.remove(request)
+        assert len(line) == len(waiting)
+        assert line.oldest() is (waiting[0] if waiting else None)
+    assert not waiting
+
+
+@given(tokens=st.lists(lengths, min_size=1, max_size=40), taken=st.integers(0, 40))
+def test_a_drained_line_gives_everyone_who_is_left_in_order(tokens, taken):
+    line = Line()
+    requests = [Request(b"%d" % n, None, length, float(n)) for n, length in enumerate(tokens)]
+    for request in requests:
+        line.put(request)
+    gone = [line.take(most=1, budget_tokens=1, waste=1) for _ in range(taken)]
+    assert [request for batch in gone for request in batch] == requests[:taken]
+    assert line.drain() == requests[taken:]
+    assert len(line) == 0
+    assert line.oldest() is None
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_line_keeps_nothing_of_what_it_gave_away(most):
+    line = Line()
+    for number in range(200):
+        for length in (7, number + 1):
+            line.put(Request(b"%d-%d" % (number, length), "a long text", length, float(number)))
+        while line.take(most=most, budget_tokens=1000, waste=1.25):
+            pass
+    gc.collect()
+    assert sum(isinstance(each, Request) for each in gc.get_objects()) == 0
+
+
+def test_like_lengths_share_a_batch_and_unlike_ones_do_not():
+    line = Line()
+    for number, length in enumerate([10, 200, 11, 9, 210, 10]):
+        line.put(Request(b"%d" % number, None, length, float(number)))
+    batches = [line.take(most=10, budget_tokens=1000, waste=1.25) for _ in range(2)]
+    assert [sorted(request.tokens for request in batch) for batch in batches] == [[9, 10, 10, 11], [200, 210]]
+
+
+# -- the collector ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+    tokens: int
+    urgent: bool
+
+
+def direction(number: int) -> tuple[float, float]:
+    return math.cos(number / 1000), math.sin(number / 1000)
+
+
+@dataclass
+class FakeModel:
+    """Holds every run until the gate opens; remembers the batches."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    batches: list[list[Item]] = field(default_factory=list)
+    poison: set[int] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, items: list[Item]) -> np.ndarray:
+        with self.lock:
+            self.batches.append(list(items))
+        self.entered.release()
+        assert self.gate.wait(SECONDS)
+        if any(item.number in self.poison for item in items):
+            raise ValueError("poison")
+        return np.array([direction(item.number) for item in items], np.float32)
+
+
+@dataclass
+class Caller:
+    """Puts texts and remembers how often and with what it was answered."""
+
+    collector: Collector
+    answered: threading.Event = field(default_factory=threading.Event)
+    calls: list[list] = field(default_factory=list)
+
+    def put(self, items: list[Item], *, urgent: bool, timeout: float = SECONDS) -> Ticket:
+        ticket = Ticket(len(items), self._then)
+        texts = [(index, b"%d" % item.number, item, item.tokens) for index, item in enumerate(items)]
+        self.collector.put(ticket, texts, urgent=urgent, timeout=timeout)
+        return ticket
+
+    def _then(self, answers: list) -> None:
+        self.calls.append(answers)
+        self.answered.set()
+
+    def answer(self) -> list:
+        assert self.answered.wait(SECONDS), "nobody answered"
+        return self.calls[0]
+
+
+Maker = Callable[..., Collector]
+
+
+@pytest.fixture
+def model() -> Iterator[FakeModel]:
+    model = FakeModel()
+    yield model
+    model.gate.set()
+
+
+def collector_of(model: FakeModel, **settings) -> Collector:
+    arguments = {"workers": 1, "batch_tokens": 256, "padding_waste": 1.25, "queue_tokens": 10**9} | settings
+    return Collector(
+        model.run, dimension=2, keep=lambda _digest, _vector: None, recall=lambda _digests: {}, timings=Timings(),
+        **arguments,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def make(model: FakeModel) -> Iterator[Maker]:
+    made: list[Collector] = []
+
+    def make(**settings) -> Collector:
+        made.append(collector_of(model, **settings))
+        return made[-1]
+
+    yield make
+    model.gate.set()
+    for collector in made:
+        collector.close()
+    wait_for_our_threads()  # `close` does not wait for runs that all their callers gave up.
+    assert our_threads() == []
+
+
+def is_right(item: Item, answer: object) -> bool:
+    assert isinstance(answer, bytes), answer
+    return bool(np.allclose(np.frombuffer(answer, "<f2"), direction(item.number), atol=2e-3))
+
+
+@given(
+    arrivals=st.lists(st.tuples(lengths, st.booleans(), st.integers(1, 3)), min_size=1, max_size=60),
+    workers=st.integers(1, 3),
+    budget=st.integers(50, 1500),
+    waste=st.floats(1, 3),
+)
+def test_everyone_is_answered_once_and_rightly_whatever_arrives(arrivals, workers, budget, waste):
+    model = FakeModel()
+    collector = collector_of(model, workers=workers, batch_tokens=budget, padding_waste=waste)
+    callers, number = [], 0
+    for tokens, urgent, size in arrivals:
+        items = [Item(number + offset, tokens + offset, urgent) for offset in range(size)]
+        number += size
+        caller = Caller(collector)
+        caller.put(items, urgent=urgent)
+        callers.append((caller, items))
+    model.gate.set()
+    for caller, items in callers:
+        assert all(is_right(item, answer) for item, answer in zip(items, caller.answer(), strict=True))
+    collector.close()
+    assert our_threads() == []
+    assert all(len(caller.calls) == 1 for caller, _ in callers)
+    assert Counter(item.number for batch in model.batches for item in batch) == Counter(range(number))
+    for batch in model.batches:
+        assert fits([item.tokens for item in batch], budget, waste)
+        assert len({item.urgent for item in batch}) == 1
+    assert collector.depth()[:2] == (0, 0)
+    counts = collector.counts
+    assert (counts.texts, counts.batches, counts.failed, counts.dropped) == (number, len(model.batches), 0, 0)
+
+
+@given(arrivals=st.lists(st.tuples(lengths, st.booleans()), min_size=1, max_size=80))
+def test_the_oldest_goes_first_urgent_before_bulk_and_bulk_has_its_turn(arrivals):
+    model = FakeModel()
+    collector = collector_of(model)
+    first = Caller(collector)
+    first.put([Item(0, 1, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)  # The only worker is busy: all the others wait in line.
+    items = [Item(number, tokens, urgent) for number, (tokens, urgent) in enumerate(arrivals, start=1)]
+    callers = [Caller(collector) for _ in items]
+    for caller, item in zip(callers, items, strict=True):
+        caller.put([item], urgent=item.urgent)
+    model.gate.set()
+    for caller in callers:
+        caller.answer()
+    collector.close()
+    waiting = {True: [item for item in items if item.urgent], False: [item for item in items if not item.urgent]}
+    urgent_in_a_row = 1
+    for batch in model.batches[1:]:
+        urgent = batch[0].urgent
+        assert batch[0] == waiting[urgent][0]
+        if urgent:
+            assert not waiting[False] or urgent_in_a_row < BULK_TURN
+        else:
+            assert not waiting[True] or urgent_in_a_row >= BULK_TURN
+        urgent_in_a_row = urgent_in_a_row + 1 if urgent else 0
+        for item in batch:
+            waiting[urgent].remove(item)
+    assert waiting == {True: [], False: []}
+
+
+def test_a_lone_request_leaves_at_once_and_load_makes_batches(make, model):
+    collector = make(workers=1)
+    callers = [Caller(collector) for _ in range(9)]
+    callers[0].put([Item(0, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)
+    for number, caller in enumerate(callers[1:], start=1):
+        caller.put([Item(number, 10, True)], urgent=True)
+    model.gate.set()
+    for caller in callers:
+        caller.answer()
+    assert [len(batch) for batch in model.batches] == [1, 8]
+
+
+def test_what_waits_is_shared_among_the_workers_that_are_free(make, model):
+    collector = make(workers=2)
+    callers = [Caller(collector) for _ in range(2)]
+    callers[0].put([Item(number, 10, True) for number in range(8)], urgent=True)
+    for _ in range(2):
+        assert model.entered.acquire(timeout=SECONDS)
+    assert sorted(len(batch) for batch in model.batches) == [4, 4]
+
+
+def test_the_same_text_in_flight_is_run_once_for_all_who_want_it(make, model):
+    collector = make()
+    item = Item(7, 10, True)
+    callers = [Caller(collector) for _ in range(20)]
+    for caller in callers:
+        caller.put([item, item], urgent=True)
+    model.gate.set()
+    for caller in callers:
+        assert all(is_right(item, answer) for answer in caller.answer())
+    assert model.batches == [[item]]
+    assert collector.counts.coalesced == 39
+
+
+def test_a_query_takes_the_bulk_text_that_it_wants_along(make, model):
+    collector = make()
+    blocker, bulk, query = Caller(collector), Caller(collector), Caller(collector)
+    blocker.put([Item(0, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)
+    items = [Item(number, 10 * number, False) for number in range(1, 9)]
+    bulk.put(items, urgent=False)
+    query.put([items[7]], urgent=True)
+    model.gate.set()
+    assert is_right(items[7], query.answer()[0])
+    assert all(is_right(item, answer) for item, answer in zip(items, bulk.answer(), strict=True))
+    assert model.batches[1] == [items[7]]
+    assert sum(item == items[7] for batch in model.batches for item in batch) == 1
+    assert collector.depth()[:2] == (0, 0)
+
+
+def test_poisonous_texts_harm_only_themselves(make, model):
+    collector = make(batch_tokens=10_000)
+    model.poison = {3, 40, 41, 99}
+    model.gate.set()
+    items = [Item(number, 10, False) for number in range(100)]
+    caller = Caller(collector)
+    caller.put(items, urgent=False)
+    for item, answer in zip(items, caller.answer(), strict=True):
+        if item.number in model.poison:
+            assert type(answer) is EmbeddingError
+            assert "poison" in str(answer)
+        else:
+            assert is_right(item, answer)
+    assert collector.counts.failed == 4
+
+
+def test_what_nobody_wants_any_more_is_never_run(make, model):
+    collector = make()
+    first, gone, also = Caller(collector), Caller(collector), Caller(collector)
+    first.put([Item(0, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)
+    ticket = gone.put([Item(1, 10, True), Item(2, 10, True)], urgent=True)
+    also.put([Item(2, 10, True)], urgent=True)
+    collector.cancel(ticket)
+    model.gate.set()
+    assert is_right(Item(2, 10, True), also.answer()[0])
+    assert not gone.calls
+    assert Item(1, 10, True) not in [item for batch in model.batches for item in batch]
+    assert collector.counts.dropped == 1
+
+
+def test_a_run_without_end_does_not_keep_its_worker_once_its_callers_gave_up(make, model):
+    collector = make(workers=1)
+    hung, other = Caller(collector), Caller(collector)
+    ticket = hung.put([Item(0, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)
+    other.put([Item(1, 10, True)], urgent=True)
+    collector.cancel(ticket)
+    assert model.entered.acquire(timeout=SECONDS), "the second run never began"
+    model.gate.set()
+    assert is_right(Item(1, 10, True), other.answer()[0])
+    assert not hung.calls
+
+
+def test_a_full_line_refuses_after_the_timeout_and_lets_in_when_there_is_room(make, model):
+    collector = make(queue_tokens=100)
+    running, waiting, refused, later = (Caller(collector) for _ in range(4))
+    running.put([Item(0, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)
+    waiting.put([Item(1, 95, True)], urgent=True)
+    with pytest.raises(OverloadedError, match="95 tokens"):
+        refused.put([Item(2, 10, True)], urgent=True, timeout=0.01)
+    blocked = threading.Thread(target=later.put, args=([Item(3, 10, True)],), kwargs={"urgent": True})
+    blocked.start()
+    model.gate.set()
+    blocked.join(SECONDS)
+    assert is_right(Item(3, 10, True), later.answer()[0])
+    assert not refused.calls
+    assert Item(2, 10, True) not in [item for batch in model.batches for item in batch]
+
+
+def test_more_than_the_whole_line_may_enter_an_empty_one(make, model):
+    collector = make(queue_tokens=10)
+    model.gate.set()
+    caller = Caller(collector)
+    caller.put([Item(number, 100, False) for number in range(5)], urgent=False)
+    assert len(caller.answer()) == 5
+
+
+def test_close_answers_who_waits_and_lets_the_run_end(make, model):
+    collector = make(queue_tokens=50)
+    running, waiting, blocked = (Caller(collector) for _ in range(3))
+    running.put([Item(0, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS)
+    waiting.put([Item(1, 50, True)], urgent=True)
+    outcome: list[AgentMemError] = []
+
+    def push() -> None:
+        try:
+            blocked.put([Item(2, 10, True)], urgent=True)
+        except AgentMemError as error:
+            outcome.append(error)
+
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    closing = threading.Thread(target=collector.close)
+    closing.start()
+    assert [type(answer) for answer in waiting.answer()] == [ClosedError]
+    pushing.join(SECONDS)
+    assert [type(error) for error in outcome] == [ClosedError]
+    assert not running.calls
+    model.gate.set()
+    closing.join(SECONDS)
+    assert not closing.is_alive()
+    assert is_right(Item(0, 10, True), running.answer()[0])
+    assert len(model.batches) == 1
+    with pytest.raises(ClosedError):
+        Caller(collector).put([Item(3, 10, True)], urgent=True)

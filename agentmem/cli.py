@@ -28,6 +28,7 @@ from agentmem.errors import (
     StoreDamagedError,
     StoreOpenError,
 )
+from agentmem.progress import progress
 from agentmem.terminal import (
     complain,
     escape,
@@ -38,7 +39,6 @@ from agentmem.terminal import (
     prepare_output,
     print_json,
     print_lines,
-    progress,
     record_rows,
     stop_output,
 )

@@ -7,7 +7,7 @@ within one snapshot of the store let the shelves propose (`search`) and the rows
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentmem.backlog import Backlog
+from agentmem.batches import CHUNK, URGENT_TEXTS, Chunk, Drafter, store_all
 from agentmem.config import Config
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer
-from agentmem.embedding.embedder import Embedder, GivenEmbedder, Sent, failure_of
+from agentmem.embedding.embedder import GivenEmbedder, failure_of
+from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.filters import compile_filters
+from agentmem.messages import item_of_message
+from agentmem.progress import with_progress
 from agentmem.records import (
     INT64,
     Draft,
@@ -42,92 +45,11 @@ from agentmem.records import (
     check_timeout,
     shorten,
 )
-from agentmem.search.retriever import Question, Retriever
-from agentmem.search.shelf import Shelves
-from agentmem.statistics import Stats, Timings
-from agentmem.storage.store import KEEP, Keep, Revision, Store
+from agentmem.search.retriever import Question
+from agentmem.statistics import Stats
+from agentmem.storage.store import KEEP, Keep, Revision
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
-
-CHUNK = 256
-"""Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
-enough that memory stays small and that a failure of the chunk is cheap."""
-
-URGENT_TEXTS = 8
-"""Calls with more texts than this are bulk work, which lets queries and small adds pass."""
-
-DEFERRED_CHUNK = 1000
-"""The same for deferred items, where the commit is all there is."""
-
-_ITEM_FIELDS = frozenset(
-    {"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at"}
-)
-
-
-class _Engine:
-    """What a Memory and its scoped views share: the three rooms behind the door."""
-
-    def __init__(self, path: str, source: Any, config: Config) -> None:
-        self.config = config
-        self.timings = Timings()
-        self.store = Store(path, config, self.timings)
-        try:
-            self.embedder = Embedder(source, config, self.store.known_vectors, self.timings)
-            self.store.bind_model(
-                identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension
-            )
-        except BaseException:
-            self.store.close()
-            raise
-        self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
-        self.retriever = Retriever(self.shelves)
-        self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit)
-
-    def close(self) -> None:
-        self.embedder.close()
-        self.backlog.close()
-        self.store.close()
-
-
-class _Chunk:
-    """Some items of an `add_batch` on their way: sent to the model when made (deferred ones are not), then stored."""
-
-    def __init__(self, engine: _Engine, drawn: list[Draft | AgentMemError], timeout: float, *, defer: bool) -> None:
-        self._engine = engine
-        self._drawn = drawn
-        self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
-        self._sent: Sent | None = None
-        if defer:
-            engine.backlog.admit(len(self._drafts), timeout)
-        elif self._drafts:
-            self._sent = engine.embedder.send(
-                [draft.content for draft in self._drafts], "document",
-                urgent=len(self._drafts) <= URGENT_TEXTS, timeout=timeout,
-            )  # fmt: skip
-
-    def cancel(self) -> None:
-        """Gives the items up."""
-        if self._sent is not None:
-            self._sent.cancel()
-        else:
-            self._engine.backlog.wake(missed=len(self._drafts))
-
-    def store(self, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
-        """Commits the items in one transaction; returns a record or an error for each, in order."""
-        engine, drafts = self._engine, self._drafts
-        embedded: list[Embedded | AgentMemError | None] = [None] * len(drafts)
-        if self._sent is not None:
-            answers = self._sent.answers(timeout)
-            embedded = [*engine.embedder.embedded([draft.content for draft in drafts], answers)]
-        stored: list[Record | AgentMemError] = []
-        try:
-            if drafts:
-                stored = engine.store.insert(drafts, embedded, together=together)
-        finally:
-            if self._sent is None:
-                engine.backlog.wake(missed=len(drafts) - sum(isinstance(record, Record) for record in stored))
-        records = iter(stored)
-        return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
 
 
 class ScopedMemory:
@@ -137,7 +59,7 @@ class ScopedMemory:
     `ClosedError` once the Memory is closed, `StoreError` when the database refuses.
     """
 
-    def __init__(self, engine: _Engine, bound: Scope, opener: "ScopedMemory | None" = None) -> None:
+    def __init__(self, engine: Engine, bound: Scope, opener: "ScopedMemory | None" = None) -> None:
         self._engine = engine
         self._bound = bound
         self._opener = opener  # A Memory that nobody holds any more closes; its views hold it.
@@ -181,7 +103,7 @@ class ScopedMemory:
         )  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         if defer:
-            [record] = _Chunk(self._engine, [draft], seconds, defer=True).store(seconds, together=True)
+            [record] = Chunk(self._engine, [draft], seconds, defer=True).store(seconds, together=True)
         else:
             [record] = self._remember(draft, seconds)
         assert isinstance(record, Record)
@@ -224,28 +146,12 @@ class ScopedMemory:
         }  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         together = on_error == "raise"
+        drafter = Drafter(defaults, self._scope, self._engine)
         if together and isinstance(contents, Sequence):
-            for _ in self._drafts(contents, defaults, on_error):
+            for _ in drafter.draw(contents, together=True):
                 pass
-        drafts = self._drafts(_with_progress(contents) if progress else contents, defaults, on_error)
-        results: list[Record | AgentMemError] = []
-        ahead: _Chunk | None = None
-        try:
-            for drawn in _chunks(drafts, DEFERRED_CHUNK if defer else CHUNK):
-                # The next chunk goes to the model before this one is committed, so that the model never waits.
-                current, ahead = ahead, _Chunk(self._engine, drawn, seconds, defer=defer)
-                if current is not None:
-                    try:
-                        results += current.store(seconds, together=together)
-                    except BaseException:
-                        ahead.cancel()
-                        ahead = None
-                        raise
-        finally:
-            # Whatever ended the items, the chunk before it is complete and good.
-            if ahead is not None:
-                results += ahead.store(seconds, together=together)
-        return results
+        drawn = drafter.draw(with_progress(contents, "memories") if progress else contents, together=together)
+        return store_all(self._engine, drawn, seconds, together=together, defer=defer)
 
     def add_messages(
         self,
@@ -267,7 +173,7 @@ class ScopedMemory:
         if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
             raise InvalidInputError(f"messages is {shorten(messages)}; pass a list of mappings with role and content.")
         return self.add_batch(
-            [item for position, message in enumerate(messages) if (item := _item_of(message, position, metadata))],
+            _items_of(messages, metadata),
             user_id=user_id, agent_id=agent_id, run_id=run_id, created_at=created_at, expires_at=expires_at,
             defer=defer, timeout=timeout,
         )  # fmt: skip
@@ -289,33 +195,6 @@ class ScopedMemory:
         except BaseException:
             embedder.cancel(ticket)
             raise
-
-    def _drafts(
-        self, contents: Iterable[Any], defaults: dict[str, Any], on_error: str
-    ) -> Iterator[Draft | AgentMemError]:
-        """The items as drafts; a bad one raises with its position, or comes as its error."""
-        for position, item in enumerate(contents):
-            try:
-                yield self._draft_of(item, defaults)
-            except AgentMemError as error:
-                placed = type(error)(f"Item {position}: {error}")
-                if on_error == "raise":
-                    raise placed from None
-                yield placed
-
-    def _draft_of(self, item: Any, defaults: dict[str, Any]) -> Draft:
-        if isinstance(item, str):
-            item = {"content": item}
-        if not isinstance(item, Mapping):
-            raise InvalidInputError(f"{shorten(item)} is a {type(item).__name__}; pass a text or a mapping.")
-        if unknown := set(item) - _ITEM_FIELDS:
-            raise InvalidInputError(
-                f"unknown field {shorten(min(unknown, key=str))}; the fields are {', '.join(sorted(_ITEM_FIELDS))}."
-            )
-        fields = defaults | dict(item)
-        content = fields.pop("content", None)
-        scope = self._scope(fields.pop("user_id"), fields.pop("agent_id"), fields.pop("run_id"))
-        return Draft.of(content, scope, self._engine.config, **fields)
 
     # -- finding --------------------------------------------------------------------------------------------------
 
@@ -580,7 +459,7 @@ class Memory(ScopedMemory):
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder.")
         self.path = _path_of(path)
         source = find_model(model) if embedder is None else embedder
-        super().__init__(_Engine(self.path, source, config or Config()), Scope())
+        super().__init__(Engine(self.path, source, config or Config()), Scope())
         self._finalizer = weakref.finalize(self, self._engine.close)
 
     def stats(self) -> Stats:
@@ -631,18 +510,6 @@ def _path_of(path: Any) -> str:
     return text if text == ":memory:" else str(Path(text).absolute())
 
 
-def _chunks(drafts: Iterator[Draft | AgentMemError], size: int) -> Iterator[list[Draft | AgentMemError]]:
-    while chunk := list(islice(drafts, size)):
-        yield chunk
-
-
-def _with_progress(contents: Iterable[Any]) -> Iterable[Any]:
-    from tqdm import tqdm  # Late: only who asks for a bar pays for it.
-
-    bar: Iterable[Any] = tqdm(contents, unit=" memories")
-    return bar
-
-
 def _position_of(after: Any, order: str) -> tuple[int, int] | None:
     if after is None:
         return None
@@ -658,19 +525,14 @@ def _position_of(after: Any, order: str) -> tuple[int, int] | None:
     return position
 
 
-def _item_of(message: Any, position: int, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A chat message as an item of `add_batch`, or None when it holds no text by design."""
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise InvalidInputError(f"Message {position} is {shorten(message)}; it needs the keys role and content.")
-    if unknown := set(message) - {"role", "content", "name", "tool_calls", "tool_call_id", "created_at", "id"}:
-        raise InvalidInputError(f"Message {position} has the unknown key {shorten(min(unknown, key=str))}; drop it.")
-    content = message["content"]
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
-        content = "\n".join(text for text in texts if isinstance(text, str))
-    if not content and message.get("tool_calls"):
-        return None
-    item = {"content": content, "role": message["role"], "metadata": dict(metadata or {})}
-    if message.get("name") is not None:
-        item["metadata"]["name"] = message["name"]
-    return item | {name: message[name] for name in ("id", "created_at") if name in message}
+def _items_of(messages: Iterable[Any], metadata: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The messages that hold text, as items of `add_batch`."""
+    items = []
+    for position, message in enumerate(messages):
+        try:
+            item = item_of_message(message, metadata)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"Message {position}: {error}") from None
+        if item is not None:
+            items.append(item)
+    return items

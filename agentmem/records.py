@@ -18,6 +18,8 @@ from typing import Any
 from agentmem.config import Config
 from agentmem.errors import InvalidInputError
 
+FIELDS = frozenset({"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at"})
+"""What a caller may say of a memory."""
 MAX_NAME_LENGTH = 512
 """Characters in an owner, a role or an id."""
 MAX_METADATA_DEPTH = 32
@@ -342,6 +344,14 @@ def check_timeout(timeout: Any, config: Config) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout <= 1e6:
         raise InvalidInputError(f"timeout is {shorten(timeout)}; pass seconds from 0 to 1,000,000.")
     return float(timeout)
+
+
+def check_fields(item: Mapping[Any, Any]) -> None:
+    """Refuses what is no field of a memory."""
+    if unknown := set(item) - FIELDS:
+        raise InvalidInputError(
+            f"unknown field {shorten(min(unknown, key=str))}; the fields are {', '.join(sorted(FIELDS))}."
+        )
 
 
 def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str | None]:

@@ -1,4 +1,4 @@
-"""How the command line prints: contents made harmless, aligned columns, JSON. The only importer of tqdm."""
+"""How the command line prints: contents made harmless, aligned columns, JSON."""
 
 import io
 import json
@@ -7,8 +7,8 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -187,15 +187,3 @@ def stop_output() -> None:
     """Nobody reads any more: what is still in the buffer must not raise again when Python ends."""
     with suppress(OSError, ValueError):  # A standard output without a descriptor, as in tests.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def progress(unit: str, total: int | None, *, hidden: bool = False) -> Iterator[Callable[[int], object]]:
-    """A progress bar, on a standard error that is a terminal; what it yields is told of every few units done."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from tqdm import tqdm  # Late: most commands have none.
-
-    with tqdm(total=total, unit=f" {unit}", leave=False, dynamic_ncols=True) as bar:
-        yield bar.update

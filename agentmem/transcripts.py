@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
+from agentmem.messages import item_of_message
 from agentmem.records import Record, shorten
 
 if TYPE_CHECKING:
@@ -22,13 +23,8 @@ if TYPE_CHECKING:
 Line = tuple[int, dict[str, Any] | AgentMemError]
 """A line's number, from 1, and its item for `add_batch`, or what is wrong with it."""
 
-CHUNK = 256
-"""Items handed to `add_batch` at once, as many as it commits at once."""
-
 BOM = b"\xef\xbb\xbf"
 
-# What chat messages carry beside their text; it is not remembered.
-_NOT_TEXT = ("tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio")
 _SPACE = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
 
@@ -130,26 +126,16 @@ def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | No
         return {"content": value}
     if not isinstance(value, dict):
         raise InvalidInputError(f"{shorten(value)} is neither a text nor an object; write one of them.")
-    item = {name: part for name, part in value.items() if name != "updated_at"}  # As `agentmem list --json` prints it.
-    if "role" in item:
-        calls = item.get("tool_calls") or item.get("function_call")
-        item = {name: part for name, part in item.items() if name not in _NOT_TEXT}
-        if isinstance(item.get("content"), list):
-            item["content"] = _joined(item["content"])
-        if calls and not item.get("content"):
-            return None
-        if (name := item.pop("name", None)) is not None:
-            own = item.get("metadata")
-            item["metadata"] = {**(own if isinstance(own, dict) else metadata or {}), "name": name}
+    # As `agentmem list --json` prints it, but for the time of the last change.
+    item: dict[str, Any] | None = {name: part for name, part in value.items() if name != "updated_at"}
+    if "role" in value:
+        item = item_of_message(item, metadata)
+    if item is None:
+        return None
     for field in ("created_at", "expires_at"):
         if item.get(field) is not None:
             item[field] = moment_of(field, item[field])
     return item
-
-
-def _joined(parts: list[Any]) -> str:
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def moment_of(name: str, text: Any) -> datetime:
@@ -179,6 +165,8 @@ def remember(
         AgentMemError: a line is bad and `skip_bad` is off: every item before that line is stored and was yielded, that
             line and what follows is not. The message begins with the line's number.
     """
+    from agentmem.batches import CHUNK  # Late, as `memory` is: numpy and the database come with it.
+
     lines = iter(lines)
     while chunk := list(islice(lines, CHUNK)):
         yield from _skipping(memory, chunk, defaults) if skip_bad else _stopping(memory, chunk, defaults)

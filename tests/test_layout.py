@@ -13,7 +13,7 @@ import agentmem
 ROOT = Path(agentmem.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"config", "errors", "filters", "forks", "records", "statistics"}
+GROUND = {"config", "errors", "filters", "forks", "records", "statistics", "messages", "progress"}
 """What every room may stand on."""
 
 MAY_IMPORT = {
@@ -33,7 +33,7 @@ IMPORTERS = {
     "numkong": {"search.shelf"},
     "onnxruntime": {"embedding.model"},
     "tokenizers": {"embedding.model"},
-    "tqdm": {"memory", "terminal"},
+    "tqdm": {"progress"},
     "usearch": {"search.segments"},
 }
 
@@ -53,7 +53,7 @@ def room_of(name: str) -> str:
         return first
     if first in GROUND:
         return "ground"
-    return "memory" if first in ("memory", "backlog") else "faces"
+    return "memory" if first in ("memory", "engine", "batches", "backlog") else "faces"
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:

@@ -1,0 +1,122 @@
+"""Many items: drawn from any iterable, in chunks, the model always one chunk ahead of the commit."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from agentmem.embedding.embedder import Sent
+from agentmem.engine import Engine
+from agentmem.errors import AgentMemError, InvalidInputError
+from agentmem.records import Draft, Embedded, Record, Scope, check_fields, shorten
+
+CHUNK = 256
+"""Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
+enough that memory stays small and that a failure of the chunk is cheap."""
+
+DEFERRED_CHUNK = 1000
+"""The same for deferred items, where the commit is all there is."""
+
+URGENT_TEXTS = 8
+"""Calls with more texts than this are bulk work, which lets queries and small adds pass."""
+
+Drawn = Draft | AgentMemError
+"""An item that was checked: what will be stored, or what is wrong with it."""
+
+
+class Drafter:
+    """Turns items (texts, or mappings with the fields of `add`) into drafts; what an item does not say, `defaults` do.
+    `scope_of` makes the scope of user, agent and run."""
+
+    def __init__(self, defaults: dict[str, Any], scope_of: Callable[[Any, Any, Any], Scope], engine: Engine) -> None:
+        self._defaults = defaults
+        self._scope_of = scope_of
+        self._config = engine.config
+
+    def draw(self, items: Iterable[Any], *, together: bool) -> Iterator[Drawn]:
+        """The items in order; a bad one raises with its position when `together`, or comes as its error."""
+        for position, item in enumerate(items):
+            try:
+                yield self._draft_of(item)
+            except AgentMemError as error:
+                placed = type(error)(f"Item {position}: {error}")
+                if together:
+                    raise placed from None
+                yield placed
+
+    def _draft_of(self, item: Any) -> Draft:
+        if isinstance(item, str):
+            item = {"content": item}
+        if not isinstance(item, Mapping):
+            raise InvalidInputError(f"{shorten(item)} is a {type(item).__name__}; pass a text or a mapping.")
+        check_fields(item)
+        fields = self._defaults | dict(item)
+        content = fields.pop("content", None)
+        scope = self._scope_of(fields.pop("user_id"), fields.pop("agent_id"), fields.pop("run_id"))
+        return Draft.of(content, scope, self._config, **fields)
+
+
+class Chunk:
+    """Some items on their way: sent to the model when made (deferred ones are not), then stored."""
+
+    def __init__(self, engine: Engine, drawn: list[Drawn], timeout: float, *, defer: bool) -> None:
+        self._engine = engine
+        self._drawn = drawn
+        self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
+        self._sent: Sent | None = None
+        if defer:
+            engine.backlog.admit(len(self._drafts), timeout)
+        elif self._drafts:
+            self._sent = engine.embedder.send(
+                [draft.content for draft in self._drafts],
+                "document",
+                urgent=len(self._drafts) <= URGENT_TEXTS,
+                timeout=timeout,
+            )
+
+    def cancel(self) -> None:
+        """Gives the items up."""
+        if self._sent is not None:
+            self._sent.cancel()
+        else:
+            self._engine.backlog.wake(missed=len(self._drafts))
+
+    def store(self, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
+        """Commits the items in one transaction; returns a record or an error for each, in order."""
+        engine, drafts = self._engine, self._drafts
+        embedded: list[Embedded | AgentMemError | None] = [None] * len(drafts)
+        if self._sent is not None:
+            answers = self._sent.answers(timeout)
+            embedded = [*engine.embedder.embedded([draft.content for draft in drafts], answers)]
+        stored: list[Record | AgentMemError] = []
+        try:
+            if drafts:
+                stored = engine.store.insert(drafts, embedded, together=together)
+        finally:
+            if self._sent is None:
+                engine.backlog.wake(missed=len(drafts) - sum(isinstance(record, Record) for record in stored))
+        records = iter(stored)
+        return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
+
+
+def store_all(
+    engine: Engine, drawn: Iterator[Drawn], timeout: float, *, together: bool, defer: bool
+) -> list[Record | AgentMemError]:
+    """Stores the items, a commit a chunk; the next chunk goes to the model before this one is committed, so that the
+    model never waits. When the items or a chunk raise, what came before is stored and nothing after it."""
+    results: list[Record | AgentMemError] = []
+    ahead: Chunk | None = None
+    try:
+        while chunk := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
+            current, ahead = ahead, Chunk(engine, chunk, timeout, defer=defer)
+            if current is not None:
+                try:
+                    results += current.store(timeout, together=together)
+                except BaseException:
+                    ahead.cancel()
+                    ahead = None
+                    raise
+    finally:
+        # Whatever ended the items, the chunk before it is complete and good.
+        if ahead is not None:
+            results += ahead.store(timeout, together=together)
+    return results

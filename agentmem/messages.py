@@ -1,0 +1,37 @@
+"""Chat messages in the OpenAI format, as items of `add_batch`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentmem.errors import InvalidInputError
+from agentmem.records import check_fields, shorten
+
+NOT_TEXT = frozenset({"tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio"})
+"""What chat messages carry beside their text; it is not remembered."""
+
+
+def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A message as an item, or None when it only calls tools and so holds no text by design. `content` is a text or a
+    list of parts, whose texts are joined; `name` goes into the metadata, beside `metadata` unless the message brings
+    its own. The fields of `add` may stand in a message too.
+
+    Raises:
+        InvalidInputError: it is not a message, or has a key that neither messages nor items have.
+    """
+    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+        raise InvalidInputError(f"{shorten(message)} is no chat message; it needs the keys role and content.")
+    item = {name: part for name, part in message.items() if name not in NOT_TEXT and name != "name"}
+    check_fields(item)
+    if isinstance(item["content"], list):
+        item["content"] = _joined(item["content"])
+    if not item["content"] and (message.get("tool_calls") or message.get("function_call")):
+        return None
+    item.setdefault("metadata", metadata)
+    if message.get("name") is not None and (item["metadata"] is None or isinstance(item["metadata"], Mapping)):
+        item["metadata"] = {**(item["metadata"] or {}), "name": message["name"]}
+    return item
+
+
+def _joined(parts: list[Any]) -> str:
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+    return "\n".join(text for text in texts if isinstance(text, str))

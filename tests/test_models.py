@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-NAMES = ["all-MiniLM-L6-v2"]
+NAMES = ["all-MiniLM-L6-v2", "minilm-static"]
 
 TEXTS = [
     "hello world",
@@ -104,11 +104,16 @@ def test_a_vector_does_not_depend_on_its_batch(model: Model) -> None:
         assert float(alone @ among_others) >= 0.9999
 
 
-def test_a_text_longer_than_the_limit_is_cut_and_one_of_nothing_is_not_an_error(model: Model) -> None:
+@pytest.mark.parametrize("text", ["", "😀", "[UNK]", "[PAD]", "中国", "."])
+def test_a_text_without_words_still_has_a_vector(model: Model, text: str) -> None:
+    np.testing.assert_allclose(np.linalg.norm(model.embed([text])), 1, atol=1e-5)
+
+
+def test_a_text_longer_than_the_limit_is_cut(model: Model) -> None:
     limit = model.description["max_tokens"]
-    vectors = model.embed(["word " * (limit + 50), ""])
     assert len(model.tokenizer.encode("word " * (limit + 50)).ids) == limit
-    assert np.isfinite(vectors).all()
+    vectors = model.embed(["word " * (limit + 50), "word " * (limit - 2)])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

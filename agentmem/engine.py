@@ -1,5 +1,8 @@
 """The three rooms behind the door: what a Memory and its scoped views share."""
 
+import atexit
+import threading
+
 from agentmem.backlog import Backlog
 from agentmem.config import Config
 from agentmem.embedding.catalog import ModelCard
@@ -29,8 +32,34 @@ class Engine:
             self.store.close()
             raise
 
+        self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
+        self._closed = False
+        _open_engines.add(self)
+
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""
-        self.embedder.close()
-        self.backlog.close()
-        self.store.close()
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            _open_engines.discard(self)
+            self.embedder.close()
+            self.backlog.close()
+            self.store.close()
+
+    def close_aside(self) -> None:
+        """Closes from a thread of its own: the garbage collector may strike in any thread, at any moment, also in one
+        that holds a lock which closing needs."""
+        try:
+            threading.Thread(target=self.close, name="agentmem-closer", daemon=True).start()
+        except RuntimeError:  # The interpreter is ending and starts no threads.
+            self.close()
+
+
+_open_engines: set[Engine] = set()
+
+
+@atexit.register
+def _close_open_engines() -> None:
+    for engine in list(_open_engines):
+        engine.close()

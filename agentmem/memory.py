@@ -460,7 +460,8 @@ class Memory(ScopedMemory):
         self.path = _path_of(path)
         source = find_model(model) if embedder is None else embedder
         super().__init__(Engine(self.path, source, config or Config()), Scope())
-        self._finalizer = weakref.finalize(self, self._engine.close)
+        self._finalizer = weakref.finalize(self, self._engine.close_aside)
+        self._finalizer.atexit = False  # The engine sees to that itself.
 
     def stats(self) -> Stats:
         """Counts of the store and of this process's work."""
@@ -483,7 +484,8 @@ class Memory(ScopedMemory):
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
         threads stop, the log is merged into the file. Bounded; may be called twice and from any thread."""
-        self._finalizer()
+        self._finalizer.detach()
+        self._engine.close()
 
     def __enter__(self) -> "Memory":
         return self

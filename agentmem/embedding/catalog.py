@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is known of a model before it is loaded. `files` maps file names to sha256 in hexadecimal."""
+    """What is known of a model before it is loaded. `files` maps file names to sha256 in hexadecimal;
+    `graph_optimization` is onnxruntime's level, "basic" for graphs that are written as they should run."""
 
     folder: Path
     name: str
@@ -25,6 +26,7 @@ class ModelCard:
     normalize: bool
     query_prefix: str
     document_prefix: str
+    graph_optimization: str
     files: dict[str, str]
 
     @property
@@ -77,6 +79,7 @@ def _read_card(folder: Path) -> ModelCard:
             normalize=bool(values["normalize"]),
             query_prefix=str(values["query_prefix"]),
             document_prefix=str(values["document_prefix"]),
+            graph_optimization=str(values.get("graph_optimization", "all")),
             files={"model.onnx": str(values["files"]["model.onnx"]),
                    "tokenizer.json": str(values["files"]["tokenizer.json"])},
         )  # fmt: skip

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import thread as pool_threads
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,11 +67,12 @@ class CollectorCounts:
 
 
 class _Batch:
-    __slots__ = ("lost", "requests")
+    __slots__ = ("lost", "requests", "thread")
 
     def __init__(self, requests: list[Request]) -> None:
         self.requests = requests
         self.lost = False  # All its callers gave up while it ran; its place among the workers was given away.
+        self.thread: threading.Thread | None = None  # That runs it.
 
 
 class Collector:
@@ -187,6 +189,7 @@ class Collector:
             for batch in self._running:
                 if not batch.lost and not any(map(_is_wanted, batch.requests)):
                     batch.lost = True
+                    _disown(batch.thread)
                     self._free += 1
                     self._arrived.notify()
 
@@ -210,7 +213,12 @@ class Collector:
                 if batch is not None:
                     self._free -= 1
             if batch is not None:
-                self._pool.submit(self._work, batch)
+                try:
+                    self._pool.submit(self._work, batch)
+                except RuntimeError:
+                    # The interpreter is ending and its pools take nothing more; threads of the application that still
+                    # add get their answers from this one.
+                    self._work(batch)
 
     def _cut(self) -> _Batch | None:
         """The next batch, or None when nothing waits. The caller holds the lock and has a free worker for it."""
@@ -245,6 +253,7 @@ class Collector:
         """On a thread of the pool: runs a batch, answers, and goes on with the next one as long as there is one."""
         while batch is not None:
             started = time.perf_counter()
+            batch.thread = threading.current_thread()
             try:
                 answers = self._answers(batch.requests)
             except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
@@ -322,13 +331,11 @@ class Collector:
         vectors = np.asarray(vectors, np.float32)
         norms = np.linalg.norm(vectors, axis=1)
         good = np.isfinite(norms) & (norms > 1e-12)
-        units = (vectors / np.where(good, norms, 1)[:, np.newaxis]).astype("<f2")
-        return [
-            units[row].tobytes()
-            if good[row]
-            else EmbeddingError("The embedder answered with a vector that is zero or not finite; check its embed().")
-            for row in range(count)
-        ]
+        if not good.all():
+            # An error and no answer: one text's NaN may have come over its batch-mates, which are well when apart.
+            raise EmbeddingError("The embedder answered with a vector that is zero or not finite; check its embed().")
+        units = (vectors / norms[:, np.newaxis]).astype("<f2")
+        return [row.tobytes() for row in units]
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -343,10 +350,14 @@ class Collector:
             self._arrived.notify_all()
             self._room.notify_all()
         self._answer(orphans, [error] * len(orphans.requests))
+        here = threading.current_thread()  # A run that closes its own memory must not wait for itself.
         with self._lock:
-            ended = self._idle.wait_for(lambda: all(batch.lost for batch in self._running), CLOSE_WAIT_SECONDS)
+            ended = self._idle.wait_for(
+                lambda: all(batch.lost or batch.thread is here for batch in self._running), CLOSE_WAIT_SECONDS
+            )
             left_behind = list(self._running)
         for batch in left_behind:
+            _disown(batch.thread)
             self._answer(batch, [error] * len(batch.requests))
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSE_WAIT_SECONDS)
@@ -359,6 +370,13 @@ class Collector:
             oldest = [request.arrived for line in (self._urgent, self._bulk) if (request := line.oldest())]
             age = time.monotonic() - min(oldest) if oldest else 0.0
             return len(self._urgent) + len(self._bulk), self._waiting_tokens, age
+
+
+def _disown(thread: threading.Thread | None) -> None:
+    """Lets the process end without this worker, whose run may never return: concurrent.futures joins its threads at
+    exit and has no public way to leave one out. They are daemons, because the collector that started them is."""
+    if thread is not None:
+        getattr(pool_threads, "_threads_queues", {}).pop(thread, None)
 
 
 def _is_wanted(request: Request) -> bool:

@@ -46,7 +46,12 @@ class Model:
             # The published file pads everything to 128 and cuts there. Set once, here: other threads use it later.
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(card.max_tokens)
-            self._session = onnxruntime.InferenceSession(graph, _session_options(), providers=list(providers))
+            self._session = onnxruntime.InferenceSession(
+                graph,
+                _session_options(card),
+                providers=list(providers),
+                disabled_optimizers=DISABLED_OPTIMIZERS,
+            )
         except ModelError:
             raise
         except Exception as error:  # Both libraries raise plain Exceptions of many kinds.
@@ -79,14 +84,15 @@ class Model:
         return vectors
 
 
-def _session_options() -> onnxruntime.SessionOptions:
+def _session_options(card: ModelCard) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     # Parallelism comes from the pool: two runs of one thread each beat one run of two threads in every case measured.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # The bundled graphs run as they are written; the extended fusions would undo what was measured faster.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    levels = onnxruntime.GraphOptimizationLevel
+    basic = card.graph_optimization == "basic"
+    options.graph_optimization_level = levels.ORT_ENABLE_BASIC if basic else levels.ORT_ENABLE_ALL
     # A memory pattern is kept for every new shape of batch, and shapes are many.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

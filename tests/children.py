@@ -1,6 +1,7 @@
 """Other Python processes that use the package, each with a limit on its time."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ def start_python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True, **options,
     )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def finish(child: "subprocess.Popen[str]") -> str:
     try:
         output, errors = child.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)  # With its own children, which would hold the pipes open.
         output, errors = child.communicate()
         raise AssertionError(f"the child hung after {output!r}; its errors were {errors}") from None
     assert child.returncode == 0, errors

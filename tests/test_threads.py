@@ -633,16 +633,19 @@ def test_several_threads_may_fork_at_the_same_time(tmp_path):
         """
         other = Memory(path + ".other", embedder=HashEmbedder())
 
-        def fork_often(thread):
-            for number in range(6):
-                await_child(in_child(lambda: memory.add(f"child of {thread}", user_id="ana") and None))
-                memory.add(f"thread {thread} number {number}", user_id="ana")
-                other.add(f"thread {thread} number {number}", user_id="ana")
+        sys.setswitchinterval(1e-6)
 
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(fork_often, range(4)))
-        assert memory.count(user_id="ana") == 1 + 4 * 6 * 2
-        assert other.count(user_id="ana") == 24
+        def fork_often(thread):
+            for number in range(30):
+                await_child(in_child(lambda: None if number % 10 else memory.add(f"child of {thread}", user_id="ana")))
+                if number % 10 == 0:
+                    memory.add(f"thread {thread} number {number}", user_id="ana")
+                    other.add(f"thread {thread} number {number}", user_id="ana")
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(fork_often, range(6)))
+        assert memory.count(user_id="ana") == 1 + 6 * 3 * 2
+        assert other.count(user_id="ana") == 18
         assert memory.check() == other.check() == []
         """,
         tmp_path / "store.db",

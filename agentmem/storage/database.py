@@ -333,16 +333,27 @@ def _casefold(*arguments: Any) -> Any:
 
 
 _open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_fork_lock = threading.Lock()  # Held from before a fork until after it. Guards: _quiesced, as several threads may fork.
 _quiesced: list[Database] = []
 
 
 def _before_fork() -> None:
+    _fork_lock.acquire()
     _quiesced.extend(database for database in list(_open_databases) if database.quiesce())
 
 
 def _after_fork_in_parent() -> None:
-    while _quiesced:
-        _quiesced.pop().resume()
+    try:
+        while _quiesced:
+            _quiesced.pop().resume()
+    finally:
+        _fork_lock.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_quiesced.clear)
+def _after_fork_in_child() -> None:
+    global _fork_lock
+    _quiesced.clear()
+    _fork_lock = threading.Lock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -26,7 +26,7 @@ from agentmem import (
 from agentmem.records import new_id
 from agentmem.testing import HashEmbedder
 from tests.children import finish, run_python, start_python
-from tests.conftest import Opener
+from tests.conftest import Opener, wait_for_our_threads
 
 FUTURE = datetime(2200, 1, 1, tzinfo=UTC)
 PAST = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
@@ -447,6 +447,7 @@ def test_a_scope_keeps_its_memory_open(store_path):
     assert view.scope(run_id="r").count() == 0
     del view
     gc.collect()
+    wait_for_our_threads()
 
 
 # -- listings -----------------------------------------------------------------------------------------------------
@@ -893,4 +894,5 @@ def test_the_strategies_name_hypothesis_when_it_is_missing(tmp_path):
 def test_a_memory_thrown_away_closes_itself(tmp_path: Path, open_memory: Opener):
     Memory(tmp_path / "dropped.db", embedder=HashEmbedder()).add("tea", user_id="ana")
     gc.collect()
+    wait_for_our_threads()
     assert [path.name for path in tmp_path.iterdir()] == ["dropped.db"]

@@ -315,6 +315,16 @@ def test_a_full_queue_refuses_after_the_timeout(open_memory, gate):
     assert memory.add("one more than fits", user_id="ana").user_id == "ana"
 
 
+def test_a_store_whose_first_memories_still_wait_for_their_vectors_is_healthy(open_memory, gate):
+    memory = open_memory(embedder=Scripted(hang=gate))
+    memory.add("hang", user_id="ana", defer=True)
+    gate.wait_until_entered()
+    assert memory.check() == []
+    gate.open.set()
+    memory.flush()
+    assert memory.check() == []
+
+
 def test_close_during_a_run_answers_everyone_truly(store_path, gate):
     memory = Memory(store_path, embedder=Scripted(hang=gate))
     stored = memory.add("stored", user_id="ana")
@@ -468,6 +478,7 @@ def test_memories_that_nobody_closes_are_closed_when_they_are_thrown_away(tmp_pa
     for number in range(20):
         Memory(tmp_path / f"{number}.db", embedder=HashEmbedder()).add("text", user_id="ana")
     gc.collect()
+    wait_for_our_threads()  # They close aside, since a memory may be collected on any thread, in the middle of anything.
     assert our_threads() == []
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".db"] * 20
 

@@ -12,7 +12,8 @@ Digest = Callable[[str], bytes]
 
 _QUESTIONS = [
     (
-        "SELECT id FROM memory WHERE vector_key NOT IN (SELECT key FROM vector)",
+        # IS NOT NULL, because NULL NOT IN an empty table is true, and the first memories of a store may be deferred.
+        "SELECT id FROM memory WHERE vector_key IS NOT NULL AND vector_key NOT IN (SELECT key FROM vector)",
         "memory {!r} points to a vector that is not there",
     ),
     (

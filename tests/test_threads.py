@@ -478,7 +478,7 @@ def test_memories_that_nobody_closes_are_closed_when_they_are_thrown_away(tmp_pa
     for number in range(20):
         Memory(tmp_path / f"{number}.db", embedder=HashEmbedder()).add("text", user_id="ana")
     gc.collect()
-    wait_for_our_threads()  # They close aside, since a memory may be collected on any thread, in the middle of anything.
+    wait_for_our_threads()  # They close aside: a memory may be collected on any thread, amid anything.
     assert our_threads() == []
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".db"] * 20
 

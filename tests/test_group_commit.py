@@ -39,6 +39,7 @@ class StepDatabase:
         self.began = threading.Semaphore(0)
         self.allowed = threading.Semaphore(0)
         self.failure: BaseException | None = None
+        self.failure_after_commit: BaseException | None = None
 
     @contextmanager
     def writing(self) -> Iterator[apsw.Connection]:
@@ -49,6 +50,9 @@ class StepDatabase:
             if self.failure is not None:
                 failure, self.failure = self.failure, None
                 raise failure
+        if self.failure_after_commit is not None:
+            failure, self.failure_after_commit = self.failure_after_commit, None
+            raise failure
 
     def notes(self) -> list[str]:
         with self.database.reading() as connection:
@@ -144,6 +148,30 @@ def test_a_group_whose_leader_is_interrupted_loses_only_the_leaders_write(steps)
         assert isinstance(waiting[0].exception(SECONDS), KeyboardInterrupt)
         assert [each.result(SECONDS) for each in waiting[1:]] == ["note 1", "note 2", "note 3"]
     assert steps.notes() == ["first", "note 1", "note 2", "note 3"]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), StoreError("an fsync failed; ask the disk.")], ids=["interrupt", "fsync"]
+)
+@pytest.mark.xfail(
+    strict=True, reason="a group whose commit went through is applied again when its leader learns otherwise"
+)
+def test_a_commit_that_went_through_is_not_done_again_whatever_its_leader_is_told(steps, error):
+    commits = GroupCommit(steps, Timings())
+    writes = [Write(note(f"note {number}")) for number in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(commits.commit, note("first"))
+        assert steps.began.acquire(timeout=SECONDS)
+        commits.enqueue(writes)
+        waiting = [pool.submit(commits.finish, write, None) for write in writes]
+        steps.allowed.release()
+        assert first.result(SECONDS) == "first"
+        assert steps.began.acquire(timeout=SECONDS)
+        steps.failure_after_commit = error
+        steps.allowed.release(20)
+        for each in waiting[1:]:
+            each.exception(SECONDS)
+    assert steps.notes() == ["first", "note 0", "note 1", "note 2", "note 3"]
 
 
 def test_everyone_is_answered_under_load_with_bad_writes_among_them(store_path):

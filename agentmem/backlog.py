@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
-from agentmem.forks import abandon
+from agentmem.forks import abandon, restart
 from agentmem.records import Embedded, Scope
 from agentmem.storage.pending import Pending
 from agentmem.storage.store import Store
@@ -58,13 +58,13 @@ class Backlog:
             self.wake(0)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._owner = uuid.uuid4().hex
         self._changed = threading.Condition()  # Guards: everything below.
         self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
         self._awake = False
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()  # Last, see Restartable.
 
     def admit(self, memories: int, timeout: float) -> None:
         """Before that many are stored without vectors: waits until the backlog has room for them.
@@ -186,5 +186,8 @@ class Backlog:
 
     def _ensure_process(self) -> None:
         if self._pid != os.getpid():
-            abandon(self._changed, self._thread)
-            self._start()
+            restart(self, self._restart)
+
+    def _restart(self) -> None:
+        abandon(self._changed, self._thread)
+        self._start()

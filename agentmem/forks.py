@@ -6,6 +6,35 @@ inherited: it is never closed, never freed, and a few megabytes of copy-on-write
 """
 
 import ctypes
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Restartable(Protocol):
+    """Something that starts afresh in a forked child. `_pid` names the process it was started for; `_start` must set it
+    last, because from then on other threads go ahead without asking."""
+
+    _pid: int
+
+
+_restarting = threading.Lock()  # Only ever taken in a child that was just forked.
+
+
+def restart(thing: Restartable, start: Callable[[], None]) -> None:
+    """Calls `start`, unless another thread has done so: the first uses in a child may come from several at once."""
+    with _restarting:
+        if thing._pid != os.getpid():
+            start()
+
+
+def _renew_lock() -> None:
+    global _restarting
+    _restarting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def abandon(*handles: object) -> None:

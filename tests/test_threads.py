@@ -639,6 +639,32 @@ def test_a_fork_in_the_middle_of_everything_hangs_nobody(tmp_path, model):
     )
 
 
+def test_the_first_use_in_a_child_may_come_from_many_threads_at_once(tmp_path):
+    run_forks(
+        """
+        def work():
+            sys.setswitchinterval(1e-6)
+            together = threading.Barrier(8)
+
+            def use(number):
+                together.wait(30)
+                record = memory.add(f"child {os.getpid()} thread {number}", user_id="ana")
+                assert memory.get(record.id) == record
+                assert memory.search(record.content, user_id="ana", limit=1)[0].record == record
+
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(use, range(8)))
+
+        for number in range(25):
+            await_child(in_child(work))
+            assert memory.count(user_id="ana") == 1 + 8 * (number + 1)
+        assert memory.check() == []
+        """,
+        tmp_path / "store.db",
+        "hash",
+    )
+
+
 def test_several_threads_may_fork_at_the_same_time(tmp_path):
     run_forks(
         """

@@ -16,7 +16,7 @@ from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.cores import usable_cores
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError
-from agentmem.forks import abandon
+from agentmem.forks import abandon, restart
 from agentmem.records import Embedded
 from agentmem.statistics import Timings
 
@@ -85,13 +85,13 @@ class Embedder:
         self.hits = 0
         self._start()
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self._closed = False
+    def _start(self, *, closed: bool = False) -> None:
+        self._closed = closed
         self._cache = VectorCache(self._config.cache_bytes)
         self._load_lock = threading.Lock()  # Guards: _encoder, _collector. Held while the model loads.
         self._encoder: _Encoder | None = None
         self._collector: Collector | None = None
+        self._pid = os.getpid()  # Last, see Restartable.
 
     def digest(self, text: str, kind: Kind = "document") -> bytes:
         """The key of the text's vector. A query and a document share it where the model reads both alike."""
@@ -244,13 +244,14 @@ class Embedder:
 
     def _ensure_open(self) -> None:
         if self._pid != os.getpid():
-            # The child of a fork has none of the threads, and a session must not even be destroyed there.
-            abandon(self._encoder, self._collector)
-            closed = self._closed
-            self._start()
-            self._closed = closed
+            restart(self, self._restart)
         if self._closed:
             raise ClosedError("The memory is closed; open a new Memory.")
+
+    def _restart(self) -> None:
+        # The child of a fork has none of the threads, and a session must not even be destroyed there.
+        abandon(self._encoder, self._collector)
+        self._start(closed=self._closed)
 
 
 class Sent:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError
+from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError, StoreError
+from agentmem.forks import restart
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database
 from agentmem.storage.transaction import Transaction
@@ -29,12 +30,13 @@ class Write(Generic[T]):
     """One caller's change on its way into a commit. `apply` checks first and changes afterwards: when it raises one
     of our errors, it has changed nothing. It may run twice, in two transactions, the first of them rolled back."""
 
-    __slots__ = ("apply", "cancelled", "error", "lead", "queued", "result", "turn")
+    __slots__ = ("apply", "cancelled", "done", "error", "lead", "queued", "result", "turn")
 
     def __init__(self, apply: Callable[[Transaction], T]) -> None:
         self.apply = apply
         self.result: T | None = None
         self.error: BaseException | None = None
+        self.done = False  # The result or the error stands.
         self.queued = False
         self.cancelled = False
         self.lead = False  # Whether the turn that came is to lead; otherwise it is the answer.
@@ -60,10 +62,10 @@ class GroupCommit:
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()  # Guards: _queue, _leading, and each Write's queued, cancelled and lead.
         self._queue: deque[Write[Any]] = deque()
         self._leading = False
+        self._pid = os.getpid()  # Last, see Restartable.
 
     def commit(self, apply: Callable[[Transaction], T]) -> T:
         """Runs `apply` in a transaction; it is committed when this returns.
@@ -78,7 +80,7 @@ class GroupCommit:
         """Puts the writes into the next commit, in this order. Never blocks; the threads that wait in `finish` for
         them do the work. Cancelled ones are left out."""
         if self._pid != os.getpid():
-            self._start()  # In the child of a fork, whose parent's threads are not here.
+            restart(self, self._start)  # In the child of a fork, whose parent's threads are not here.
         successor = None
         with self._lock:
             for write in writes:
@@ -144,14 +146,15 @@ class GroupCommit:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_LIMIT))]
         try:
             self._commit_together(group)
-        except BaseException:
+        finally:
+            # An interrupt of the leader takes only its own write away: the others are answered, or stand in line again.
+            others = [write for write in group if write is not own]
             with self._lock:
-                self._queue.extendleft(write for write in reversed(group) if write is not own)
-            raise
+                self._queue.extendleft(write for write in reversed(others) if not write.done)
+            for write in others:
+                if write.done:
+                    write.turn.release()
         own.lead = False
-        for write in group:
-            if write is not own:
-                write.turn.release()
         self._hand_over()
 
     def _hand_over(self) -> None:
@@ -168,6 +171,7 @@ class GroupCommit:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
         the database rejects, a full disk) is found out by running each write alone."""
         began = time.perf_counter()
+        transaction: Transaction | None = None
         try:
             with self._database.writing() as connection:
                 transaction = Transaction(connection)
@@ -179,12 +183,32 @@ class GroupCommit:
                         write.error = error
                 transaction.flush()
             self._timings.record("commit", time.perf_counter() - began)
-            self.counts.commits += 1
-            self.counts.writes += len(group)
-        except Exception as error:
-            if len(group) == 1 or isinstance(error, StoreBusyError):
+            self._complete(group)
+        except BaseException as error:
+            # What the leader was told may not be what happened: an interrupt may strike just after the commit.
+            if transaction is not None and self._went_through(transaction):
+                self._complete(group)
+                if not isinstance(error, Exception):
+                    raise
+            elif not isinstance(error, Exception):
+                raise
+            elif len(group) == 1 or isinstance(error, StoreBusyError):
                 for write in group:
                     write.error = error
-                return
-            for write in group:
-                self._commit_together([write])
+                    write.done = True
+            else:
+                for write in group:
+                    self._commit_together([write])
+
+    def _went_through(self, transaction: Transaction) -> bool:
+        try:
+            with self._database.reading() as connection:
+                return transaction.went_through(connection)
+        except StoreError:
+            return False  # A database that cannot be read has not said that it committed.
+
+    def _complete(self, group: Sequence[Write[Any]]) -> None:
+        self.counts.commits += 1
+        self.counts.writes += len(group)
+        for write in group:
+            write.done = True

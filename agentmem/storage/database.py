@@ -22,7 +22,7 @@ from agentmem.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from agentmem.forks import abandon
+from agentmem.forks import abandon, restart
 from agentmem.storage.schema import APPLICATION_ID, MIGRATIONS
 
 Connection = apsw.Connection
@@ -62,15 +62,15 @@ class Database:
             raise
         _open_databases.add(self)
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self._closed = False
+    def _start(self, *, closed: bool = False) -> None:
+        self._closed = closed
         self._write_lock = threading.RLock()  # Guards: the writer connection and what it does.
         self._pool_lock = threading.Lock()  # Guards: _idle, _busy_readers.
         self._pool_changed = threading.Condition(self._pool_lock)
         self._idle: list[Connection] = []
         self._busy_readers = 0
         self._writer: Connection | None = None
+        self._pid = os.getpid()  # Last, see Restartable.
 
     # -- transactions ---------------------------------------------------------------------------------------------
 
@@ -240,7 +240,9 @@ class Database:
 
     def _ensure_open(self) -> None:
         if self._pid != os.getpid():
-            self._restart_in_child()
+            restart(self, self._restart)
+            if self.in_memory:
+                raise ClosedError("A ':memory:' store stays with the process that opened it; open a new Memory here.")
         if self._closed:
             raise ClosedError(f"The memory on {self.path!r} is closed; open a new Memory.")
 
@@ -266,13 +268,9 @@ class Database:
         self._pool_lock.release()
         self._write_lock.release()
 
-    def _restart_in_child(self) -> None:
+    def _restart(self) -> None:
         abandon(*self._idle, *([self._writer] if self._writer else []))
-        closed = self._closed
-        self._start()
-        self._closed = closed or self.in_memory
-        if self.in_memory:
-            raise ClosedError("A ':memory:' store stays with the process that opened it; open a new Memory here.")
+        self._start(closed=self._closed or self.in_memory)
 
     # -- errors ---------------------------------------------------------------------------------------------------
 

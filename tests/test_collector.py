@@ -169,7 +169,13 @@ def model() -> Iterator[FakeModel]:
 
 
 def collector_of(model: FakeModel, **settings) -> Collector:
-    arguments = {"workers": 1, "batch_tokens": 256, "padding_waste": 1.25, "queue_tokens": 10**9} | settings
+    arguments = {
+        "workers": 1,
+        "overlap": False,
+        "batch_tokens": 256,
+        "padding_waste": 1.25,
+        "queue_tokens": 10**9,
+    } | settings
     return Collector(
         model.run, dimension=2, keep=lambda _digest, _vector: None, recall=lambda _digests: {}, timings=Timings(),
         **arguments,
@@ -278,6 +284,34 @@ def test_what_waits_is_shared_among_the_workers_that_are_free(make, model):
     for _ in range(2):
         assert model.entered.acquire(timeout=SECONDS)
     assert sorted(len(batch) for batch in model.batches) == [4, 4]
+
+
+def test_urgent_starts_beside_bulk_where_runs_may_overlap_but_not_beside_itself(make, model):
+    collector = make(workers=1, overlap=True)
+    bulk, query, later, more = (Caller(collector) for _ in range(4))
+    bulk.put([Item(1, 5, False)], urgent=False)
+    assert model.entered.acquire(timeout=SECONDS)
+    query.put([Item(2, 5, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS), "the query waits for the bulk run"
+    later.put([Item(3, 5, True)], urgent=True)
+    more.put([Item(4, 5, False)], urgent=False)
+    assert [[item.number for item in batch] for batch in model.batches] == [[1], [2]]
+    model.gate.set()
+    for caller in (bulk, query, later, more):
+        caller.answer()
+    assert sorted(item.number for batch in model.batches for item in batch) == [1, 2, 3, 4]
+
+
+def test_a_promised_number_of_runs_at_a_time_is_kept(make, model):
+    collector = make(workers=1, overlap=False)
+    bulk, query = Caller(collector), Caller(collector)
+    bulk.put([Item(1, 5, False)], urgent=False)
+    assert model.entered.acquire(timeout=SECONDS)
+    query.put([Item(2, 5, True)], urgent=True)
+    assert len(model.batches) == 1
+    model.gate.set()
+    bulk.answer()
+    query.answer()
 
 
 def test_the_same_text_in_flight_is_run_once_for_all_who_want_it(make, model):

@@ -1,7 +1,8 @@
 """The collector: requests of many threads become batches, batches go to a pool of workers, answers go back.
 
 A batch is cut only when a worker is free, from whatever waits at that moment. There is no timer: a lone request leaves
-at once, and load makes batches by itself. Everyone who waits gets a vector, an error, or ClosedError.
+at once, and load makes batches by itself. Urgent batches do not wait for bulk ones: they start beside them and share
+the cores for as long as those take. Everyone who waits gets a vector, an error, or ClosedError.
 """
 
 import threading
@@ -20,7 +21,8 @@ from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, Overload
 from agentmem.statistics import Timings
 
 Run = Callable[[list[Any]], npt.NDArray[np.float32]]
-"""Prepared items in, vectors (n, dimension) out; called from several threads at once, one call a worker."""
+"""Prepared items in, vectors (n, dimension) out; called from several threads at once, one call a worker, or with
+`overlap` up to two."""
 
 Answer = bytes | AgentMemError
 """A vector as float16 bytes, or why there is none."""
@@ -67,10 +69,11 @@ class CollectorCounts:
 
 
 class _Batch:
-    __slots__ = ("lost", "requests", "thread")
+    __slots__ = ("lost", "requests", "thread", "urgent")
 
-    def __init__(self, requests: list[Request]) -> None:
+    def __init__(self, requests: list[Request], *, urgent: bool) -> None:
         self.requests = requests
+        self.urgent = urgent
         self.lost = False  # All its callers gave up while it ran; its place among the workers was given away.
         self.thread: threading.Thread | None = None  # That runs it.
 
@@ -84,6 +87,7 @@ class Collector:
         *,
         dimension: int,
         workers: int,
+        overlap: bool,
         batch_tokens: int,
         padding_waste: float,
         queue_tokens: int,
@@ -93,6 +97,7 @@ class Collector:
     ) -> None:
         self._run = run
         self._dimension = dimension
+        self._overlap = overlap
         self._batch_tokens = batch_tokens
         self._padding_waste = padding_waste
         self._queue_tokens = queue_tokens
@@ -106,7 +111,7 @@ class Collector:
         self._flying: dict[bytes, Request] = {}
         self._running: set[_Batch] = set()
         self._waiting_tokens = 0
-        self._free = workers
+        self._busy_urgent = self._busy_bulk = 0  # Workers on a batch that is not lost.
         self._urgent_in_a_row = 0
         self._closed = False
         self._pool: ThreadPoolExecutor | None = None
@@ -169,7 +174,7 @@ class Collector:
                     line.put(request)
                     self._waiting_tokens += length
             self._start()
-            if self._free:
+            if self._next_line() is not None:
                 self._arrived.notify()
 
     def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
@@ -190,7 +195,7 @@ class Collector:
                 if not batch.lost and not any(map(_is_wanted, batch.requests)):
                     batch.lost = True
                     _disown(batch.thread)
-                    self._free += 1
+                    self._leave(batch)
                     self._arrived.notify()
 
     # -- cutting batches ------------------------------------------------------------------------------------------
@@ -206,12 +211,10 @@ class Collector:
         assert self._pool is not None
         while True:
             with self._lock:
-                self._arrived.wait_for(lambda: self._closed or (self._free and (len(self._urgent) or len(self._bulk))))
+                self._arrived.wait_for(lambda: self._closed or self._next_line() is not None)
                 if self._closed:
                     return
                 batch = self._cut()
-                if batch is not None:
-                    self._free -= 1
             if batch is not None:
                 try:
                     self._pool.submit(self._work, batch)
@@ -220,14 +223,28 @@ class Collector:
                     # add get their answers from this one.
                     self._work(batch)
 
+    def _next_line(self) -> Line | None:
+        """The line that the next batch comes from, or None while nothing may start. The caller holds the lock.
+
+        Bulk takes a free worker; urgent, where runs may overlap, needs only that not all workers are urgent already.
+        The extra runs share the cores with the bulk runs in their way, which end soon and are not followed by bulk: a
+        query beside a long `add_batch` waits for half a core instead of for a whole bulk batch.
+        """
+        busy = self._busy_urgent + self._busy_bulk
+        bulk = len(self._bulk) and busy < self.workers
+        urgent = len(self._urgent) and (self._busy_urgent if self._overlap else busy) < self.workers
+        if bulk and (not urgent or self._urgent_in_a_row >= BULK_TURN):
+            return self._bulk
+        return self._urgent if urgent else None
+
     def _cut(self) -> _Batch | None:
-        """The next batch, or None when nothing waits. The caller holds the lock and has a free worker for it."""
-        while len(self._urgent) or len(self._bulk):
-            bulk_is_due = len(self._bulk) and (not len(self._urgent) or self._urgent_in_a_row >= BULK_TURN)
-            line = self._bulk if bulk_is_due else self._urgent
-            self._urgent_in_a_row = 0 if bulk_is_due else self._urgent_in_a_row + 1
+        """The next batch, its worker counted as busy, or None when nothing may start. The caller holds the lock."""
+        while (line := self._next_line()) is not None:
+            urgent = line is self._urgent
+            self._urgent_in_a_row = self._urgent_in_a_row + 1 if urgent else 0
+            free = self.workers - self._busy_urgent - (0 if urgent and self._overlap else self._busy_bulk)
             requests = line.take(
-                most=-(-len(line) // max(1, self._free)),  # Leave the other free workers their share.
+                most=-(-len(line) // free),  # Leave the other free workers their share.
                 budget_tokens=self._batch_tokens,
                 waste=self._padding_waste,
             )
@@ -242,10 +259,21 @@ class Collector:
                     del self._flying[request.digest]
                     self.counts.dropped += 1
             if wanted:
-                batch = _Batch(wanted)
+                batch = _Batch(wanted, urgent=urgent)
                 self._running.add(batch)
+                if urgent:
+                    self._busy_urgent += 1
+                else:
+                    self._busy_bulk += 1
                 return batch
         return None
+
+    def _leave(self, batch: _Batch) -> None:
+        """The batch's worker counts as free again."""
+        if batch.urgent:
+            self._busy_urgent -= 1
+        else:
+            self._busy_bulk -= 1
 
     # -- the workers' side ----------------------------------------------------------------------------------------
 
@@ -265,9 +293,9 @@ class Collector:
                 self._count(batch.requests, answers, seconds)
                 if batch.lost:  # Somebody else works in this one's place.
                     return
+                self._leave(batch)
                 batch = None if self._closed else self._cut()
                 if batch is None:
-                    self._free += 1
                     self._idle.notify_all()
 
     def _answer(self, batch: _Batch, answers: list[Answer]) -> None:
@@ -344,7 +372,7 @@ class Collector:
         error = ClosedError("The memory was closed while this call was waiting; nothing was written.")
         with self._lock:
             self._closed = True
-            orphans = _Batch(self._urgent.drain() + self._bulk.drain())
+            orphans = _Batch(self._urgent.drain() + self._bulk.drain(), urgent=False)
             self._running.add(orphans)
             self._waiting_tokens = 0
             self._arrived.notify_all()

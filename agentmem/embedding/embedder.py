@@ -189,6 +189,7 @@ class Embedder:
                     self._encoder.run,
                     dimension=self.dimension,
                     workers=self._workers(),
+                    overlap=isinstance(self._source, ModelCard),  # A given embedder is promised no more than `workers`.
                     batch_tokens=config.batch_tokens,
                     padding_waste=config.padding_waste,
                     queue_tokens=config.queue_tokens,

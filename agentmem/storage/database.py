@@ -75,8 +75,9 @@ class Database:
     # -- transactions ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A read transaction: everything read through the connection is of one snapshot. May open a connection."""
+    def reading(self, *, one_statement: bool = False) -> Iterator[Connection]:
+        """A read transaction: everything read through the connection is of one snapshot. May open a connection. A block
+        that runs a single statement needs no transaction around it and is spared two statements by saying so."""
         if self.in_memory:
             with self.writing() as connection:
                 yield connection
@@ -85,7 +86,8 @@ class Database:
         with self._mapped():
             connection = self._borrow()
             try:
-                connection.execute("BEGIN")
+                if not one_statement:
+                    connection.execute("BEGIN")
                 yield connection
             finally:
                 self._give_back(connection)

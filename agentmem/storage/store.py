@@ -83,7 +83,7 @@ class Store:
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """The vectors that the store has, of these digests."""
-        with self._database.reading() as connection:
+        with self._database.reading(one_statement=True) as connection:
             return known_vectors(connection, digests)
 
     def history(self, id: str, scope: Scope) -> list[Event]:

@@ -1,81 +1,124 @@
-"""How many distinct texts a second can threads add, durable in a file and findable when `add` returns?
+"""How many texts a second can threads add, durable in a file and findable when `add` returns?
 
-For each round and number of threads a new store takes the texts; the ceiling E is measured in the same rounds, between
-them, so that both see the same machine. Figures are medians over the rounds.
+Distinct texts: for each round and number of threads a new store takes them; the ceiling E is measured before and after.
+With `--known`, texts that the store has seen before: from the cache in memory, and in a process that has just opened
+the store. Figures are medians over the rounds; the latencies are of all calls.
 """
 
+import argparse
+import shutil
 import time
+from typing import Any
 
 import measure
-from ceiling import ceiling
+from ceiling import Yardstick
 
 from agentmem import Config, Memory
-from agentmem.embedding.catalog import find_model
-from agentmem.embedding.cores import usable_cores
-from agentmem.embedding.model import Model
 
-WORDS = 16
+REPEATS = 10
+"""How often a text is added when it is known from memory: such adds are fast, and a run should last a while."""
 
 
-def add_all(
-    model: str, sentences: list[str], threads: int, config: Config
+def add_all(memory: Memory, sentences: list[str], threads: int) -> tuple[float, list[float]]:
+    """Seconds for all, and seconds of each call."""
+    calls: list[float] = []
+
+    def work(number: int) -> None:
+        for text in measure.share(sentences, threads, number):
+            began = time.perf_counter()
+            memory.add(text, user_id=f"user-{number}")
+            calls.append(time.perf_counter() - began)
+
+    before = memory.count(all_scopes=True)
+    seconds = measure.run_threads(threads, work)
+    assert memory.count(all_scopes=True) == before + len(sentences)
+    return seconds, calls
+
+
+def add_distinct(
+    options: argparse.Namespace, sentences: list[str], threads: int
 ) -> tuple[float, list[float], dict[str, float]]:
-    """Seconds for all, seconds of each call, and what the collector and the commits did."""
-    with measure.temporary_store() as path, Memory(path, model=model, config=config) as memory:
-        memory.add("the model is loaded before the clock starts", user_id="nobody")
-        calls: list[float] = []
-
-        def work(number: int) -> None:
-            for text in measure.share(sentences, threads, number):
-                began = time.perf_counter()
-                memory.add(text, user_id=f"user-{number}")
-                calls.append(time.perf_counter() - began)
-
-        seconds = measure.run_threads(threads, work)
-        assert memory.count(all_scopes=True) == len(sentences) + 1
-        stats = memory.stats()
-        shape = {
-            "texts/batch": stats.texts / stats.batches,
-            "padding": stats.padded_tokens / stats.tokens,
-            "rows/commit": stats.writes / stats.commits,
-            "busy": stats.run_seconds / seconds / stats.workers,
-        }
-        return seconds, calls, shape
-
-
-def main() -> None:
-    options = measure.arguments(
-        __doc__, model={"default": "all-MiniLM-L6-v2"}, texts={"type": int}, rounds={"type": int},
-        threads={"type": int, "nargs": "+", "default": [1, 10, 50]}, durability={"default": "full"},
-    )  # fmt: skip
-    count = options.texts or (5000 if options.full else 1000)
-    rounds = options.rounds or (5 if options.full else 3)
+    """As `add_all` in a new store, and what the collector and the commits did."""
     config = Config(durability=options.durability)
-    model = Model(find_model(options.model), config.providers)
-    ceilings: list[float] = []
+    with measure.temporary_store() as path, Memory(path, model=options.model, config=config) as memory:
+        memory.add("the model is loaded before the clock starts", user_id="nobody")
+        before = memory.stats()
+        seconds, calls = add_all(memory, sentences, threads)
+        after = memory.stats()
+    return seconds, calls, {
+        "texts/batch": (after.texts - before.texts) / (after.batches - before.batches),
+        "padding": after.padded_tokens / after.tokens,
+        "rows/commit": (after.writes - before.writes) / (after.commits - before.commits),
+        "busy": (after.run_seconds - before.run_seconds) / seconds / after.workers,
+    }  # fmt: skip
+
+
+def distinct(options: argparse.Namespace, count: int, rounds: int) -> dict[str, Any]:
+    yardstick = Yardstick(options.model, full=options.full)
     rates: dict[int, list[float]] = {threads: [] for threads in options.threads}
     ratios: dict[int, list[float]] = {threads: [] for threads in options.threads}
     calls: dict[int, list[float]] = {threads: [] for threads in options.threads}
     shapes: dict[int, dict[str, float]] = {}
     for number in range(rounds):
         for threads in options.threads:
-            some = measure.texts(400, words=WORDS, seed=1000 + number)
-            before = max(ceiling(model, some, usable_cores(), (8, 16, 32)).values())
-            sentences = measure.texts(count, words=WORDS, seed=number * 100 + threads)
-            seconds, each, shapes[threads] = add_all(options.model, sentences, threads, config)
-            after = max(ceiling(model, some, usable_cores(), (8, 16, 32)).values())
-            ceilings += [before, after]
+            sentences = measure.texts(count, seed=1000 + number * 100 + threads)
+            (seconds, each, shapes[threads]), e = yardstick.around(
+                lambda sentences=sentences, threads=threads: add_distinct(options, sentences, threads)
+            )
             rates[threads].append(count / seconds)
-            ratios[threads].append(count / seconds / ((before + after) / 2))
+            ratios[threads].append(count / seconds / e)
             calls[threads] += each
-    figures: dict[str, object] = {"E, texts a second": measure.median(ceilings)}
+    figures: dict[str, Any] = {"E, texts a second": measure.median(yardstick.measured)}
     for threads in options.threads:
-        figures[f"{threads} threads"] = {
+        figures[measure.threads(threads)] = {
             "a second": measure.median(rates[threads]), "of E": measure.median(ratios[threads]),
             **measure.percentiles(calls[threads]), **shapes[threads],
         }  # fmt: skip
+    return figures
+
+
+def known(options: argparse.Namespace, count: int, rounds: int) -> dict[str, Any]:
+    sentences = measure.texts(count, seed=5)
+    config = Config(durability=options.durability)
+    rates: dict[str, list[float]] = {}
+    calls: dict[str, list[float]] = {}
+
+    def kept(name: str, texts: int, measured: tuple[float, list[float]]) -> None:
+        rates.setdefault(name, []).append(texts / measured[0])
+        calls.setdefault(name, []).extend(measured[1])
+
+    with measure.temporary_store() as seen:
+        with Memory(seen, model=options.model) as memory:
+            memory.add_batch(sentences, user_id="somebody")
+        for _ in range(rounds):
+            for threads in options.threads:
+                with measure.temporary_store() as path:
+                    shutil.copy(seen, path)
+                    with Memory(path, model=options.model, config=config) as memory:
+                        memory.add("the model is loaded before the clock starts", user_id="nobody")
+                        kept(
+                            f"known to the store, {measure.threads(threads)}",
+                            count,
+                            add_all(memory, sentences, threads),
+                        )
+                        many = sentences * REPEATS
+                        kept(f"known in memory, {measure.threads(threads)}", len(many), add_all(memory, many, threads))
+                        stats = memory.stats()
+                        assert stats.texts - stats.store_hits < count / 10, "known texts went to the model"
+    return {name: {"a second": measure.median(rates[name]), **measure.percentiles(calls[name])} for name in rates}
+
+
+def main() -> None:
+    options = measure.arguments(
+        __doc__, texts={"type": int}, rounds={"type": int}, known={"action": "store_true"},
+        threads={"type": int, "nargs": "+", "default": [1, 10, 50]}, durability={"default": "full"},
+    )  # fmt: skip
+    count = options.texts or (5000 if options.full else 1000)
+    rounds = options.rounds or (5 if options.full else 2)
+    kind = "known" if options.known else "distinct"
+    figures = (known if options.known else distinct)(options, count, rounds)
     measure.report(
-        f"Adding {count:,} distinct texts of {WORDS + 2} tokens, {options.model}, {options.durability}",
+        f"Adding {count:,} {kind} texts of {measure.WORDS_A_TEXT + 2} tokens, {options.model}, {options.durability}",
         figures,
         options,
     )

@@ -21,8 +21,8 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    options = measure.arguments(__doc__, model={"default": "all-MiniLM-L6-v2"})
-    rounds = 2000 if options.full else 300
+    options = measure.arguments(__doc__)
+    rounds = 2000 if options.full else 200
     model = Model(find_model(options.model), ("CPUExecutionProvider",))
     sentences = measure.texts(1000 + 3 * rounds, seed=7)
     owner, rest = sentences[:1000], iter(sentences[1000:])

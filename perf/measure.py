@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 LIBRARIES = ("agentmem", "onnxruntime", "tokenizers", "numpy", "numkong", "apsw")
 
-WORDS = """
+MODEL = "all-MiniLM-L6-v2"
+
+WORDS_A_TEXT = 16
+"""Of most texts here: 18 tokens with the two that stand around them, a common length for a fact or a chat turn."""
+
+_COMMON = """
 about after again against almost also always among another answer around asked away back before began behind being
 below best better between black blood blue board book both boy bread break bring brother brought brown build business
 call came cannot carry catch cause center certain change check child children church city class clear close coffee
@@ -46,10 +52,11 @@ think third those thought three through time today together told took top total 
 trip true try turn two uncle under until use usual very visit voice wait walk wall want war warm watch water way weather
 week weight well west what wheel when where which while white whole wide wife wild will wind window winter wish with
 woman wonder wood word work world write wrong year yellow young your
-""".split()
+"""
+WORDS = _COMMON.split()
 
 
-def texts(count: int, *, words: int = 16, seed: int = 0) -> list[str]:
+def texts(count: int, *, words: int = WORDS_A_TEXT, seed: int = 0) -> list[str]:
     """Distinct texts of common words, each one token in the bundled tokenizer; two more tokens stand around them."""
     random_words = random.Random(seed)
     made: dict[str, None] = {}
@@ -58,8 +65,9 @@ def texts(count: int, *, words: int = 16, seed: int = 0) -> list[str]:
     return list(made)
 
 
+@cache
 def machine() -> dict[str, Any]:
-    """What a figure needs to be understood."""
+    """What a figure needs to be understood, as it was when this was first asked."""
     cpu = platform.processor() or "unknown processor"
     flags = ""
     cpuinfo = Path("/proc/cpuinfo")
@@ -75,11 +83,36 @@ def machine() -> dict[str, Any]:
     ]
     return {
         "processor": f"{cpu} ({', '.join(instructions)})",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "fsync_ms": round(fsync_seconds() * 1000, 3),
         "python": platform.python_version(),
         "system": platform.platform(),
+        "revision": revision(),
         **{name: installed(name) for name in LIBRARIES},
     }
+
+
+def fsync_seconds() -> float:
+    """The median time that the disk of the temporary folder takes to make 4 KB safe; none at all if it is in memory."""
+    times = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(30):
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - began)
+    return median(times)
+
+
+def revision() -> str:
+    """Of the checkout; with a mark if files were changed."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no checkout"
 
 
 def installed(name: str) -> str:
@@ -101,17 +134,21 @@ def run_threads(count: int, work: Callable[[int], None]) -> float:
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=body, args=(number,)) for number in range(count)]
-    for thread in threads:
+    started = [threading.Thread(target=body, args=(number,)) for number in range(count)]
+    for thread in started:
         thread.start()
     start.wait()
     began = time.perf_counter()
-    for thread in threads:
+    for thread in started:
         thread.join()
     seconds = time.perf_counter() - began
     if failures:
         raise failures[0]
     return seconds
+
+
+def threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def share(items: Sequence[Any], threads: int, number: int) -> Sequence[Any]:
@@ -132,6 +169,18 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    return {"median": middle, "p25": low, "p75": high, "least": min(values), "most": max(values)}
+
+
+def rss_bytes() -> int:
+    """Memory of this process that is resident now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 @contextmanager
 def temporary_store() -> Iterator[str]:
     """A path for a store on the disk, in a folder that goes away."""
@@ -139,25 +188,29 @@ def temporary_store() -> Iterator[str]:
         yield str(Path(folder) / "store.db")
 
 
-def arguments(description: str | None, **extra: Any) -> argparse.Namespace:
+def arguments(description: str | None, *, model: bool = True, **extra: Any) -> argparse.Namespace:
+    """The options every script has, and its own. Looks at the machine, before the script is at work on it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="more texts and repetitions")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    if model:
+        parser.add_argument("--model", default=MODEL, help=f"name or folder of a model (default: {MODEL})")
     for name, options in extra.items():
         parser.add_argument(name if options.pop("positional", False) else f"--{name}", **options)
-    return parser.parse_args()
+    options = parser.parse_args()
+    machine()
+    return options
 
 
 def report(title: str, figures: dict[str, Any], options: argparse.Namespace) -> None:
     """Prints the machine and the figures, and writes them as JSON when asked to."""
     print(f"\n## {title}")
-    for name, value in machine().items():
-        print(f"{name}: {value}", end="; ")
-    print()
+    print("; ".join(f"{name} {value}" for name, value in machine().items()))
     for name, value in figures.items():
         print(f"  {name:<44} {_shown(value)}")
     if options.json:
-        options.json.write_text(json.dumps({"title": title, "machine": machine(), "figures": figures}, indent=1) + "\n")
+        kept = {"title": title, "full": options.full, "machine": machine(), "figures": figures}
+        options.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _shown(value: Any) -> str:
@@ -166,8 +219,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}" if value < 100 else f"{value:,.0f}"
     return str(value)
-
-
-def script(name: str, *words: str) -> None:
-    """Runs a sibling script in a fresh process."""
-    subprocess.run([sys.executable, str(ROOT / "perf" / name), *words], check=True)

@@ -43,7 +43,7 @@ def ndcg(found: list[str], gold: set[str], depth: int) -> float:
 
 
 def main() -> None:
-    options = measure.arguments(__doc__, data={"positional": True, "type": Path}, model={"default": "all-MiniLM-L6-v2"})
+    options = measure.arguments(__doc__, data={"positional": True, "type": Path})
     turns = read(options.data / "turns.jsonl")
     questions = [question for question in read(options.data / "questions.jsonl") if question["gold"]]
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -97,7 +97,7 @@ def draw(folder: Path, picture: Path) -> None:
 
 
 def draw_panel(axis: Any, title: str, rows: list[Row]) -> dict[str, Any]:
-    """One line a row, a dot a system; the leftmost and rightmost are labelled, which is what one compares."""
+    """One line a row, a dot a system; ours, the leftmost and the rightmost are labelled, which is what one compares."""
     drawn = {}
     axis.set_xscale("log")
     axis.set_title(title, loc="left", fontsize=9, fontweight="bold")
@@ -107,8 +107,13 @@ def draw_panel(axis: Any, title: str, rows: list[Row]) -> dict[str, Any]:
         least, most = min(rates.values()), max(rates.values())
         axis.plot([least, most], [place, place], color=FAINT, linewidth=3, solid_capstyle="round", zorder=1)
         for name, rate in rates.items():
-            drawn[name] = axis.scatter([rate], [place], color=COLOURS[name], s=34, zorder=2, linewidths=0)
-            if rate in (least, most):
+            ours = name == "agentmem"
+            drawn[name] = axis.scatter([rate], [place], color=COLOURS[name], s=34, zorder=2 + ours, linewidths=0)
+            if ours and least < rate < most:
+                axis.annotate(
+                    f"{rate:,.0f}", (rate, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8
+                )
+            elif rate in (least, most):
                 left = rate == least and least != most
                 axis.annotate(
                     f"{rate:,.0f}", (rate, place), xytext=(-7 if left else 7, 0), textcoords="offset points",

@@ -415,6 +415,58 @@ def test_an_interrupt_ends_the_waiting_call_and_nothing_else(tmp_path):
     )
 
 
+def test_interrupts_of_one_thread_at_any_moment_harm_no_other(tmp_path):
+    run_python(
+        """
+        import os, random, signal, sys, threading
+        from agentmem import Memory
+        from agentmem.testing import HashEmbedder
+
+        memory = Memory(sys.argv[1], embedder=HashEmbedder())
+        acknowledged, failures = [], []
+        stop, recovered = threading.Event(), threading.Event()
+
+        def work(thread):
+            chance = random.Random(thread)
+            for number in range(1_000_000):
+                if stop.is_set():
+                    return
+                try:
+                    acknowledged.append(memory.add(f"thread {thread} number {number}", user_id="ana", timeout=20).id)
+                except BaseException as error:
+                    failures.append(error)
+                    stop.set()
+                if recovered.is_set() and chance.random() < 0.1:
+                    recovered.clear()
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(3)]
+        for thread in threads:
+            thread.start()
+        interrupts = number = 0
+        while interrupts < 150 and not stop.is_set():
+            try:
+                while not stop.is_set():
+                    number += 1
+                    acknowledged.append(memory.add(f"main {number}", user_id="ana", timeout=20).id)
+                    recovered.set()
+            except KeyboardInterrupt:
+                interrupts += 1
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures, failures
+        stored = {record.id for record in memory.get_all(user_id="ana", limit=1_000_000)}
+        assert set(acknowledged) <= stored
+        assert len(stored) <= len(acknowledged) + interrupts
+        assert memory.check() == []
+        memory.close()
+        """,
+        tmp_path / "store.db",
+    )
+
+
 # -- nothing twice ------------------------------------------------------------------------------------------------
 
 

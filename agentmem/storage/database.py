@@ -104,9 +104,10 @@ class Database:
             connection = self._writer
             if connection is None:
                 connection = self._writer = self._connect()
-            # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
+                # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

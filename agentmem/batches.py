@@ -58,8 +58,10 @@ class Drafter:
 class Chunk:
     """Some items on their way: sent to the model when made (deferred ones are not), then stored."""
 
-    def __init__(self, engine: Engine, drawn: list[Drawn], timeout: float, *, defer: bool) -> None:
+    def __init__(self, engine: Engine, drawn: list[Drawn], timeout: float, *, start: int, defer: bool) -> None:
+        """`start` is the position of the first item among all."""
         self._engine = engine
+        self._start = start
         self._drawn = drawn
         self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
         self._sent: Sent | None = None
@@ -91,6 +93,10 @@ class Chunk:
         try:
             if drafts:
                 stored = engine.store.insert(drafts, embedded, together=together)
+        except AgentMemError as error:
+            if error.position is None:
+                raise
+            raise type(error)(f"Item {self._start + error.position}: {error}") from error
         finally:
             if self._sent is None:
                 engine.backlog.wake(missed=len(drafts) - sum(isinstance(record, Record) for record in stored))
@@ -105,9 +111,11 @@ def store_all(
     model never waits. When the items or a chunk raise, what came before is stored and nothing after it."""
     results: list[Record | AgentMemError] = []
     ahead: Chunk | None = None
+    start = 0
     try:
         while chunk := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
-            current, ahead = ahead, Chunk(engine, chunk, timeout, defer=defer)
+            current, ahead = ahead, Chunk(engine, chunk, timeout, start=start, defer=defer)
+            start += len(chunk)
             if current is not None:
                 try:
                     results += current.store(timeout, together=together)
@@ -120,3 +128,14 @@ def store_all(
         if ahead is not None:
             results += ahead.store(timeout, together=together)
     return results
+
+
+def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
+    """Stores one deferred memory. It has no position, so that its error is told as it is."""
+    engine.backlog.admit(1, timeout)
+    stored: list[Record | AgentMemError] = []
+    try:
+        stored = engine.store.insert([draft], [None], together=True)
+    finally:
+        engine.backlog.wake(missed=1 - len(stored))
+    return stored

@@ -8,6 +8,9 @@ that `except ValueError` or `except TimeoutError` work as one expects. A message
 class AgentMemError(Exception):
     """Anything that agentmem itself raises."""
 
+    position: int | None = None
+    """Which of the texts that were handed over together it is about, where there were several."""
+
 
 class InvalidInputError(AgentMemError, ValueError):
     """An argument cannot be used as it is; nothing was queued or written."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentmem.batches import CHUNK, URGENT_TEXTS, Chunk, Drafter, store_all
+from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
 from agentmem.config import Config
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer
@@ -103,7 +103,7 @@ class ScopedMemory:
         )  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         if defer:
-            [record] = Chunk(self._engine, [draft], seconds, defer=True).store(seconds, together=True)
+            [record] = put_off(self._engine, draft, seconds)
         else:
             [record] = self._remember(draft, seconds)
         assert isinstance(record, Record)
@@ -189,9 +189,10 @@ class ScopedMemory:
             embedded.extend(embedder.embedded([draft.content], answers))
             store.writes.enqueue([write])
 
+        deadline = time.monotonic() + timeout
         ticket = embedder.submit([draft.content], "document", urgent=True, timeout=timeout, then=commit)
         try:
-            return store.writes.finish(write, timeout)
+            return store.writes.finish(write, max(0.0, deadline - time.monotonic()))
         except BaseException:
             embedder.cancel(ticket)
             raise

@@ -291,6 +291,8 @@ def check_name(name: str, value: Any) -> str | None:
         raise InvalidInputError(f"{name} is {shorten(value)}, a {type(value).__name__}; pass a str.")
     if not value:
         raise InvalidInputError(f"{name} is empty; leave it out or pass a name.")
+    if value.isspace():
+        raise InvalidInputError(f"{name} is {shorten(value)}, which is blank; leave it out or pass a name.")
     if value != value.strip():
         raise InvalidInputError(f"{name} is {shorten(value)}, with spaces around it; pass {shorten(value.strip())}.")
     if len(value) > MAX_NAME_LENGTH:

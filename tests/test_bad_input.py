@@ -489,12 +489,17 @@ def test_a_path_with_spaces_quotes_and_wildcards_is_a_path_like_any_other(tmp_pa
 
 
 def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path):
-    for name, data in [("random", bytes(range(256)) * 64), ("text", b"dear diary\n" * 100), ("short", b"x" * 99)]:
+    for name, data in [
+        ("random", bytes(range(256)) * 64),
+        ("text", b"dear diary\n" * 100),
+        ("short", b"x" * 99),
+        ("tiny", b"x"),
+    ]:
         path = tmp_path / name
         path.write_bytes(data)
         cannot_open(path, str(path), "not a database")
         assert path.read_bytes() == data
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["random", "short", "text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["random", "short", "text", "tiny"]
 
 
 def test_an_empty_file_becomes_a_store(store_path):

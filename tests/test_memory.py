@@ -896,3 +896,15 @@ def test_a_memory_thrown_away_closes_itself(tmp_path: Path, open_memory: Opener)
     gc.collect()
     wait_for_our_threads()
     assert [path.name for path in tmp_path.iterdir()] == ["dropped.db"]
+
+
+def test_a_batch_that_raises_names_the_position_of_a_taken_id_beyond_its_first_chunk(memory):
+    memory.add("taken", user_id="ana", id="x")
+    items = [{"content": f"text {number}"} for number in range(300)]
+    items[280]["id"] = "x"
+    with pytest.raises(DuplicateIdError, match=r"^Item 280: id 'x' is taken"):
+        memory.add_batch(items, user_id="ana")
+    assert memory.count(user_id="ana") == 257
+    with pytest.raises(DuplicateIdError, match=r"^id 'x' is taken"):
+        memory.add("again", user_id="ana", id="x", defer=True)
+    assert memory.stats().pending == 0

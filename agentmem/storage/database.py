@@ -30,6 +30,9 @@ Connection = apsw.Connection
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
 
+SMALLEST_DATABASE_BYTES = 512
+"""One page of the smallest size."""
+
 FORK_WAIT_SECONDS = 5.0
 """How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
 
@@ -193,6 +196,8 @@ class Database:
                 return
             if application or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
                 raise StoreOpenError(f"{self.path!r} is a database of another application; choose another path.")
+            if 0 < Path(self.path).stat().st_size < SMALLEST_DATABASE_BYTES:  # SQLite takes it for an empty one.
+                raise StoreOpenError(f"{self.path!r} is not a database; choose another path.")
         except (apsw.NotADBError, apsw.CorruptError) as error:
             raise StoreOpenError(f"{self.path!r} is not a database ({error}); choose another path.") from error
 

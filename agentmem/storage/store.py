@@ -159,9 +159,11 @@ class Store:
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
             refusals = _refusals(transaction, drafts, embedded)
-            refused = [error for error in refusals if error is not None]
-            if together and refused:
-                raise refused[0]
+            if together:
+                for position, refusal in enumerate(refusals):
+                    if refusal is not None:
+                        refusal.position = position
+                        raise refusal
             results: list[Record | AgentMemError] = []
             for draft, vector, refusal in zip(drafts, embedded, refusals, strict=True):
                 if refusal is None and not isinstance(vector, AgentMemError):

@@ -1,6 +1,6 @@
 """Everything in turn, each script in a fresh process; the figures as JSON files in a folder.
 
-    python perf/run.py                    under five minutes
+    python perf/run.py                    about five minutes on two cores
     python perf/run.py --full             more than an hour
     python perf/run.py --only add search
 

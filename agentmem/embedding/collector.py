@@ -333,7 +333,8 @@ class Collector:
         known = self._recall([request.digest for request in requests])
         if not known:
             return self._embed(requests)
-        self.counts.recalled += len(known)
+        with self._lock:
+            self.counts.recalled += len(known)
         unknown = [request for request in requests if request.digest not in known]
         embedded = iter(self._embed(unknown) if unknown else ())
         return [known.get(request.digest) or next(embedded) for request in requests]

@@ -11,9 +11,6 @@ from agentmem.records import Match, Record, Scope
 from agentmem.search.shelf import Owner, Shelves, View
 from agentmem.storage.snapshot import Keys, Snapshot
 
-SPARE = 8
-"""How many more rows than asked for are fetched at first, for those that another thread deletes meanwhile."""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -66,9 +63,10 @@ def shelf_owner(scope: Scope) -> Owner:
 def _visible(
     snapshot: Snapshot, scope: Scope, view: View, places: Keys, scores: npt.NDArray[np.float64], limit: int
 ) -> Iterator[tuple[float, Record]]:
-    """The candidates from the best down that the database confirms, fetched a few more at a time."""
+    """The candidates from the best down that the database confirms. It confirms nearly always, so that no more rows are
+    fetched than asked for; what another thread deleted meanwhile costs a second, larger fetch."""
     keys = view.keys[places]
-    start, size = 0, limit + SPARE
+    start, size = 0, limit
     while start < len(keys):
         best = _best(scores, keys, start + size)[start:]
         records = snapshot.records(keys[best], scope)

@@ -12,7 +12,7 @@ RECORD_COLUMNS = (
 
 
 def record_of(row: tuple[Any, ...]) -> Record:
-    """A record from a row of RECORD_COLUMNS."""
+    """A record from a row of RECORD_COLUMNS; its metadata may be decoded already."""
     _, public_id, content, user_id, agent_id, run_id, role, metadata, created_at, updated_at, expires_at = row
     return Record(
         public_id,
@@ -21,7 +21,7 @@ def record_of(row: tuple[Any, ...]) -> Record:
         agent_id,
         run_id,
         role,
-        json.loads(metadata) if metadata is not None else {},
+        json.loads(metadata) if isinstance(metadata, str) else metadata or {},
         from_microseconds(created_at),
         from_microseconds(updated_at),
         None if expires_at is None else from_microseconds(expires_at),

@@ -1,5 +1,6 @@
 """Reading: everything of one moment, through one read transaction."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,20 +70,24 @@ class Snapshot:
     def keys(self, scope: Scope, condition: Condition | None) -> Keys:
         """The keys of the visible memories of a scope that satisfy a filter, in no order."""
         where, parameters = self._visible(scope, condition)
-        rows = self._connection.execute(f"SELECT memory.key FROM memory WHERE {where}", parameters).fetchall()
-        return np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
+        keys = only_row(
+            self._connection, f"SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where})", parameters
+        )[0]
+        return np.array([] if keys is None else str(keys).split(","), np.int64)
 
     def records(self, keys: Keys, scope: Scope) -> dict[int, Record]:
         """The records of those keys that are visible in the scope; whatever an index believed, this decides."""
         if not len(keys):
             return {}
         where, parameters = self._visible(scope, None)
-        rows = self._connection.execute(
-            f"SELECT {RECORD_COLUMNS} FROM carray(?) AS wanted CROSS JOIN memory ON memory.key = wanted.value "
-            f"WHERE {where}",
+        rows = only_row(  # As one value, like the keys.
+            self._connection,
+            f"SELECT json_group_array(json_array({RECORD_COLUMNS})) FROM carray(?) AS wanted "
+            f"CROSS JOIN memory ON memory.key = wanted.value WHERE {where}",
             (key_array(keys), *parameters),
-        )
-        return {row[0]: record_of(row) for row in rows}
+        )[0]
+        return {row[0]: record_of(row) for row in json.loads(rows)}
 
     def has_pending(self, scope: Scope) -> bool:
         """Whether memories of the scope still wait for their vectors."""

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 
 from agentmem.embedding.embedder import Embedder
-from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.forks import abandon, restart
 from agentmem.records import Embedded, Scope
 from agentmem.storage.pending import Pending
@@ -22,6 +22,11 @@ CHUNK = 512
 
 CLAIM_SECONDS = 30.0
 """How long a process that died keeps the others from its background work; a chunk takes about a second."""
+
+RECOUNT_SECONDS = 0.5
+"""How often a deferred add that waits for room looks whether other processes have made some."""
+
+FOR_EVER = 1e6
 
 EVERYBODY = Scope()
 
@@ -36,20 +41,36 @@ class _Chunk:
         self.cancel = self._sent.cancel
 
     def answers(self, timeout: float) -> list[Embedded | AgentMemError]:
-        """Raises DeadlineError when they do not come in time, ClosedError when they never will, and EmbeddingError when
-        not one of several texts could be embedded: then it is the model that fails and not the texts."""
+        """A vector for each memory, or the fault of its text.
+
+        Raises:
+            DeadlineError: they do not come in time.
+            EmbeddingError: the fault is the model's, which fails on a harmless text too.
+            ClosedError: they will never come.
+        """
         answers = self._sent.answers(timeout)
         failures = [answer for answer in answers if isinstance(answer, AgentMemError)]
         for failure in failures:
-            if not isinstance(failure, EmbeddingError) or len(failures) == len(answers) > 1:
+            if not isinstance(failure, EmbeddingError):
                 raise failure
+        if failures and not self._model_works(timeout):
+            raise failures[0]
         return self._embedder.embedded([memory.content for memory in self.memories], answers)
+
+    def _model_works(self, timeout: float) -> bool:
+        """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred
+        in it, and a text that no model takes would be tried for ever."""
+        [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], "document", urgent=True, timeout=timeout)
+        return isinstance(answer, bytes)
 
 
 class Backlog:
     """Every method may be called from any thread. The thread of the background starts with the first need."""
 
-    def __init__(self, store: Store, embedder: Embedder, *, limit: int) -> None:
+    def __init__(self, store: Store, embedder: Embedder, *, limit: int, patience: float) -> None:
+        """`limit` memories may be pending; `patience` is the seconds that the background gives a chunk, and then each
+        of its texts, before it takes them for hanging."""
+        self._patience = patience
         self._store = store
         self._embedder = embedder
         self._limit = limit
@@ -73,21 +94,31 @@ class Backlog:
             OverloadedError: it stayed full for `timeout` seconds.
         """
         self._ensure_process()
-        with self._changed:
-            if self._count is None:
-                self._count = self._store.pending_count()
-            # A batch larger than the whole backlog may enter an empty one, or it never could.
-            has_room = self._changed.wait_for(
-                lambda: self._closed or not self._count or self._count + memories <= self._limit, timeout
-            )
-            if self._closed:
-                raise ClosedError("The memory is closed; open a new Memory.")
-            if not has_room:
+        deadline = time.monotonic() + timeout
+        while not self._take_room(memories):
+            self.wake(0)
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise OverloadedError(
                     f"{self._count:,} deferred memories were waiting for their vectors during {timeout:g} seconds; "
                     "nothing was written, try again later or raise timeout or Config.pending_limit."
                 )
+            with self._changed:
+                # The work of other processes is told by nobody; it is looked for now and then.
+                self._changed.wait(min(left, RECOUNT_SECONDS))
+            self._recount()
+
+    def _take_room(self, memories: int) -> bool:
+        with self._changed:
+            if self._closed:
+                raise ClosedError("The memory is closed; open a new Memory.")
+            if self._count is None:
+                self._count = self._store.pending_count()
+            # A batch larger than the whole backlog may enter an empty one, or it never could.
+            if self._count and self._count + memories > self._limit:
+                return False
             self._count += memories
+            return True
 
     def wake(self, missed: int) -> None:
         """There is something to do in the background; `missed` admitted memories were not stored after all."""
@@ -98,7 +129,7 @@ class Backlog:
             if self._count is not None:
                 self._count -= missed
             self._awake = True
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="agentmem-backlog", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
@@ -118,12 +149,16 @@ class Backlog:
             self._recount()
 
     def _chunks(self, scope: Scope, *, urgent: bool, deadline: float) -> Iterator[_Chunk]:
-        """The chunks of a scope's pending memories; each is sent off before the one before it is waited for, so that
-        the model works while the other is committed."""
+        """The chunks of a scope's memories that are pending now (what others go on deferring must not hold this call up
+        for ever); each is sent off before the one before it is waited for, so that the model works while the other is
+        committed."""
         ahead: _Chunk | None = None
         after_key = 0
+        last_key = self._store.last_pending(scope)
+        if last_key is None:
+            return
         try:
-            while memories := self._store.pending_memories(scope, after_key, CHUNK):
+            while memories := self._store.pending_memories(scope, after_key, last_key, CHUNK):
                 after_key = memories[-1].key
                 left = max(0.0, deadline - time.monotonic())
                 current, ahead = ahead, _Chunk(self._embedder, memories, urgent=urgent, timeout=left)
@@ -148,24 +183,37 @@ class Backlog:
                 self._awake = False
             try:
                 pause = self._drain()
-            except AgentMemError:
+            except Exception:
                 # The model fails, the disk is full, or this is the end. The work stays where it is; the next deferred
-                # memory, flush or opening of the store tries again.
+                # memory, search, flush or opening of the store tries again.
                 pause = None
 
     def _drain(self) -> float | None:
         """Works until nothing is pending. Returns the seconds after which to look again because another process is at
         work, or None."""
-        while self._store.pending_count():
-            left = self._store.claim_backlog(self._owner, CLAIM_SECONDS)
+        while self._store.last_pending(EVERYBODY) is not None:
+            left = self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
             if left:
                 return left
-            for chunk in self._chunks(EVERYBODY, urgent=False, deadline=time.monotonic() + 1e6):
-                self._store.settle(chunk.memories, chunk.answers(1e6))
-                self._store.claim_backlog(self._owner, CLAIM_SECONDS)
+            for chunk in self._chunks(EVERYBODY, urgent=False, deadline=time.monotonic() + FOR_EVER):
+                try:
+                    answers = chunk.answers(self._patience)
+                except DeadlineError as error:
+                    answers = [self._alone(memory, error) for memory in chunk.memories]
+                self._store.settle(chunk.memories, answers)
+                self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
                 self._recount()
         self._store.release_backlog(self._owner)
+        self._recount()
         return None
+
+    def _alone(self, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
+        """The vector of one memory of a chunk that did not come in time; one that hangs alone too is given up."""
+        try:
+            [answer] = _Chunk(self._embedder, [memory], urgent=False, timeout=self._patience).answers(self._patience)
+        except DeadlineError:
+            return EmbeddingError(f"The embedder did not answer on this text: {slow}")
+        return answer
 
     def _recount(self) -> None:
         count = self._store.pending_count()

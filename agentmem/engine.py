@@ -27,7 +27,7 @@ class Engine:
             )
             self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
             self.retriever = Retriever(self.shelves)
-            self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit)
+            self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit, patience=config.timeout)
         except BaseException:
             self.store.close()
             raise

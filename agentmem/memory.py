@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from agentmem.backlog import EVERYBODY
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
 from agentmem.config import Config
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.collector import Answer
+from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -128,11 +129,12 @@ class ScopedMemory:
         """Remembers many texts, in order. An item is a text, or a mapping with the fields of `add`; what an item does
         not say, the keywords say.
 
-        Works through the items in chunks, one commit each, while the queries of other threads pass in between. With
-        `on_error="raise"` the first bad item raises with its position: the chunks before its own (of 256 items) are
-        stored, nothing of its own is; a list or tuple is checked whole before anything is written. With `"return"`
-        every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk. `contents`
-        may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` is as in `add`.
+        Works through the items in chunks of 256 (deferred ones 1,000), one commit each, while the queries of other
+        threads pass in between. With `on_error="raise"` the first bad item raises with its position: the chunks before
+        its own are stored, nothing of its own is; a list or tuple is checked whole before anything is written. With
+        `"return"` every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk.
+        `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` is as
+        in `add`.
 
         Returns a Record (or exception) for each item. Raises as `add` does.
         """
@@ -190,11 +192,14 @@ class ScopedMemory:
             store.writes.enqueue([write])
 
         deadline = time.monotonic() + timeout
-        ticket = embedder.submit([draft.content], "document", urgent=True, timeout=timeout, then=commit)
+        ticket: Ticket | None = None
         try:
-            return store.writes.finish(write, max(0.0, deadline - time.monotonic()))
+            ticket = embedder.submit([draft.content], "document", urgent=True, timeout=timeout, then=commit)
+            return store.writes.finish(write, max(0.0, deadline - time.monotonic()), of=timeout)
         except BaseException:
-            embedder.cancel(ticket)
+            store.writes.leave(write)
+            if ticket is not None:
+                embedder.cancel(ticket)
             raise
 
     # -- finding --------------------------------------------------------------------------------------------------
@@ -275,16 +280,16 @@ class ScopedMemory:
         return results
 
     def _answer(self, questions: Sequence[Question], scope: Scope, timeout: float) -> list[list[Match]]:
-        """Searches in one snapshot, in which nothing of the scope is pending."""
+        """Searches in one snapshot, in which nothing of the scope is pending that was there before."""
         engine = self._engine
-        while True:
-            with engine.store.snapshot() as snapshot:
-                if not snapshot.has_pending(scope):
-                    began = time.perf_counter()
-                    matches = [engine.retriever.search(snapshot, question) for question in questions]
-                    engine.timings.record("search", (time.perf_counter() - began) / len(questions))
-                    return matches
+        if engine.store.last_pending(EVERYBODY) is not None:
+            engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
             engine.backlog.settle(scope, timeout, urgent=True)
+        with engine.store.snapshot() as snapshot:
+            began = time.perf_counter()
+            matches = [engine.retriever.search(snapshot, question) for question in questions]
+            engine.timings.record("search", (time.perf_counter() - began) / len(questions))
+            return matches
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until every deferred memory that was there has its vector (in a scoped view: those of the scope), and

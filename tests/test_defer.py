@@ -2,11 +2,12 @@
 
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 from children import finish, run_python, start_python
 
-from agentmem import Config, EmbeddingError, InvalidInputError, NotFoundError, OverloadedError
+from agentmem import Config, DeadlineError, EmbeddingError, InvalidInputError, NotFoundError, OverloadedError
 from agentmem.testing import HashEmbedder
 
 
@@ -267,3 +268,122 @@ def test_two_processes_share_the_background_work(open_memory, store_path):
     memory.flush()
     assert memory.stats().pending == 0
     assert len(memory.search("parent 3", user_id="ana", limit=3000)) == 3000
+
+
+def test_several_bad_texts_alone_in_a_scope_are_given_up_and_do_not_keep_it_from_being_searched(open_memory, gated):
+    gated.gate.set()
+    gated.refused = {"poison 1", "poison 2"}
+    memory = open_memory(embedder=gated)
+    bad = memory.add_batch(["poison 1", "poison 2"], user_id="ana", defer=True)
+    assert memory.search("anything", user_id="ana") == []
+    assert (memory.stats().pending, memory.stats().pending_failed) == (0, 2)
+    assert len(memory.check()) == 2
+    for record in bad:
+        memory.delete(record.id)
+    assert (memory.check(), memory.stats().pending_failed) == ([], 0)
+
+
+def test_a_lone_text_deferred_while_the_model_is_away_is_embedded_when_it_is_back(open_memory, gated):
+    gated.gate.set()
+    gated.broken = True
+    memory = open_memory(embedder=gated)
+    memory.add("important fact", user_id="ana", defer=True)
+    with pytest.raises(EmbeddingError):
+        memory.flush()
+    gated.broken = False
+    assert [match.record.content for match in memory.search("important fact", user_id="ana")] == ["important fact"]
+
+
+def test_a_deferred_text_on_which_the_embedder_hangs_is_given_up_and_others_go_on(open_memory):
+    released = threading.Event()
+
+    class Hanging(HashEmbedder):
+        def embed(self, texts):
+            if "hang" in texts:
+                released.wait(60)
+            return super().embed(texts)
+
+    memory = open_memory(embedder=Hanging(), config=Config(timeout=0.5))
+    try:
+        bad = memory.add("hang", user_id="ana", defer=True)
+        memory.add("good", user_id="ben", timeout=60)
+        assert len(memory.search("good", user_id="ben", timeout=60)) == 1
+        while memory.stats().pending:
+            with suppress(DeadlineError):
+                memory.flush(timeout=0.5)
+        assert bad.id in memory.check()[0]
+        memory.delete(bad.id)
+    finally:
+        released.set()
+
+
+def test_room_made_by_another_holder_of_the_file_is_noticed(open_memory):
+    memory, other = open_memory(config=Config(pending_limit=15)), open_memory()
+    memory.add_batch([f"fact {i}" for i in range(14)], user_id="ana", defer=True)
+    other.flush()
+    memory.add_batch([f"more {i}" for i in range(15)], user_id="ana", defer=True, timeout=30)
+    memory.flush()
+    assert memory.count(user_id="ana") == 29
+
+
+def test_a_full_backlog_recovers_when_the_model_is_back(open_memory, gated):
+    gated.gate.set()
+    gated.broken = True
+    memory = open_memory(embedder=gated, config=Config(pending_limit=4))
+    memory.add_batch([f"fact {i}" for i in range(4)], user_id="ana", defer=True)
+    with pytest.raises(OverloadedError):
+        memory.add("too many", user_id="ana", defer=True, timeout=0.1)
+    gated.broken = False
+    memory.add("now", user_id="ana", defer=True, timeout=30)
+    memory.flush()
+    assert memory.count(user_id="ana") == 5
+
+
+def test_a_flush_waits_for_what_was_there_and_not_for_what_keeps_coming(open_memory):
+    memory = open_memory()
+    stop = threading.Event()
+
+    def defer():
+        number = 0
+        while not stop.is_set():
+            memory.add_batch([f"text {number} {i}" for i in range(50)], user_id="ana", defer=True)
+            number += 1
+
+    thread = threading.Thread(target=defer)
+    thread.start()
+    try:
+        for _ in range(3):
+            memory.flush(timeout=30)
+            memory.search("text", user_id="ana", timeout=30)
+    finally:
+        stop.set()
+        thread.join(60)
+    memory.flush()
+
+
+def test_a_process_that_is_open_takes_over_from_one_that_died(open_memory, store_path, monkeypatch):
+    monkeypatch.setattr("agentmem.backlog.CLAIM_SECONDS", 0.1)
+    memory = open_memory(config=Config(timeout=0.1))
+    child = start_python(
+        """
+        import os, sys, threading
+        from agentmem import Memory
+        from agentmem.testing import HashEmbedder
+
+        class Stuck(HashEmbedder):
+            def embed(self, texts):
+                threading.Event().wait()
+
+        Memory(sys.argv[1], embedder=Stuck()).add_batch(["one", "two"], user_id="ana", defer=True)
+        print("stored", flush=True)
+        os.kill(os.getpid(), 9)
+        """,
+        store_path,
+    )
+    child.communicate()
+    memory.add("three", user_id="ben", timeout=30)
+    memory.search("three", user_id="ben", timeout=30)
+    for thread in threading.enumerate():
+        if thread.name == "agentmem-backlog":
+            memory.flush(timeout=30)
+    assert memory.stats().pending == 0

@@ -115,3 +115,53 @@ def test_an_embedder_that_closes_its_own_memory_does_not_deadlock(store_path):
         if thread.name.startswith("agentmem"):
             thread.join(30)
     assert our_threads() == []
+
+
+def test_the_real_model_asks_no_network_writes_nothing_aside_and_lets_forked_children_exit(store_path, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    printed = run_python(
+        """
+        import os, socket, sys
+        os.environ["HOME"] = sys.argv[2]
+        os.environ.pop("XDG_CACHE_HOME", None)
+
+        def refuse(*arguments, **options):
+            raise AssertionError("the network was asked")
+
+        socket.socket.connect = socket.getaddrinfo = refuse
+        from agentmem import Memory
+
+        memory = Memory(sys.argv[1])
+        memory.add("Prefers window seats", user_id="ana")
+        child = os.fork()
+        if not child:
+            sys.exit(3)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        memory.close()
+        """,
+        store_path,
+        home,
+    )
+    assert printed == "3\n"
+    assert list(home.rglob("*")) == []
+
+
+def test_an_interrupt_between_queueing_and_waiting_leaves_nobody_behind(open_memory):
+    memory = open_memory()
+    writes = memory._engine.store.writes
+    enqueue = writes.enqueue
+
+    def interrupted(batch):
+        enqueue(batch)
+        writes.enqueue = enqueue
+        raise KeyboardInterrupt
+
+    writes.enqueue = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        memory.delete("nobody")
+    answered = []
+    thread = threading.Thread(target=lambda: answered.append(memory.add("next", user_id="ana")))
+    thread.start()
+    thread.join(60)
+    assert [record.content for record in answered] == ["next"]

@@ -358,7 +358,7 @@ class Collector:
                 f"The embedder answered with shape {shape} instead of {(count, self._dimension)}; check its embed()."
             )
         vectors = np.asarray(vectors, np.float32)
-        norms = np.linalg.norm(vectors, axis=1)
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
         good = np.isfinite(norms) & (norms > 1e-12)
         if not good.all():
             # An error and no answer: one text's NaN may have come over its batch-mates, which are well when apart.
@@ -416,7 +416,7 @@ def _failure(error: BaseException) -> AgentMemError:
     if isinstance(error, AgentMemError):
         return error
     failure = EmbeddingError(
-        f"The embedder failed on this text ({type(error).__name__}: {error}); nothing was written."
+        f"The embedder failed on this text ({type(error).__name__}: {error}); see to the embedder or the text."
     )
     failure.__cause__ = error
     return failure

@@ -10,6 +10,9 @@ import numpy.typing as npt
 # Set before the tokenizers are first used, and only if nobody else has decided: its warning about forks would reach
 # the users of every forking server.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# onnxruntime reports its use over the network, keeps a database of it in the user's folder, and starts threads for it
+# that make a forked child hang when it exits. It listens to this variable only while it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 import tokenizers

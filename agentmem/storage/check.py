@@ -27,8 +27,8 @@ _QUESTIONS = [
         "the history has events of a memory (key {!r}) that is not there",
     ),
     (
-        "SELECT id || ': ' || vector_error FROM memory WHERE vector_error IS NOT NULL",
-        "memory {} is not found by meaning, because it could not be embedded; update or delete it",
+        "SELECT id || ': ' || vector_error FROM memory WHERE vector_error IS NOT NULL AND deleted_at IS NULL",
+        "memory {} - so it is not found by meaning; update or delete it",
     ),
     (
         "SELECT id FROM memory WHERE user_id IS NULL AND agent_id IS NULL AND run_id IS NULL",

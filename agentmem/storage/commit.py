@@ -72,9 +72,16 @@ class GroupCommit:
 
         Waits for the commits before it. Raises what `apply` raised, or a StoreError.
         """
-        write = Write(apply)
-        self.enqueue([write])
-        return self.finish(write, timeout=None)
+        return self.run(Write(apply))
+
+    def run(self, write: Write[T]) -> T:
+        """Commits a write that is ready; raises what its `apply` raised, or a StoreError."""
+        try:
+            self.enqueue([write])
+            return self.finish(write, timeout=None)
+        except BaseException:
+            self.leave(write)
+            raise
 
     def enqueue(self, writes: Sequence[Write[Any]]) -> None:
         """Puts the writes into the next commit, in this order. Never blocks; the threads that wait in `finish` for
@@ -103,8 +110,9 @@ class GroupCommit:
             write.error = error
         write.turn.release()
 
-    def finish(self, write: Write[T], timeout: float | None) -> T:
-        """Waits until the write is committed, leading the commit when it is this thread's turn.
+    def finish(self, write: Write[T], timeout: float | None, *, of: float = 0.0) -> T:
+        """Waits until the write is committed, leading the commit when it is this thread's turn. `timeout` is what is
+        left `of` the seconds that the caller allowed.
 
         Raises:
             DeadlineError: it was not even queued within `timeout` seconds; it never will be, nothing was written.
@@ -113,13 +121,13 @@ class GroupCommit:
             if not write.turn.acquire(timeout=-1 if timeout is None else timeout):
                 if self._cancel(write):
                     raise DeadlineError(
-                        f"No embedding within {timeout:g} seconds; nothing was written, try again or raise timeout."
+                        f"No embedding within {of:g} seconds; nothing was written, try again or raise timeout."
                     )
                 write.turn.acquire()
             if write.lead:
                 self._lead(write)
         except BaseException:
-            self._leave(write)
+            self.leave(write)
             raise
         if write.error is not None:
             raise write.error
@@ -131,8 +139,8 @@ class GroupCommit:
                 write.cancelled = True
             return not write.queued
 
-    def _leave(self, write: Write[Any]) -> None:
-        """A thread goes away (an interrupt, a deadline): if it was to lead, another one must."""
+    def leave(self, write: Write[Any]) -> None:
+        """The write's thread goes away (an interrupt, a deadline): if it was to lead, another must."""
         with self._lock:
             write.cancelled = True
             leads, write.lead = write.lead, False

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,16 @@ FORK_WAIT_SECONDS = 5.0
 logging.getLogger("apsw").addHandler(logging.NullHandler())
 
 
+class _Read:
+    """A read transaction and its connection. Nobody but its own `with` block holds it, so that one which an interrupt
+    tore apart does not count for ever."""
+
+    __slots__ = ("__weakref__", "connection")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+
+
 class Database:
     """One SQLite file (or `":memory:"`), one writer at a time, any number of readers.
 
@@ -69,10 +80,10 @@ class Database:
     def _start(self, *, closed: bool = False) -> None:
         self._closed = closed
         self._write_lock = threading.RLock()  # Guards: the writer connection and what it does.
-        self._pool_lock = threading.Lock()  # Guards: _idle, _busy_readers.
+        self._pool_lock = threading.Lock()  # Guards: _idle, _reads.
         self._pool_changed = threading.Condition(self._pool_lock)
         self._idle: list[Connection] = []
-        self._busy_readers = 0
+        self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
         self._writer: Connection | None = None
         self._pid = os.getpid()  # Last, see Restartable.
 
@@ -88,13 +99,14 @@ class Database:
             return
         self._ensure_open()
         with self._mapped():
-            connection = self._borrow()
+            read = _Read()
             try:
+                connection = self._borrow(read)
                 if not one_statement:
                     connection.execute("BEGIN")
                 yield connection
             finally:
-                self._give_back(connection)
+                self._give_back(read)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -128,34 +140,30 @@ class Database:
                 self._writer = None
                 connection.close(True)
 
-    def _borrow(self) -> Connection:
+    def _borrow(self, read: "_Read") -> Connection:
         with self._pool_lock:
-            self._busy_readers += 1
+            self._reads.add(read)
             if self._idle:
-                return self._idle.pop()
-        try:
-            return self._connect()
-        except BaseException:
-            with self._pool_lock:
-                self._busy_readers -= 1
-                self._pool_changed.notify_all()
-            raise
+                read.connection = self._idle.pop()
+        if read.connection is None:
+            read.connection = self._connect()
+        return read.connection
 
-    def _give_back(self, connection: Connection) -> None:
-        reusable = True
+    def _give_back(self, read: "_Read") -> None:
+        connection = read.connection
+        reusable = connection is not None
         try:
-            if connection.in_transaction:
+            if connection is not None and connection.in_transaction:
                 connection.execute("ROLLBACK")
         except apsw.Error:
             reusable = False
         with self._pool_lock:
-            self._busy_readers -= 1
-            if reusable and not self._closed and len(self._idle) < IDLE_READERS:
+            self._reads.discard(read)
+            reusable = reusable and not self._closed and len(self._idle) < IDLE_READERS
+            if connection is not None and reusable:
                 self._idle.append(connection)
-            else:
-                reusable = False
             self._pool_changed.notify_all()
-        if not reusable:
+        if connection is not None and not reusable:
             connection.close(True)
 
     # -- opening --------------------------------------------------------------------------------------------------
@@ -178,7 +186,7 @@ class Database:
             if not self.in_memory:
                 self._refuse_foreign_file(connection)
                 if not connection.readonly("main"):
-                    mode = connection.pragma("journal_mode", "wal")
+                    mode = self._use_log(connection)
                     if mode != "wal":
                         raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
                 connection.pragma("synchronous", 2 if self._durability == "full" else 1)
@@ -189,13 +197,28 @@ class Database:
             connection.close(True)
             raise
 
+    def _use_log(self, connection: Connection) -> Any:
+        """Switches to the write-ahead log. SQLite waits for nobody here, whatever the busy timeout says, so that
+        processes which make a store together would get in each other's way."""
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while True:
+            try:
+                return connection.pragma("journal_mode", "wal")
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)  # No event tells of another process's lock.
+
     def _refuse_foreign_file(self, connection: Connection) -> None:
         """Before the first write into a file: it is empty, or it is ours."""
         try:
-            application = connection.pragma("application_id")
+            # One statement, and so of one moment: another process may be making this store just now.
+            application, filled = only_row(
+                connection, "SELECT application_id, EXISTS (SELECT 1 FROM sqlite_schema) FROM pragma_application_id"
+            )
             if application == APPLICATION_ID:
                 return
-            if application or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+            if application or filled:
                 raise StoreOpenError(f"{self.path!r} is a database of another application; choose another path.")
             if 0 < Path(self.path).stat().st_size < SMALLEST_DATABASE_BYTES:  # SQLite takes it for an empty one.
                 raise StoreOpenError(f"{self.path!r} is not a database; choose another path.")
@@ -264,7 +287,7 @@ class Database:
         if self.in_memory or not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
             return False
         self._pool_lock.acquire()
-        drained = self._pool_changed.wait_for(lambda: self._busy_readers == 0, FORK_WAIT_SECONDS)
+        drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
         if drained and not self._closed:
             if self._writer is not None:
                 self._writer.close()

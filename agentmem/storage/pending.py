@@ -10,7 +10,9 @@ from agentmem.storage.database import Connection, only_row
 from agentmem.storage.transaction import Transaction
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
-_PENDING = "FROM memory INDEXED BY memory_pending WHERE vector_key IS NULL AND vector_error IS NULL"
+_PENDING = (
+    "FROM memory INDEXED BY memory_pending WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +23,22 @@ class Pending:
     content: str
 
 
-def pending_memories(connection: Connection, scope: Scope, after_key: int, limit: int) -> list[Pending]:
-    """Those of a scope, oldest first, beyond a key."""
+def pending_memories(connection: Connection, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:
+    """Those of a scope, oldest first, beyond a key and up to another."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     rows = connection.execute(
-        f"SELECT key, content {_PENDING}{owners} AND key > ? ORDER BY key LIMIT ?",
-        (*(value for _, value in scope.owners()), after_key, limit),
+        f"SELECT key, content {_PENDING}{owners} AND key > ? AND key <= ? ORDER BY key LIMIT ?",
+        (*(value for _, value in scope.owners()), after_key, last_key, limit),
     )
     return [Pending(*row) for row in rows]
 
 
-def has_pending(connection: Connection, scope: Scope) -> bool:
+def last_pending(connection: Connection, scope: Scope) -> int | None:
+    """The key of the newest of them, or None when there is none."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     parameters = tuple(value for _, value in scope.owners())
-    return connection.execute(f"SELECT 1 {_PENDING}{owners} LIMIT 1", parameters).fetchone() is not None
+    key = only_row(connection, f"SELECT max(key) {_PENDING}{owners}", parameters)[0]
+    return None if key is None else int(key)
 
 
 def pending_count(connection: Connection) -> int:
@@ -44,9 +48,9 @@ def pending_count(connection: Connection) -> int:
 def pending_counts(connection: Connection) -> dict[str, float]:
     """How many wait, for how long the oldest has, and how many have failed."""
     count, oldest = only_row(connection, f"SELECT count(*), min(updated_at) {_PENDING}")
-    failed = only_row(
-        connection, "SELECT count(*) FROM memory INDEXED BY memory_failed WHERE vector_error IS NOT NULL"
-    )[0]
+    failed = only_row(connection, "SELECT count(*) FROM memory WHERE vector_error IS NOT NULL AND deleted_at IS NULL")[
+        0
+    ]
     seconds = 0.0 if oldest is None else (now() - from_microseconds(oldest)).total_seconds()
     return {"pending": count, "pending_seconds": seconds, "pending_failed": failed}
 

@@ -34,7 +34,8 @@ MIGRATIONS: list[list[str]] = [
             vector_error TEXT,                  -- why it never will
             seq INTEGER NOT NULL                -- history.seq of the last change
         ) STRICT""",
-        "CREATE INDEX memory_pending ON memory (key) WHERE vector_key IS NULL AND vector_error IS NULL",
+        "CREATE INDEX memory_pending ON memory (key) "
+        "WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL",
         "CREATE INDEX memory_failed ON memory (key) WHERE vector_error IS NOT NULL",
         # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
         "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
 from agentmem.storage.database import Connection, all_rows, blob_array, key_array, only_row
-from agentmem.storage.pending import has_pending
 from agentmem.storage.rows import RECORD_COLUMNS, record_of
 
 NEVER = 2**63 - 1
@@ -88,10 +87,6 @@ class Snapshot:
             (key_array(keys), *parameters),
         )[0]
         return {row[0]: record_of(row) for row in json.loads(rows)}
-
-    def has_pending(self, scope: Scope) -> bool:
-        """Whether memories of the scope still wait for their vectors."""
-        return has_pending(self._connection, scope)
 
     def get(self, id: str, scope: Scope) -> Record | None:
         where, parameters = self._visible(scope, None)

@@ -35,7 +35,16 @@ from agentmem.statistics import Timings
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
-from agentmem.storage.pending import Pending, claim, pending_count, pending_counts, pending_memories, release, settle
+from agentmem.storage.pending import (
+    Pending,
+    claim,
+    last_pending,
+    pending_count,
+    pending_counts,
+    pending_memories,
+    release,
+    settle,
+)
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
@@ -137,10 +146,11 @@ class Store:
             except StoreReadOnlyError:
                 return
             stored = self._stored_model()
-        if stored is not None and stored["identity"] != identity:
+        if stored is not None and (stored["identity"], stored["dimension"]) != (identity, dimension):
             raise ModelMismatchError(
-                f"The vectors in {self._database.path!r} were made by {stored['name']!r} ({stored['identity'][:80]}), "
-                f"not by {name!r} ({identity[:80]}); open it with that model, or add its memories to a new store."
+                f"The vectors in {self._database.path!r} were made by {stored['name']!r} ({stored['identity'][:80]}, "
+                f"{stored['dimension']} dimensions), not by {name!r} ({identity[:80]}, {dimension}); open it with that "
+                "model, or add its memories to a new store."
             )
 
     def _stored_model(self) -> dict[str, Any] | None:
@@ -177,9 +187,7 @@ class Store:
         self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
     ) -> list[Record | AgentMemError]:
         """Commits such a write."""
-        write = self.insertion(drafts, embedded, together=together)
-        self.writes.enqueue([write])
-        return self.writes.finish(write, timeout=None)
+        return self.writes.run(self.insertion(drafts, embedded, together=together))
 
     def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
         """Gives a visible memory a new version; returns the record as it then is.
@@ -224,10 +232,15 @@ class Store:
 
     # -- deferred memories ----------------------------------------------------------------------------------------
 
-    def pending_memories(self, scope: Scope, after_key: int, limit: int) -> list[Pending]:
-        """Memories of a scope that wait for their vectors, oldest first, beyond a key."""
-        with self._database.reading() as connection:
-            return pending_memories(connection, scope, after_key, limit)
+    def last_pending(self, scope: Scope) -> int | None:
+        """The key of the newest memory of a scope that waits for its vector, or None when there is none."""
+        with self._database.reading(one_statement=True) as connection:
+            return last_pending(connection, scope)
+
+    def pending_memories(self, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:
+        """Memories of a scope that wait for their vectors, oldest first, beyond a key and up to another."""
+        with self._database.reading(one_statement=True) as connection:
+            return pending_memories(connection, scope, after_key, last_key, limit)
 
     def pending_count(self) -> int:
         with self._database.reading() as connection:
@@ -331,7 +344,8 @@ def _refusals(
     refusals: list[AgentMemError | None] = []
     seen: set[str] = set()
     for draft, vector in zip(drafts, embedded, strict=True):
-        refusal = vector if isinstance(vector, AgentMemError) else None
+        # A copy: one error object may be the answer to several callers who waited for the same text.
+        refusal = type(vector)(*vector.args) if isinstance(vector, AgentMemError) else None
         if refusal is None and draft.id_given:
             stored = transaction.connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
             if stored or draft.id in seen:

@@ -8,8 +8,9 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from agentmem.embedding.collector import Answer
 from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.forks import abandon, restart
@@ -48,20 +49,33 @@ class _Chunk:
             EmbeddingError: the fault is the model's, which fails on a harmless text too.
             ClosedError: they will never come.
         """
-        answers = self._sent.answers(timeout)
-        failures = [answer for answer in answers if isinstance(answer, AgentMemError)]
-        for failure in failures:
-            if not isinstance(failure, EmbeddingError):
-                raise failure
-        if failures and not self._model_works(timeout):
-            raise failures[0]
-        return self._embedder.embedded([memory.content for memory in self.memories], answers)
+        texts = [memory.content for memory in self.memories]
+        answers = dict(zip(texts, self._sent.answers(timeout), strict=True))
+        if failed := _failures(answers):
+            if not self._model_works(timeout):
+                raise failed[min(failed)]
+            # Once more: the model may have come back only after it had failed on them.
+            again = self._embedder.embed(list(failed), "document", urgent=False, timeout=timeout)
+            answers |= zip(failed, again, strict=True)
+            _failures(answers)
+        return self._embedder.embedded(texts, [answers[text] for text in texts])
 
     def _model_works(self, timeout: float) -> bool:
         """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred
         in it, and a text that no model takes would be tried for ever."""
         [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], "document", urgent=True, timeout=timeout)
         return isinstance(answer, bytes)
+
+
+def _failures(answers: Mapping[str, Answer]) -> dict[str, EmbeddingError]:
+    """The texts that the embedder failed on; any other error (the end, a full line) is raised."""
+    failed = {}
+    for text, answer in answers.items():
+        if isinstance(answer, EmbeddingError):
+            failed[text] = answer
+        elif isinstance(answer, AgentMemError):
+            raise answer
+    return failed
 
 
 class Backlog:

@@ -145,6 +145,13 @@ _filter = click.option(
     metavar="JSON",
     help='Such as \'{"topic": "travel", "stars": {"gte": 3}}\'.',
 )
+
+
+def _days(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """As the seconds that `search` takes."""
+    return None if value is None else value * 86_400
+
+
 _full = click.option("--full", is_flag=True, help="Do not cut texts to the width of the terminal.")
 
 
@@ -266,6 +273,10 @@ def _add_lines(source: str, skip_bad: bool, db: str, model: str | None, as_json:
 @_all_scopes
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="At most this many.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Leave out what scores less.")
+@click.option("--mode", type=click.Choice(["hybrid", "vector", "keyword"]), default="hybrid", show_default=True)
+@click.option("--recency", type=float, callback=_days, metavar="DAYS", help="Half-life: older memories score less.")
+@click.option("--importance", metavar="KEY", help="A metadata key with numbers from 0 to 1: lower ones score less.")
+@click.option("--collapse", is_flag=True, help="Show equal texts once.")
 @_filter
 @click.option("--explain", is_flag=True, help="Say how each score came about.")
 @_full

@@ -14,7 +14,7 @@ from agentmem.transcripts import read_lines
 USER = "demo"
 
 QUESTIONS = (
-    "Which city did I move to?",
+    "Which city do I live in?",
     "What should I not cook for Leonor?",
     "How do I keep the cat away from the tomatoes?",
     "Where do I find the wifi password?",

@@ -121,6 +121,18 @@ def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
     return _Compiler().mapping(filters, 0) if filters else None
 
 
+def number_at(key: str) -> Condition:
+    """What reads the number under a metadata key: an expression that is NULL where there is none.
+
+    Raises:
+        InvalidInputError: it cannot be a metadata key.
+    """
+    if not isinstance(key, str) or key in TEXT_FIELDS or key in TIME_FIELDS:
+        raise InvalidInputError(f"{shorten(key)} is no metadata key; name one that holds numbers.")
+    field = _field(key)
+    return Condition(f"iif({field.type} IN ('integer', 'real'), {field.value}, NULL)", field.path * 2)
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     """How SQL reads one value: `value` as SQL's own, `type` as JSON's name of its kind (NULL when missing),

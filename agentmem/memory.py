@@ -8,7 +8,8 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.filters import compile_filters
+from agentmem.filters import compile_filters, number_at
 from agentmem.messages import item_of_message
 from agentmem.progress import with_progress
 from agentmem.records import (
@@ -37,6 +38,7 @@ from agentmem.records import (
     Record,
     Scope,
     check_content,
+    check_half_life,
     check_id,
     check_limit,
     check_metadata,
@@ -46,9 +48,10 @@ from agentmem.records import (
     check_timeout,
     shorten,
 )
-from agentmem.search.retriever import Question
+from agentmem.search.retriever import Mode, Question
 from agentmem.statistics import Stats
 from agentmem.storage.store import KEEP, Keep, Revision
+from agentmem.terms import query_terms, stored_terms
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -214,24 +217,38 @@ class ScopedMemory:
         filters: Mapping[str, Any] | None = None,
         limit: int = 10,
         threshold: float | None = None,
-        mode: Literal["vector"] = "vector",
+        mode: Mode = "hybrid",
+        recency: timedelta | float | None = None,
+        importance: str | None = None,
+        collapse: bool = False,
         explain: bool = False,
         all_scopes: bool = False,
         timeout: float | None = None,
     ) -> list[Match]:
-        """The memories nearest in meaning to a question, best first, ties by the newest.
+        """The memories relevant to a question, best first, ties by the newest.
 
-        Sees everything that any thread or process was told is stored before the call. `score` is the cosine of the
-        two vectors, from 0 to 1 (below 0 counts as 0); `threshold` leaves out what scores less. `filters` decides
-        before ranking. Blocks while the query is embedded, ahead of bulk work, and while the owner's vectors are
-        loaded the first time.
+        Sees everything that any thread or process was told is stored before the call. `filters` decides before
+        ranking. Blocks while the query is embedded, ahead of bulk work, while what is pending in the scope is embedded,
+        and while the owner's shelf is loaded the first time; with `mode="keyword"` no model is needed or waited for.
+
+        `score` runs from 0 to 1 and means the same for every query; `threshold` leaves out what scores less.
+        `mode="vector"`: the cosine of the two vectors (below 0 counts as 0). `"keyword"`: the share of the query's
+        words that the memory has, rare words counting for more (BM25 with the statistics of the user's memories, else
+        the run's or the agent's); what has none of them is no match. `"hybrid"`: 0.6 keyword + 0.4 vector, each raised
+        by what the memories just before and after it in its run have.
+
+        `recency` is a half-life (a timedelta, or seconds): one such time after `created_at` a memory has lost a quarter
+        of its score, after two three eighths, and never more than half. `importance` names a metadata key with numbers
+        from 0 to 1: at 1 the score stays, at 0, or without a number, half of it is left. `collapse` keeps only the best
+        of memories with equal content. `explain` adds what each score is made of (`Match.explanation`).
 
         Raises:
             InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: as `add` does.
         """
         [matches] = self.search_batch(
             [query], user_id=user_id, agent_id=agent_id, run_id=run_id, filters=filters, limit=limit,
-            threshold=threshold, mode=mode, explain=explain, all_scopes=all_scopes, timeout=timeout,
+            threshold=threshold, mode=mode, recency=recency, importance=importance, collapse=collapse,
+            explain=explain, all_scopes=all_scopes, timeout=timeout,
         )  # fmt: skip
         return matches
 
@@ -245,7 +262,10 @@ class ScopedMemory:
         filters: Mapping[str, Any] | None = None,
         limit: int = 10,
         threshold: float | None = None,
-        mode: Literal["vector"] = "vector",
+        mode: Mode = "hybrid",
+        recency: timedelta | float | None = None,
+        importance: str | None = None,
+        collapse: bool = False,
         explain: bool = False,
         all_scopes: bool = False,
         timeout: float | None = None,
@@ -254,37 +274,46 @@ class ScopedMemory:
         embedded together, 256 at a time, and each such chunk sees the store of one moment."""
         if isinstance(queries, str | bytes | Mapping) or not isinstance(queries, Iterable):
             raise InvalidInputError(f"queries is {shorten(queries)}; pass a list of texts.")
+        if mode not in ("hybrid", "vector", "keyword"):
+            raise InvalidInputError(f"mode is {shorten(mode)}; use 'hybrid', 'vector' or 'keyword'.")
         config = self._engine.config
         seconds = check_timeout(timeout, config)
-        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters)
-        check_limit(limit)
-        bar = check_threshold(threshold)
-        if mode != "vector":
-            raise InvalidInputError(f"mode is {shorten(mode)}; this version knows 'vector'.")
+        asked = Question(
+            mode, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes), compile_filters(filters),
+            check_limit(limit), check_threshold(threshold), check_half_life(recency),
+            None if importance is None else number_at(importance), collapse, explain,
+        )  # fmt: skip
         remaining = iter(queries)
         results: list[list[Match]] = []
         while chunk := list(islice(remaining, CHUNK)):
             for query in chunk:
                 check_query(query, config)
-            vectors = self._engine.embedder.embed(chunk, "query", urgent=len(chunk) <= URGENT_TEXTS, timeout=seconds)
-            failure = failure_of(vectors)
-            if failure is not None:
-                raise failure
-            questions = [
-                Question(np.frombuffer(vector, "<f2"), scope, condition, limit, bar, explain)
-                for vector in vectors
-                if isinstance(vector, bytes)
-            ]
-            results += self._answer(questions, scope, seconds)
+            results += self._answer(self._questions(asked, chunk, seconds), seconds)
         return results
 
-    def _answer(self, questions: Sequence[Question], scope: Scope, timeout: float) -> list[list[Match]]:
-        """Searches in one snapshot, in which nothing of the scope is pending that was there before."""
-        engine = self._engine
-        if engine.store.last_pending(EVERYBODY) is not None:
+    def _questions(self, asked: Question, queries: Sequence[str], timeout: float) -> list[Question]:
+        """One for each query, with its terms and its vector, as far as the mode needs them."""
+        terms = [{} if asked.mode == "vector" else query_terms(query) for query in queries]
+        if asked.mode == "keyword":
+            return [replace(asked, terms=words) for words in terms]
+        urgent = len(queries) <= URGENT_TEXTS
+        vectors = self._engine.embedder.embed(queries, "query", urgent=urgent, timeout=timeout)
+        failure = failure_of(vectors)
+        if failure is not None:
+            raise failure
+        return [
+            replace(asked, terms=words, vector=np.frombuffer(vector, "<f2"))
+            for words, vector in zip(terms, vectors, strict=True)
+            if isinstance(vector, bytes)
+        ]
+
+    def _answer(self, questions: Sequence[Question], timeout: float) -> list[list[Match]]:
+        """Searches in one snapshot, in which nothing of the scope that was there before waits for a vector which the
+        mode needs."""
+        engine, asked = self._engine, questions[0]
+        if asked.mode != "keyword" and engine.store.last_pending(EVERYBODY) is not None:
             engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
-            engine.backlog.settle(scope, timeout, urgent=True)
+            engine.backlog.settle(asked.scope, timeout, urgent=True)
         with engine.store.snapshot() as snapshot:
             began = time.perf_counter()
             matches = [engine.retriever.search(snapshot, question) for question in questions]
@@ -382,13 +411,15 @@ class ScopedMemory:
             check_content(content, config)
         revision = Revision(
             content,
+            None,
             None if metadata is None else check_metadata(metadata, config)[0],
             replace_metadata,
             expires_at if isinstance(expires_at, Keep) else check_time("expires_at", expires_at),
         )
         embedded = None
         if content is not None:
-            self._engine.store.require(id, self._bound)  # Before the text is embedded for nothing.
+            old = self._engine.store.require(id, self._bound)  # Before the text is embedded for nothing.
+            revision = replace(revision, terms=stored_terms(content, old.created_at))
             [answer] = self._engine.embedder.embed([content], "document", urgent=True, timeout=seconds)
             if isinstance(answer, AgentMemError):
                 raise answer

@@ -324,6 +324,18 @@ def check_threshold(threshold: Any) -> float:
     return float(threshold)
 
 
+def check_half_life(recency: Any) -> float | None:
+    """In seconds."""
+    if recency is None:
+        return None
+    seconds = recency.total_seconds() if isinstance(recency, timedelta) else recency
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1e-3 <= seconds <= 1e12:
+        raise InvalidInputError(
+            f"recency is {shorten(recency)}; pass the half-life as a timedelta or as seconds from 0.001 to 1e12."
+        )
+    return float(seconds)
+
+
 def check_time(name: str, moment: Any) -> datetime | None:
     """The moment in UTC, or None."""
     if moment is None:

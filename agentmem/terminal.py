@@ -22,6 +22,9 @@ MIN_TEXT = 24
 
 MAX_OWNER = 40
 
+PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
+"""Of a score, as `Match.explanation` names them."""
+
 # What a terminal, or a reader of lines, would act upon: controls (C0, DEL, C1), the two separators of Unicode, lone
 # surrogates, and the marks that turn the direction of the text that follows. Joiners stay: emoji are made of them.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -130,11 +133,16 @@ def _version(version: Version | None) -> str:
 
 
 def explain_line(match: Match) -> str:
-    """How a score came about, on one line."""
-    parts = match.explanation or {}
-    return " ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in parts.items()
-    )
+    """How a score came about, on one line: its parts, which add up to it, and what was looked at."""
+    told = match.explanation or {}
+    notes = {"keyword": f"words ({', '.join(told['terms'])})", "vector": f"vector (cosine {told['cosine']:.2f})"}
+    parts = [
+        f"{'-' if told[part] < 0 else '+'} {abs(told[part]):.2f} {notes.get(part, part)}"
+        for part in PARTS
+        if told[part] or told["mode"] == part
+    ]
+    sum_ = " ".join(parts).removeprefix("+ ")
+    return f"= {sum_ or '0.00'}; {told['mode']}, {told['plan']}, {told['candidates']:,} candidates"
 
 
 def to_json(value: Any, *, ascii_only: bool = False) -> str:

@@ -267,9 +267,13 @@ def test_a_search_explains_itself_when_asked(filled):
     result = filled("search", "fact number 3", "--user", "ana", "--limit", "1", "--explain")
     line, explanation = result.stdout.splitlines()
     assert line.endswith("Fact number 3")
-    assert explanation.startswith("      mode=vector vector=")
+    assert re.fullmatch(
+        r"      = 0\.\d\d words \(fact, number, 3\) \+ 0\.40 vector \(cosine 1\.00\); hybrid, exact, 5 candidates",
+        explanation,
+    )
     [match] = lines_of(filled("search", "fact", "--user", "ana", "--limit", "1", "--explain", "--json"))
-    assert match["explanation"]["vector"] == match["score"]
+    parts = ("keyword", "vector", "neighbours", "recency", "importance")
+    assert sum(match["explanation"][part] for part in parts) == pytest.approx(match["score"])
 
 
 def test_a_search_never_shows_another_owner(filled):
@@ -378,9 +382,12 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     db.write_bytes(whole[:place] + b"Lies number 3" + whole[place + 13 :])
     result = filled("check")
     assert result.exit_code == 1
-    assert result.stdout == "memory 'm3' points to the vector of another text.\n"
-    told = json.loads(filled("check", "--json").stdout)
-    assert told == {"healthy": False, "problems": [result.stdout.strip()]}
+    problems = [
+        "memory 'm3' points to the vector of another text.",
+        "memory 'm3' is not found by its words: its terms are not those of its text.",
+    ]
+    assert result.stdout.splitlines() == problems
+    assert json.loads(filled("check", "--json").stdout) == {"healthy": False, "problems": problems}
     db.write_bytes(whole)
 
 

@@ -76,7 +76,7 @@ def assert_all_there(path: Path, ids: list[str], expected_metadata: dict[str, An
         assert set(ids) <= set(stored)
         for each in ids[-3:]:
             record = stored[each]
-            assert memory.search(record.content, user_id="ana", limit=1)[0].record == record
+            assert memory.search(record.content, user_id="ana", limit=1, mode="vector")[0].record == record
             if expected_metadata:
                 assert record.metadata == expected_metadata
         memory.add("and it goes on", user_id="ben")
@@ -120,4 +120,4 @@ def test_kills_under_the_real_model_lose_nothing(tmp_path):
         stored = {record.id: record for record in memory.get_all(user_id="ana", limit=1_000_000)}
         assert set(ids) <= set(stored)
         last = stored[ids[-1]]
-        assert memory.search(last.content, user_id="ana", limit=1)[0].record == last
+        assert memory.search(last.content, user_id="ana", limit=1, mode="vector")[0].record == last

@@ -52,7 +52,7 @@ def test_a_search_finds_what_was_deferred_in_its_scope_just_before(open_memory, 
     memory.add("tea with lemon", user_id="ana", defer=True)
     memory.add("coffee without sugar", user_id="ben", defer=True)
     gated.gate.set()
-    [match] = memory.search("tea with lemon", user_id="ana", limit=1)
+    [match] = memory.search("tea with lemon", user_id="ana", limit=1, mode="vector")
     assert match.record.content == "tea with lemon"
     assert match.score == pytest.approx(1, abs=0.01)
 
@@ -199,7 +199,7 @@ def test_what_changes_while_it_is_pending_ends_with_its_newest_text(open_memory,
     gated.gate.set()
     memory.update(record.id, "entirely new words")
     memory.flush()
-    [match] = memory.search("entirely new words", user_id="ana")
+    [match] = memory.search("entirely new words", user_id="ana", mode="vector")
     assert match.record.content == "entirely new words"
     assert match.record.metadata == {"seen": True}
     assert match.score == pytest.approx(1, abs=0.01)

@@ -222,7 +222,7 @@ def test_many_threads_that_change_one_memory_leave_a_history_without_gaps(memory
     for earlier, later in pairwise(events):
         assert later.before == earlier.after
     assert events[-1].after.content == final.content
-    [match] = memory.search(final.content, user_id="ana")
+    [match] = memory.search(final.content, user_id="ana", mode="vector")
     assert match.score == pytest.approx(1, abs=5e-3)
 
 

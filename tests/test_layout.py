@@ -13,7 +13,7 @@ import agentmem
 ROOT = Path(agentmem.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"config", "errors", "filters", "forks", "records", "statistics", "messages", "progress"}
+GROUND = {"config", "errors", "filters", "forks", "records", "statistics", "messages", "progress", "terms"}
 """What every room may stand on."""
 
 MAY_IMPORT = {
@@ -26,6 +26,7 @@ MAY_IMPORT = {
 }
 
 IMPORTERS = {
+    "Stemmer": {"terms"},
     "apsw": {"storage.database"},
     "click": {"cli"},
     "huggingface_hub": {"embedding.catalog"},

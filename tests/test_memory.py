@@ -69,7 +69,7 @@ def test_a_text_finds_itself_first_with_a_score_of_one(memory):
     for number in range(30):
         memory.add(f"memory number {number}", user_id="ana")
     for number in range(30):
-        best = memory.search(f"memory number {number}", user_id="ana")[0]
+        best = memory.search(f"memory number {number}", user_id="ana", mode="vector")[0]
         assert best.record.content == f"memory number {number}"
         assert best.score == pytest.approx(1, abs=2e-3)
 
@@ -177,7 +177,7 @@ def test_filters_decide_before_the_ranking(memory):
 
 def test_a_search_explains_itself_when_asked(memory):
     memory.add("tea", user_id="ana")
-    [match] = memory.search("tea", user_id="ana", explain=True)
+    [match] = memory.search("tea", user_id="ana", mode="vector", explain=True)
     assert match.explanation["vector"] == match.score
     assert memory.search("tea", user_id="ana")[0].explanation is None
 
@@ -241,7 +241,7 @@ def test_an_update_gives_a_new_version_that_the_next_search_finds(memory):
     assert (new.id, new.created_at, new.role, new.user_id) == (old.id, old.created_at, "user", "ana")
     assert new.updated_at > old.updated_at
     assert memory.get(old.id) == new
-    [match] = memory.search("plays the cello", user_id="ana")
+    [match] = memory.search("plays the cello", user_id="ana", mode="vector")
     assert match.record == new
     assert match.score == pytest.approx(1, abs=2e-3)
 
@@ -720,8 +720,9 @@ def test_check_names_what_is_wrong(store_path):
     connection.close()
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         problems = memory.check()
-    assert len(problems) == 4
-    for sentence in (f"{ids[0]!r} points to the vector of another", f"{ids[1]!r} points to a vector that is not there",
+    assert len(problems) == 5
+    for sentence in (f"{ids[0]!r} points to the vector of another", f"{ids[0]!r} is not found by its words",
+                     f"{ids[1]!r} points to a vector that is not there",
                      f"{ids[2]!r} is not as its history left it", "vector 4 is not of unit length"):  # fmt: skip
         assert any(sentence in problem for problem in problems), sentence
 

@@ -14,6 +14,7 @@ import pytest
 
 import agentmem
 from agentmem import Config, Memory, ScopedMemory, cli, errors, filters
+from agentmem.search import ranking
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -98,8 +99,20 @@ def test_what_is_said_to_be_missing_is_missing():
     for name in ("purge", "backup", "export", "import_", "repair", "reembed"):
         assert f"`{name}`" in missing
         assert not hasattr(Memory, name)
-    with pytest.raises(errors.InvalidInputError), Memory(":memory:") as memory:
-        memory.search("anything", user_id="ana", mode="keyword")  # type: ignore[arg-type]
+
+
+def test_the_weights_of_a_score_are_those_of_the_ranking():
+    told = one_line(section("Scores"))
+    assert f"{ranking.KEYWORD_WEIGHT} K + {ranking.VECTOR_WEIGHT} V" in told
+    near, far = ranking.KEYWORD_NEIGHBOURS
+    assert f"A neighbour's word counts {near} of an own one ({far} from the one beyond)" in told
+    near, far = ranking.VECTOR_NEIGHBOURS
+    assert f"its cosine {near} ({far})" in told
+    assert f"| `recency=` | up to {ranking.RECENCY_WEIGHT} of it" in told
+    assert f"| `importance=` | {ranking.IMPORTANCE_WEIGHT} of it" in told
+    assert [names(mode) for mode, _ in rows(section("Scores"), "| `mode` | `score` |")] == [
+        [f'"{mode}"'] for mode in ("vector", "keyword", "hybrid")
+    ]
 
 
 def test_the_filters_are_described_as_in_their_module():

@@ -155,7 +155,7 @@ def test_64_threads_never_get_one_anothers_vectors(store_path):
             for number in range(4):
                 text = f"thread {thread} remembers the number {number} " + "and goes on " * (thread % 7)
                 memory.add(text, user_id="ana", agent_id=f"agent-{thread % 5}")
-                [match] = memory.search(text, user_id="ana", limit=1)
+                [match] = memory.search(text, user_id="ana", limit=1, mode="vector")
                 assert match.record.content == text
                 assert match.score == pytest.approx(1, abs=5e-3)
 
@@ -183,7 +183,7 @@ def test_64_threads_add_and_search_several_owners_at_once(memory):
             text = f"{owner} thread {thread} fact {number}"
             record = memory.add(text, user_id=owner)
             assert memory.get(record.id) == record
-            [match] = memory.search(text, user_id=owner, limit=1)
+            [match] = memory.search(text, user_id=owner, limit=1, mode="vector")
             assert match.record == record
             if number % 3 == 0:
                 assert memory.delete(record.id)
@@ -241,7 +241,7 @@ def test_another_kind_of_numbers_is_taken_as_long_as_they_are_numbers(open_memor
     memory = open_memory(embedder=Scripted(odd=trick))
     memory.add_batch(["odd one", "odd two", "even"], user_id="ana")
     assert memory.search("odd two", user_id="ana")[0].record.content == "odd two"
-    assert memory.search("odd two", user_id="ana")[0].score == pytest.approx(1, abs=5e-3)
+    assert memory.search("odd two", user_id="ana", mode="vector")[0].score == pytest.approx(1, abs=5e-3)
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("raw")])
@@ -624,7 +624,7 @@ def test_parent_and_children_of_a_fork_go_on_with_the_same_memory(tmp_path, mode
     run_forks(
         """
         def work():
-            assert memory.search("the parent was here first", user_id="ana")[0].score > 0.99
+            assert memory.search("the parent was here first", user_id="ana", mode="vector")[0].score > 0.99
             memory.add(f"child {os.getpid()} adds", user_id="ana")
             memory.add(f"child {os.getpid()} defers", user_id="ana", defer=True)
             assert len(memory.search(f"child {os.getpid()} adds", user_id="ana", limit=100)) >= 3

@@ -1,27 +1,72 @@
 """One search over the store: candidates from the shelves, the decision from the database."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.filters import Condition
 from agentmem.records import Match, Record, Scope
+from agentmem.search.keywords import Keyword, find_keywords
+from agentmem.search.ranking import (
+    KEYWORD_WEIGHT,
+    VECTOR_WEIGHT,
+    Line,
+    Parts,
+    hybrid_scores,
+    importance_factors,
+    keyword_scores,
+    matched,
+    recency_factors,
+)
 from agentmem.search.shelf import Owner, Shelves, View
 from agentmem.storage.snapshot import Keys, Snapshot
+
+Mode = Literal["hybrid", "vector", "keyword"]
+Scores = npt.NDArray[np.float64]
+
+ROUNDING = 1e-6
+"""Differences below are those of sums in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a search asks. `vector` is the query's, float16 (dimension,), of unit length; `threshold` a score."""
+    """What a search asks. `vector` is the query's, float16 (dimension,), of unit length, and None when only keywords
+    are asked for; `terms` its terms with their words; `threshold` a score; `recency` a half-life in seconds;
+    `importance` what reads a number from the metadata."""
 
-    vector: npt.NDArray[np.float16]
+    mode: Mode
+    vector: npt.NDArray[np.float16] | None
+    terms: Mapping[int, str]
     scope: Scope
     condition: Condition | None
     limit: int
     threshold: float
+    recency: float | None
+    importance: Condition | None
+    collapse: bool
     explain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates (m,) with their scores and what these are made of."""
+
+    places: npt.NDArray[np.intp]
+    relevance: Scores
+    recency: Scores | None
+    importance: Scores | None
+    cosines: Scores | None
+    keywords: list[Keyword]
+
+    def scores(self) -> Scores:
+        scores = self.relevance
+        for factors in (self.recency, self.importance):
+            if factors is not None:
+                scores = scores * factors
+        return scores
 
 
 class Retriever:
@@ -32,20 +77,22 @@ class Retriever:
 
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
-        scope, condition = question.scope, question.condition
-        view = self._shelves.view(shelf_owner(scope), snapshot)
-        places = np.flatnonzero(view.live & (view.expires_at > snapshot.moment))
-        if condition is not None or len(scope.owners()) > 1:
-            # Before ranking, never after: of the ten best of everything, none may pass a filter.
-            places = places[np.isin(view.keys[places], snapshot.keys(scope, condition))]
-        scores = np.clip(view.scores(question.vector)[places], 0.0, 1.0)
+        view = self._shelves.view(shelf_owner(question.scope), snapshot)
+        ranking = _ranked(snapshot, view, question)
+        scores, candidates = ranking.scores(), np.arange(len(ranking.places))
         if question.threshold:
-            enough = scores >= question.threshold
-            places, scores = places[enough], scores[enough]
-        matches = []
-        for score, record in _visible(snapshot, scope, view, places, scores, question.limit):
-            explanation = {"mode": "vector", "vector": score, "plan": "exact", "candidates": len(places)}
-            matches.append(Match(record, score, explanation if question.explain else None))
+            candidates = candidates[scores >= question.threshold]
+        keys = view.keys[ranking.places[candidates]]
+        matches: list[Match] = []
+        contents: set[str] = set()
+        for at, record in _visible(snapshot, question.scope, keys, scores[candidates], question.limit):
+            if question.collapse:
+                if record.content in contents:
+                    continue
+                contents.add(record.content)
+            candidate = int(candidates[at])
+            explanation = _explanation(question, ranking, candidate) if question.explain else None
+            matches.append(Match(record, float(scores[candidate]), explanation))
             if len(matches) == question.limit:
                 break
         return matches
@@ -60,12 +107,79 @@ def shelf_owner(scope: Scope) -> Owner:
     return None
 
 
-def _visible(
-    snapshot: Snapshot, scope: Scope, view: View, places: Keys, scores: npt.NDArray[np.float64], limit: int
-) -> Iterator[tuple[float, Record]]:
+def _ranked(snapshot: Snapshot, view: View, question: Question) -> Ranking:
+    visible = view.live & (view.expires_at > snapshot.moment)
+    passing = visible
+    if question.condition is not None or len(question.scope.owners()) > 1:
+        # Before ranking, never after: of the ten best of everything, none may pass a filter.
+        passing = visible & np.isin(view.keys, snapshot.keys(question.scope, question.condition))
+    cosines = None if question.vector is None else np.clip(view.scores(question.vector), 0.0, 1.0)
+    keywords = find_keywords(view.terms, visible, question.terms)
+    match question.mode:
+        case "vector":
+            places = np.flatnonzero(passing & view.embedded)
+        case "keyword":
+            places = np.flatnonzero(passing)
+        case "hybrid":
+            order = view.order.places()
+            places = order[passing[order]]
+    relevance = _relevance(view, question.mode, places, cosines, keywords)
+    if question.mode != "vector":
+        # What has a vector is near in meaning to some degree; what was found by nothing is no match.
+        found = (relevance > 0) | (view.embedded[places] if question.mode == "hybrid" else False)
+        places, relevance = places[found], relevance[found]
+    recency = importance = None
+    if question.recency is not None:
+        recency = recency_factors((snapshot.moment - view.created_at[places]) / 1e6, question.recency)
+    if question.importance is not None:
+        numbers = snapshot.numbers(view.keys[places], question.importance)
+        importance = importance_factors(np.array([numbers.get(key, 0.0) for key in view.keys[places].tolist()]))
+    return Ranking(places, relevance, recency, importance, None if cosines is None else cosines[places], keywords)
+
+
+def _relevance(
+    view: View, mode: Mode, places: npt.NDArray[np.intp], cosines: Scores | None, keywords: list[Keyword]
+) -> Scores:
+    if mode == "vector" and cosines is not None:
+        return cosines[places]
+    where = np.full(len(view.keys), -1, np.intp)
+    where[places] = np.arange(len(places))
+    if cosines is None:
+        return keyword_scores(keywords, where, len(places)).astype(np.float64)
+    line = Line.of(places, view.runs[places])
+    return hybrid_scores(line, keywords, where, cosines[places].astype(np.float32)).astype(np.float64)
+
+
+def _explanation(question: Question, ranking: Ranking, candidate: int) -> dict[str, Any]:
+    """The parts of a score, which add up to it, and what was looked at."""
+    here = matched(ranking.keywords, int(ranking.places[candidate]))
+    keyword = sum(each.share * strength for each, strength in here)
+    cosine = 0.0 if ranking.cosines is None else float(ranking.cosines[candidate])
+    weights = {"hybrid": (KEYWORD_WEIGHT, VECTOR_WEIGHT), "vector": (0.0, 1.0), "keyword": (1.0, 0.0)}[question.mode]
+    relevance = float(ranking.relevance[candidate])
+    recency = 1.0 if ranking.recency is None else float(ranking.recency[candidate])
+    importance = 1.0 if ranking.importance is None else float(ranking.importance[candidate])
+    own = weights[0] * keyword + weights[1] * cosine
+    parts = Parts(
+        keyword=weights[0] * keyword,
+        vector=weights[1] * cosine,
+        neighbours=relevance - own if relevance - own > ROUNDING else 0.0,
+        recency=relevance * (recency - 1),
+        importance=relevance * recency * (importance - 1),
+    )
+    return {
+        "mode": question.mode,
+        **asdict(parts),
+        "cosine": cosine,
+        "terms": [each.word for each, _ in here],
+        "plan": "exact",
+        "candidates": len(ranking.places),
+    }
+
+
+def _visible(snapshot: Snapshot, scope: Scope, keys: Keys, scores: Scores, limit: int) -> Iterator[tuple[int, Record]]:
     """The candidates from the best down that the database confirms. It confirms nearly always, so that no more rows are
     fetched than asked for; what another thread deleted meanwhile costs a second, larger fetch."""
-    keys = view.keys[places]
     start, size = 0, limit
     while start < len(keys):
         best = _best(scores, keys, start + size)[start:]
@@ -73,11 +187,11 @@ def _visible(
         for position in best:
             record = records.get(int(keys[position]))
             if record is not None:
-                yield float(scores[position]), record
+                yield int(position), record
         start, size = start + size, size * 4
 
 
-def _best(scores: npt.NDArray[np.float64], keys: Keys, count: int) -> npt.NDArray[np.intp]:
+def _best(scores: Scores, keys: Keys, count: int) -> npt.NDArray[np.intp]:
     """The positions of the `count` highest scores, best first, equal ones by the newest key."""
     if count >= len(scores):
         return np.lexsort((-keys, -scores))

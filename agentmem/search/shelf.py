@@ -1,4 +1,4 @@
-"""Shelves: the vectors of one owner in memory, scanned exactly.
+"""Shelves: the vectors and the terms of one owner in memory, scanned exactly.
 
 A shelf is loaded from the store when its owner is first searched and caught up by `seq` before every search, so that
 it sees the commits of every thread and process. Nothing is told to it: adding to an owner that nobody searches costs
@@ -14,10 +14,14 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.search.keywords import Terms, TermsView
 from agentmem.storage.snapshot import Changes, Keys, Snapshot
 
 Owner = tuple[str, str] | None
 """A field and its value, as in ("user_id", "ana"); None for everybody."""
+
+RUN_BYTES = 200
+"""About what the name of a run takes."""
 
 SLACK = 64
 """Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
@@ -25,13 +29,25 @@ SLACK = 64
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A shelf as it stood when it was looked at. `vectors` (n, dimension) float16, the others (n,); a place whose
-    `live` is False holds a memory that changed or went away."""
+    """A shelf as it stood when it was looked at: n places.
+
+    Attributes:
+        vectors: float16 (n, dimension), zeros where `embedded` is False.
+        live: False where the memory has changed or gone away.
+        created_at, expires_at: in microseconds.
+        runs: the number of each memory's run, -1 where there is none.
+        order: the places in the order of neighbours.
+    """
 
     keys: Keys
     vectors: npt.NDArray[np.float16]
+    embedded: npt.NDArray[np.bool_]
     live: npt.NDArray[np.bool_]
+    created_at: Keys
     expires_at: Keys
+    runs: npt.NDArray[np.int32]
+    terms: TermsView
+    order: "Order"
 
     def scores(self, query: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
         """The cosine of each place's vector and the query's (dimension,), both of unit length."""
@@ -41,13 +57,31 @@ class View:
         return scores.reshape(-1)
 
 
+class Order:
+    """The places of a shelf by run and age, found when first asked for and good until the shelf changes. Threads that
+    ask at the same time find the same."""
+
+    def __init__(self, keys: Keys, runs: npt.NDArray[np.int32]) -> None:
+        self._keys = keys
+        self._runs = runs
+        self._places: npt.NDArray[np.intp] | None = None
+
+    def places(self) -> npt.NDArray[np.intp]:
+        if self._places is None:
+            self._places = np.lexsort((self._keys, self._runs))
+        return self._places
+
+
 class Shelf:
-    """The vectors of one owner. Places are only appended to and marked dead, so that a view stays true to its moment
-    while others go on; `view` may be called from any thread."""
+    """The memories of one owner, as far as a search looks at them. Places are only appended to and marked dead, so that
+    a view stays true to its moment while others go on; `view` may be called from any thread."""
 
     def __init__(self, owner: Owner, dimension: int) -> None:
         self._owner = owner
-        self._dimension = dimension
+        self._columns: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+            "keys": (np.int64, ()), "vectors": (np.float16, (dimension,)), "embedded": (np.bool_, ()),
+            "live": (np.bool_, ()), "created_at": (np.int64, ()), "expires_at": (np.int64, ()), "runs": (np.int32, ()),
+        }  # fmt: skip
         # Guards: everything below. Held while the changes are read, so that threads that arrive together at a new
         # shelf load it once instead of each for itself.
         self._lock = threading.Lock()
@@ -55,18 +89,19 @@ class Shelf:
         self._count = 0
         self._dead = 0
         self._newest_key = 0
+        self._run_numbers: dict[tuple[str | None, str], int] = {}
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
-        self._allocate(0)
+        self._terms = Terms()
+        self._arrays = self._allocated(0)
+        self._order = Order(self._arrays["keys"], self._arrays["runs"])
 
-    def _allocate(self, capacity: int) -> None:
-        self._keys = np.empty(capacity, np.int64)
-        self._vectors = np.empty((capacity, self._dimension), np.float16)
-        self._live = np.empty(capacity, np.bool_)
-        self._expires_at = np.empty(capacity, np.int64)
+    def _allocated(self, capacity: int) -> dict[str, npt.NDArray[Any]]:
+        return {name: np.empty((capacity, *shape), kind) for name, (kind, shape) in self._columns.items()}
 
     @property
     def bytes(self) -> int:
-        return self._keys.nbytes + self._vectors.nbytes + self._live.nbytes + self._expires_at.nbytes
+        runs = RUN_BYTES * len(self._run_numbers)
+        return sum(array.nbytes for array in self._arrays.values()) + self._terms.size + runs
 
     def view(self, snapshot: Snapshot) -> View:
         """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads)."""
@@ -75,44 +110,68 @@ class Shelf:
             if seq > self._seq:
                 self._apply(snapshot.changes(self._owner, self._seq))
                 self._seq = seq
-            end = self._count
-            return View(self._keys[:end], self._vectors[:end], self._live[:end], self._expires_at[:end])
+            columns = {name: array[: self._count] for name, array in self._arrays.items()}
+            # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
+            columns["live"] = columns["live"].copy()
+            return View(**columns, terms=self._terms.view(), order=self._order)
 
     def _apply(self, changes: Changes) -> None:
         known = changes.keys[changes.keys <= self._newest_key]
         if len(known):
-            places = np.flatnonzero(np.isin(self._keys[: self._count], known) & self._live[: self._count])
-            self._live[places] = False
+            live = self._arrays["live"][: self._count]
+            places = np.flatnonzero(np.isin(self._arrays["keys"][: self._count], known) & live)
+            live[places] = False
             self._dead += len(places)
         fresh = changes.keys[changes.live]
         if len(fresh):
-            self._reserve(len(fresh))
-            start, end = self._count, self._count + len(fresh)
-            self._keys[start:end] = fresh
-            self._vectors[start:end] = np.frombuffer(b"".join(changes.vectors), "<f2").reshape(-1, self._dimension)
-            self._expires_at[start:end] = changes.expires_at[changes.live]
-            self._live[start:end] = True
-            self._count = end
-            self._newest_key = max(self._newest_key, int(fresh.max()))
+            self._append(fresh, changes)
         if self._dead > SLACK and self._dead * 4 > self._count:
-            self._move(self._count - self._dead, self._live[: self._count].copy())
+            kept = self._arrays["live"][: self._count].copy()
+            self._terms.keep(kept)
+            self._move(self._count - self._dead, kept)
+        if len(changes.keys):
+            count = self._count
+            self._order = Order(self._arrays["keys"][:count], self._arrays["runs"][:count])
+
+    def _append(self, fresh: Keys, changes: Changes) -> None:
+        self._reserve(len(fresh))
+        start, end = self._count, self._count + len(fresh)
+        dimension = self._arrays["vectors"].shape[1]
+        nothing = bytes(2 * dimension)
+        vectors = b"".join(nothing if vector is None else vector for vector in changes.vectors)
+        values: dict[str, Any] = {
+            "keys": fresh,
+            "vectors": np.frombuffer(vectors, "<f2").reshape(-1, dimension),
+            "embedded": [vector is not None for vector in changes.vectors],
+            "live": True,
+            "created_at": changes.created_at,
+            "expires_at": changes.expires_at,
+            "runs": [self._number_of(run) for run in changes.runs],
+        }
+        for name, array in self._arrays.items():
+            array[start:end] = values[name]
+        self._terms.append(changes.terms)
+        self._count = end
+        self._newest_key = max(self._newest_key, int(fresh.max()))
+
+    def _number_of(self, run: tuple[str | None, str] | None) -> int:
+        return -1 if run is None else self._run_numbers.setdefault(run, len(self._run_numbers))
 
     def _reserve(self, more: int) -> None:
-        needed = self._count + more
-        if needed > len(self._keys):
+        needed, capacity = self._count + more, len(self._arrays["keys"])
+        if needed > capacity:
             # The first load fits exactly; what grows, grows by a half, so that it is copied a bounded number of times.
-            self._move(max(needed, len(self._keys) * 3 // 2), np.ones(self._count, np.bool_))
+            self._move(max(needed, capacity * 3 // 2), np.ones(self._count, np.bool_))
 
     def _move(self, capacity: int, kept: npt.NDArray[np.bool_]) -> None:
         """Into new arrays: views that are being scanned keep the old ones."""
-        old: tuple[npt.NDArray[Any], ...] = (self._keys, self._vectors, self._live, self._expires_at)
         count = int(kept.sum())
-        self._allocate(capacity)
-        new: tuple[npt.NDArray[Any], ...] = (self._keys, self._vectors, self._live, self._expires_at)
-        for source, target in zip(old, new, strict=True):
-            target[:count] = source[: len(kept)][kept]
+        moved = self._allocated(capacity)
+        for name, array in self._arrays.items():
+            moved[name][:count] = array[: len(kept)][kept]
+        self._arrays = moved
         self._count = count
-        self._dead = count - int(self._live[:count].sum())
+        self._dead = count - int(moved["live"][:count].sum())
 
 
 class Shelves:

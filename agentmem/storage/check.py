@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from agentmem.errors import StoreError
+from agentmem.records import from_microseconds
 from agentmem.storage.database import Connection
+from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
 
@@ -53,6 +55,7 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> It
                 yield sentence.format(row[0]) + "."
         yield from _history_problems(connection)
         yield from _vector_problems(connection, digest_of, dimension)
+        yield from _term_problems(connection)
     except StoreError as error:
         yield f"the database cannot be read to its end: {error}"
 
@@ -99,3 +102,9 @@ def _vector_problems(connection: Connection, digest_of: Digest, dimension: int) 
     ):
         if digest_of(content) != digest:
             yield f"memory {memory!r} points to the vector of another text."
+
+
+def _term_problems(connection: Connection) -> Iterator[str]:
+    for memory, content, created_at, terms in connection.execute("SELECT id, content, created_at, terms FROM memory"):
+        if terms != stored_terms(content, from_microseconds(created_at)):
+            yield f"memory {memory!r} is not found by its words: its terms are not those of its text."

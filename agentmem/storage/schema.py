@@ -9,7 +9,7 @@ APPLICATION_ID = 0x61676D65
 
 MIGRATIONS: list[list[str]] = [
     [
-        # One row a store's fact: its id, and the identity and dimension of the model that made its vectors.
+        # One row a store's fact: its id, what made its vectors (model identity, dimension) and its terms.
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
         "INSERT INTO meta VALUES ('store_id', lower(hex(randomblob(16))))",
         # A vector is written once and never changed; a memory whose text changes points to another one.
@@ -32,7 +32,8 @@ MIGRATIONS: list[list[str]] = [
             deleted_at INTEGER,
             vector_key INTEGER,                 -- NULL while the vector is still to come
             vector_error TEXT,                  -- why it never will
-            seq INTEGER NOT NULL                -- history.seq of the last change
+            seq INTEGER NOT NULL,               -- history.seq of the last change
+            terms BLOB                          -- of content and day, as `agentmem.terms` makes them
         ) STRICT""",
         "CREATE INDEX memory_pending ON memory (key) "
         "WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL",

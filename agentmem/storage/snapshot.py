@@ -25,15 +25,22 @@ class Changes:
 
     Attributes:
         keys: int64 (n,); a key appears once.
-        live: bool (n,); False for deleted memories and for those whose vector is still to come.
-        expires_at: int64 (n,), microseconds; NEVER when there is none.
-        vectors: the float16 bytes of each live memory, in order.
+        live: bool (n,); False for deleted memories.
+
+    The other attributes are of the live ones only, in order:
+        created_at, expires_at: int64, microseconds; NEVER when there is none.
+        vectors: the float16 bytes; None while they are still to come, or when they never will.
+        terms: the uint32 bytes.
+        runs: the user and the run, or None of what belongs to no run.
     """
 
     keys: Keys
     live: npt.NDArray[np.bool_]
+    created_at: Keys
     expires_at: Keys
-    vectors: list[bytes]
+    vectors: list[bytes | None]
+    terms: list[bytes]
+    runs: list[tuple[str | None, str] | None]
 
 
 class Snapshot:
@@ -52,18 +59,23 @@ class Snapshot:
         where, parameters = "memory.seq > ?", list[Any]((since,))
         if owner is not None:
             where, parameters = f"memory.{owner[0]} = ? AND {where}", [owner[1], *parameters]
-        rows = self._connection.execute(
-            "SELECT memory.key, memory.deleted_at IS NULL AND vector.data IS NOT NULL, "
-            f"coalesce(memory.expires_at, {NEVER}), vector.data "
-            f"FROM memory LEFT JOIN vector ON vector.key = memory.vector_key WHERE {where} ORDER BY memory.seq",
-            parameters,
-        ).fetchall()
-        keys, live, expires_at, vectors = zip(*rows, strict=True) if rows else ((), (), (), ())
+        rows = all_rows(
+            self._connection,
+            "SELECT memory.key, memory.deleted_at IS NULL, memory.created_at, "
+            f"coalesce(memory.expires_at, {NEVER}), vector.data, coalesce(memory.terms, x''), memory.user_id, "
+            f"memory.run_id FROM memory LEFT JOIN vector ON vector.key = memory.vector_key WHERE {where} "
+            "ORDER BY memory.seq",
+            tuple(parameters),
+        )
+        alive = [row for row in rows if row[1]]
         return Changes(
-            np.array(keys, np.int64),
-            np.array(live, np.bool_),
-            np.array(expires_at, np.int64),
-            [vector for alive, vector in zip(live, vectors, strict=True) if alive],
+            np.array([row[0] for row in rows], np.int64),
+            np.array([row[1] for row in rows], np.bool_),
+            np.array([row[2] for row in alive], np.int64),
+            np.array([row[3] for row in alive], np.int64),
+            [row[4] for row in alive],
+            [row[5] for row in alive],
+            [None if row[7] is None else (row[6], row[7]) for row in alive],
         )
 
     def keys(self, scope: Scope, condition: Condition | None) -> Keys:
@@ -74,6 +86,17 @@ class Snapshot:
             self._connection, f"SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where})", parameters
         )[0]
         return np.array([] if keys is None else str(keys).split(","), np.int64)
+
+    def numbers(self, keys: Keys, field: Condition) -> dict[int, float]:
+        """The number that those of the memories have which have one at `field` (see `filters.number_at`)."""
+        if not len(keys):
+            return {}
+        rows = self._connection.execute(
+            f"SELECT memory.key, {field.sql} AS number FROM carray(?) AS wanted "
+            "CROSS JOIN memory ON memory.key = wanted.value WHERE number IS NOT NULL",
+            (*field.parameters, key_array(keys)),
+        )
+        return {key: float(number) for key, number in rows}
 
     def records(self, keys: Keys, scope: Scope) -> dict[int, Record]:
         """The records of those keys that are visible in the scope; whatever an index believed, this decides."""

@@ -32,6 +32,7 @@ from agentmem.records import (
     to_microseconds,
 )
 from agentmem.statistics import Timings
+from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
@@ -48,6 +49,7 @@ from agentmem.storage.pending import (
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
+from agentmem.terms import stored_terms
 
 
 class Keep:
@@ -62,9 +64,10 @@ KEEP = Keep()
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What an update changes. `content` and `metadata` of None leave them as they are."""
+    """What an update changes. `content` (with its `terms`) and `metadata` of None leave them as they are."""
 
     content: str | None
+    terms: bytes | None
     metadata: dict[str, Any] | None
     replace_metadata: bool
     expires_at: datetime | Keep | None
@@ -78,6 +81,7 @@ class Store:
         self._config = config
         self._database = Database(path, durability=config.durability, busy_timeout=config.busy_timeout)
         self.writes = GroupCommit(self._database, timings)
+        bind_analysis(self._database)
 
     def close(self) -> None:
         self._database.close()
@@ -115,11 +119,13 @@ class Store:
             pending = pending_counts(connection)
         return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **pending}
 
-    def require(self, id: str, scope: Scope) -> None:
-        """Raises NotFoundError when there is no such memory to see."""
+    def require(self, id: str, scope: Scope) -> Record:
+        """The visible memory with this id. Raises NotFoundError when there is none."""
         with self.snapshot() as snapshot:
-            if snapshot.get(id, scope) is None:
-                raise _not_found(id, scope)
+            record = snapshot.get(id, scope)
+        if record is None:
+            raise _not_found(id, scope)
+        return record
 
     def check(self, digest_of: Digest, dimension: int) -> list[str]:
         """What is wrong with the store, a sentence each; empty when it is healthy. Reads everything."""
@@ -166,6 +172,8 @@ class Store:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
         be filled until it is queued. Its result has a record for each draft, or the error that kept this one out: the
         embedding's, or a DuplicateIdError. With `together`, the first such error is raised and nothing is written."""
+        # Here and not in `apply`, which runs on the thread that leads a commit for many.
+        terms = [stored_terms(draft.content, draft.created_at) for draft in drafts]
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
             refusals = _refusals(transaction, drafts, embedded)
@@ -175,9 +183,9 @@ class Store:
                         refusal.position = position
                         raise refusal
             results: list[Record | AgentMemError] = []
-            for draft, vector, refusal in zip(drafts, embedded, refusals, strict=True):
+            for draft, vector, words, refusal in zip(drafts, embedded, terms, refusals, strict=True):
                 if refusal is None and not isinstance(vector, AgentMemError):
-                    transaction.insert(draft, vector)
+                    transaction.insert(draft, vector, words)
                 results.append(refusal or draft.record())
             return results
 
@@ -213,10 +221,10 @@ class Store:
             )
             seq = transaction.record_event(key, "update", version_json(old), transaction.moment)
             connection.execute(
-                "UPDATE memory SET content = ?, metadata = jsonb(?), expires_at = ?, updated_at = ?, seq = ? "
-                "WHERE key = ?",
+                "UPDATE memory SET content = ?, terms = coalesce(?, terms), metadata = jsonb(?), expires_at = ?, "
+                "updated_at = ?, seq = ? WHERE key = ?",
                 (
-                    new.content, metadata_json,
+                    new.content, revision.terms, metadata_json,
                     None if new.expires_at is None else to_microseconds(new.expires_at),
                     transaction.moment, seq, key,
                 ),

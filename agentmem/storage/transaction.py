@@ -24,16 +24,19 @@ class Transaction:
         self._drafts: list[Draft] = []
         self._embedded: list[Embedded | None] = []
         self._last_event: tuple[int, int, str, int] | None = None
+        self._terms: list[bytes] = []
 
     @property
     def connection(self) -> Connection:
         self.flush()
         return self._connection
 
-    def insert(self, draft: Draft, embedded: Embedded | None) -> None:
-        """Adds a new memory with its event and its vector (None: it is deferred). Its id must be known to be free."""
+    def insert(self, draft: Draft, embedded: Embedded | None, terms: bytes) -> None:
+        """Adds a new memory with its event, its terms and its vector (None: it is deferred). Its id must be known to be
+        free."""
         self._drafts.append(draft)
         self._embedded.append(embedded)
+        self._terms.append(terms)
         if len(self._drafts) >= GATHERED_LIMIT:
             self.flush()
 
@@ -84,15 +87,15 @@ class Transaction:
         """
         if not self._drafts:
             return
-        drafts, embedded = self._drafts, self._embedded
-        self._drafts, self._embedded = [], []
+        drafts, embedded, terms = self._drafts, self._embedded, self._terms
+        self._drafts, self._embedded, self._terms = [], [], []
         connection = self._connection
         counters: dict[str, int] = dict(all_rows(connection, "SELECT name, seq FROM sqlite_sequence"))
         key, seq = counters.get("memory", 0), counters.get("history", 0)
         vectors = self.vector_keys(embedded)
         rows = []
-        for offset, (draft, vector_key) in enumerate(zip(drafts, vectors, strict=True), start=1):
-            rows.append((*_columns(draft), vector_key, key + offset, seq + offset))
+        for offset, (draft, vector_key, words) in enumerate(zip(drafts, vectors, terms, strict=True), start=1):
+            rows.append((*_columns(draft), vector_key, key + offset, seq + offset, words))
         self._last_event = (seq + len(rows), key + len(rows), "add", rows[-1][8])
         _insert_rows(
             connection,
@@ -103,8 +106,8 @@ class Transaction:
         _insert_rows(
             connection,
             "INSERT INTO memory (id, user_id, agent_id, run_id, role, content, metadata, created_at, updated_at, "
-            "expires_at, vector_key, key, seq) VALUES",
-            "(?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?, ?)",
+            "expires_at, vector_key, key, seq, terms) VALUES",
+            "(?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
 

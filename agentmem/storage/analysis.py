@@ -1,0 +1,42 @@
+"""Which analysis made the terms of a store; they are made anew when it is another one."""
+
+from agentmem.errors import StoreReadOnlyError
+from agentmem.records import from_microseconds, now, to_microseconds
+from agentmem.storage.database import Connection, Database, all_rows
+from agentmem.storage.transaction import Transaction
+from agentmem.terms import ANALYSIS, stored_terms
+
+CHUNK = 1000
+
+
+def bind_analysis(database: Database) -> None:
+    """Remembers the analysis of this version; where the store has the terms of another, makes them anew, all in one
+    transaction (some 15 seconds for a million memories). A store that cannot be written keeps what it has."""
+    with database.reading() as connection:
+        if _analysis_of(connection) == ANALYSIS:
+            return
+    try:
+        with database.writing() as connection:
+            if _analysis_of(connection) not in (None, ANALYSIS):
+                _renew(connection)
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('analysis', ?)", (ANALYSIS,))
+    except StoreReadOnlyError:
+        return
+
+
+def _analysis_of(connection: Connection) -> str | None:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'analysis'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _renew(connection: Connection) -> None:
+    # The new seq tells the shelves of other processes; the event is of no memory, since no memory changed.
+    seq = Transaction(connection).record_event(0, "analyse", None, to_microseconds(now()))
+    key = 0
+    question = "SELECT key, content, created_at FROM memory WHERE key > ? ORDER BY key LIMIT ?"
+    while rows := all_rows(connection, question, (key, CHUNK)):
+        key = rows[-1][0]
+        connection.executemany(
+            "UPDATE memory SET terms = ?, seq = ? WHERE key = ?",
+            [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows],
+        )

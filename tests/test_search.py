@@ -1,0 +1,464 @@
+"""Search by words and by meaning: what is found, in which order, and why."""
+
+import zlib
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentmem import EmbeddingError, InvalidInputError, Memory
+from agentmem.terms import query_terms, stored_terms
+from agentmem.testing import HashEmbedder, contents, owners
+
+PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
+MODES = ("hybrid", "vector", "keyword")
+DAY = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
+
+
+def contents_of(matches):
+    return [match.record.content for match in matches]
+
+
+def words(memory, query, **arguments):
+    return contents_of(memory.search(query, user_id="ana", mode="keyword", **arguments))
+
+
+class Blind:
+    """Every text has the same vector: only words tell them apart."""
+
+    identity = "blind:1"
+    dimension = 2
+
+    def embed(self, texts):
+        return np.array([[1, 0]] * len(texts), np.float32)
+
+
+# -- words ----------------------------------------------------------------------------------------------------------
+
+FOUND = [
+    ("She adopted two kittens", "adopting a kitten"),
+    ("Café Müller in Zürich", "cafe muller zurich"),
+    ("Die Straße ist lang", "strasse"),
+    ("Łódź and Kraków", "lodz krakow"),
+    ("Das Straßenfest beginnt um acht", "STRASSENFEST"),
+    ("the error was ERR-1042", "err-1042"),
+    ("the error was ERR-1042", "1042"),
+    ("released as v2.3.1", "V2.3.1"),
+    ("write to ana@example.com", "ana@example.com"),
+    ("write to ana@example.com", "example"),
+    ("see report_final.pdf", "report_final.pdf"),
+    ("see report_final.pdf", "report"),
+    ("he writes C++ and C#", "c++"),
+    ("he writes C++ and C#", "C#"),
+    ("Caroline's new job", "Caroline"),
+    ("Caroline\u2019s new job", "caroline"),
+    ("我住在北京", "北京"),
+    ("我住在北京", "京"),
+    ("我在東京工作、喜欢喝茶", "喝茶"),
+    ("東京へ行きました", "東京"),
+    ("カフェでコーヒーを飲んだ", "コーヒー"),
+    ("カフェでコーヒーを飲んだ", "ｺｰﾋｰ"),
+    ("서울에서 살아요", "서울"),
+    ("서울에서 살아요", "서울은"),
+    ("ฉันชอบดื่มชาร้อน", "ดื่มชา"),
+    ("मुझे हिन्दी पसंद है", "हिन्दी"),
+    ("Я живу в Москве, ещё", "москве еще"),
+    ("meeting with 田中さん about ERR-7", "田中"),
+    ("meeting with 田中さん about ERR-7", "err-7"),
+    ("to be or not to be", "to be or not to be"),
+    ("the year was 1987", "1987"),
+]
+
+
+@pytest.mark.parametrize(("content", "query"), FOUND, ids=[query for _, query in FOUND])
+def test_words_are_found_in_every_script(open_memory, content, query):
+    memory = open_memory(":memory:")
+    memory.add("something else altogether, 別のこと, 完全无关, 다른 이야기, เรื่องอื่น", user_id="ana", created_at=DAY)
+    memory.add(content, user_id="ana", created_at=DAY)
+    assert words(memory, query, limit=1) == [content]
+    assert contents_of(memory.search(query, user_id="ana", limit=1)) == [content]
+
+
+@pytest.mark.parametrize(
+    ("content", "query"),
+    [("the error was ERR-1042", "2042"), ("one", "none"), ("北京", "東西"), ("ca", "cat"), ("tea", "coffee")],
+)
+def test_other_words_are_no_match(open_memory, content, query):
+    memory = open_memory(":memory:")
+    memory.add(content, user_id="ana")
+    assert words(memory, query) == []
+
+
+@pytest.mark.parametrize("query", ["8 May 2023", "may", "2023", "Monday", "what was on Monday?"])
+def test_the_day_of_a_memory_is_among_its_words(memory, query):
+    memory.add("tea", user_id="ana", created_at=DAY)
+    memory.add("coffee", user_id="ana", created_at=datetime(2022, 11, 20, tzinfo=UTC))
+    assert words(memory, query) == ["tea"]
+
+
+def test_stop_words_are_dropped_from_a_query_that_has_others():
+    assert list(query_terms("What did she do with the cello?").values()) == ["cello"]
+    assert list(query_terms("to be or not").values()) == ["to", "be", "or", "not"]
+    assert query_terms("?!") == {}
+
+
+def test_terms_stay_as_they_were_stored():
+    # Stores hold these; another analysis needs another terms.ANALYSIS, which makes them anew.
+    expected = [zlib.crc32(word) for word in (b"two", b"cat", b"8", b"may", b"2023", b"monday")]
+    assert np.frombuffer(stored_terms("Two cats", DAY), "<u4").tolist() == expected
+
+
+@given(contents())
+def test_every_text_has_terms_and_finds_itself(content):
+    stored = set(np.frombuffer(stored_terms(content, DAY), "<u4").tolist())
+    assert set(query_terms(content)) <= stored
+
+
+def test_rare_words_count_more_and_long_texts_less(open_memory):
+    memory = open_memory(":memory:", embedder=Blind())
+    memory.add_batch([f"tea number {number}" for number in range(20)], user_id="ana")
+    memory.add_batch(
+        ["cello", "a cello among very many other words that say little of it", "cello cello"], user_id="ana"
+    )
+    assert words(memory, "tea cello", limit=3) == [
+        "cello cello", "cello", "a cello among very many other words that say little of it"
+    ]  # fmt: skip
+
+
+# -- modes ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_only_words_find_ranks_beside_what_only_meaning_finds(open_memory):
+    memory = open_memory(":memory:", embedder=Blind())
+    memory.add_batch([f"filler {number}" for number in range(50)], user_id="ana")
+    memory.add("ticket QX-77 is open", user_id="ana")
+    memory.add_batch([f"more filler {number}" for number in range(50)], user_id="ana")
+    assert contents_of(memory.search("qx-77", user_id="ana", limit=1)) == ["ticket QX-77 is open"]
+    assert len(memory.search("qx-77", user_id="ana", limit=100)) == 100
+    assert words(memory, "qx-77") == ["ticket QX-77 is open"]
+
+
+def test_an_unknown_mode_is_refused(memory):
+    for mode in ("both", "", None, 3, "Hybrid"):
+        with pytest.raises(InvalidInputError, match="mode is"):
+            memory.search("tea", user_id="ana", mode=mode)
+
+
+class Broken:
+    identity = "broken:1"
+    dimension = 8
+
+    def embed(self, texts):
+        raise AssertionError("the model was asked")
+
+
+def test_keyword_search_needs_no_model_and_sees_deferred_memories_at_once(store_path):
+    with Memory(store_path, embedder=Broken()) as memory:
+        memory.add("tea with lemon", user_id="ana", defer=True)
+        assert words(memory, "lemon") == ["tea with lemon"]
+        assert memory.search("lemon", user_id="ben", mode="keyword") == []
+        with pytest.raises(EmbeddingError):
+            memory.search("lemon", user_id="ana")
+
+
+def test_a_hybrid_search_finds_deferred_memories_by_words_and_by_meaning(open_memory):
+    memory = open_memory()
+    memory.add("tea with lemon", user_id="ana")
+    memory.search("lemon", user_id="ana")
+    memory.add("a lemon cake", user_id="ana", defer=True)
+    matches = memory.search("lemon cake", user_id="ana", explain=True)
+    assert contents_of(matches) == ["a lemon cake", "tea with lemon"]
+    assert matches[0].explanation["cosine"] > 0.5
+
+
+def test_changes_are_reflected_at_once(memory):
+    record = memory.add("plays the cello", user_id="ana")
+    assert words(memory, "cello") == ["plays the cello"]
+    memory.update(record.id, "plays the viola")
+    assert words(memory, "cello") == []
+    assert words(memory, "viola") == ["plays the viola"]
+    memory.update(record.id, metadata={"seen": True})
+    assert words(memory, "viola") == ["plays the viola"]
+    memory.delete(record.id)
+    assert words(memory, "viola") == []
+    memory.restore(record.id)
+    assert words(memory, "viola") == ["plays the viola"]
+    memory.update(record.id, expires_at=datetime.now(UTC) + timedelta(milliseconds=1))
+    while memory.count(user_id="ana"):
+        pass
+    assert words(memory, "viola") == []
+
+
+def test_a_shelf_that_has_lost_many_memories_finds_the_others(memory):
+    records = memory.add_batch([f"word{number} tea" for number in range(300)], user_id="ana", run_id="r")
+    words(memory, "tea")
+    for record in records[:200]:
+        memory.delete(record.id)
+    memory.add_batch([f"word{number} tea" for number in range(300, 310)], user_id="ana", run_id="r")
+    for number in (200, 299, 300, 309):
+        assert words(memory, f"word{number}") == [f"word{number} tea"]
+        assert memory.search(f"word{number}", user_id="ana")[0].record.content == f"word{number} tea"
+    assert words(memory, "word7") == []
+
+
+# -- neighbours -----------------------------------------------------------------------------------------------------
+
+
+def neighbour_shares(memory, query, **arguments):
+    matches = memory.search(query, explain=True, limit=100, **arguments)
+    return {match.record.content: match.explanation["neighbours"] for match in matches}
+
+
+def test_neighbours_in_a_run_raise_each_other_and_nobody_else(open_memory):
+    memory = open_memory(":memory:", embedder=Blind())
+    memory.add("far before", user_id="ana", run_id="1")
+    memory.add("in another run", user_id="ana", run_id="2")
+    memory.add("two before", user_id="ana", run_id="1")
+    memory.add("just before", user_id="ana", run_id="1")
+    memory.add("in no run", user_id="ana")
+    memory.add("where is the cello?", user_id="ana", run_id="1")
+    memory.add("just after", user_id="ana", run_id="1")
+    ranked = contents_of(memory.search("cello", user_id="ana"))
+    assert ranked[0] == "where is the cello?"
+    assert sorted(ranked[1:3]) == ["just after", "just before"]
+    assert ranked[3] == "two before"
+    shares = neighbour_shares(memory, "cello", user_id="ana")
+    assert shares["just before"] > shares["two before"] > shares["far before"]
+    assert shares["in another run"] == shares["in no run"] == 0
+
+
+def test_what_may_not_be_seen_is_nobodys_neighbour(open_memory):
+    memory = open_memory(":memory:", embedder=Blind())
+    rows = [("the cello", {"kind": "secret"}), ("a turn", {"kind": "open"}), ("a later turn", {"kind": "open"})]
+    records = [
+        memory.add(content, user_id="ana", run_id="1", metadata=metadata, agent_id="x" if content == "a turn" else None)
+        for content, metadata in rows
+    ]
+    with_all = neighbour_shares(memory, "cello", user_id="ana")
+    without = neighbour_shares(memory, "cello", user_id="ana", filters={"kind": "open"})
+    assert with_all["a turn"] > without["a turn"]
+    assert set(without) == {"a turn", "a later turn"}
+    assert neighbour_shares(memory, "cello", user_id="ana", agent_id="x") == {"a turn": 0}
+    memory.delete(records[0].id)
+    assert neighbour_shares(memory, "cello", user_id="ana") == without
+
+
+def test_the_same_run_name_of_two_users_is_two_runs(open_memory):
+    memory = open_memory(":memory:", embedder=Blind())
+    for number in range(3):
+        memory.add(f"the cello {number}", user_id="ana", run_id="1", agent_id="bot")
+        memory.add(f"a turn {number}", user_id="ben", run_id="1", agent_id="bot")
+    for scope in ({"agent_id": "bot"}, {"all_scopes": True}):
+        shares = neighbour_shares(memory, "cello", **scope)
+        assert shares["the cello 1"] > 0
+        keyword_share = {shares[f"a turn {number}"] for number in range(3)}
+        assert max(keyword_share) < 0.4 * 0.6  # What vectors alone give; all texts here have the same.
+
+
+# -- scores ---------------------------------------------------------------------------------------------------------
+
+
+@given(
+    texts=st.lists(contents(60), min_size=1, max_size=12),
+    query=contents(60),
+    mode=st.sampled_from(MODES),
+    recency=st.sampled_from([None, 3600, timedelta(days=30)]),
+    importance=st.sampled_from([None, "weight"]),
+)
+@settings(max_examples=40)
+def test_the_parts_of_a_score_add_up_to_it(texts, query, mode, recency, importance):
+    with Memory(":memory:", embedder=HashEmbedder()) as memory:
+        for number, text in enumerate(texts):
+            memory.add(text, user_id="ana", run_id=f"{number % 2}", metadata={"weight": number / 10}, created_at=DAY)
+        matches = memory.search(
+            query, user_id="ana", mode=mode, recency=recency, importance=importance, explain=True, limit=20
+        )
+        for match in matches:
+            told = match.explanation
+            assert sum(told[part] for part in PARTS) == pytest.approx(match.score, abs=1e-6)
+            assert 0 <= match.score <= 1
+            assert all(told[part] >= 0 for part in PARTS[:3])
+            assert all(told[part] <= 0 for part in PARTS[3:])
+            assert told["mode"] == mode
+            assert told["candidates"] >= len(matches)
+            assert (told["keyword"] > 0) == (bool(told["terms"]) and mode != "vector")
+        scores = [match.score for match in matches]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_the_threshold_means_the_same_for_every_query(memory):
+    memory.add_batch(["tea in the morning", "coffee at night"], user_id="ana")
+    for mode in MODES:
+        for query in ("tea", "tea in the morning", "xylophone", "coffee tea"):
+            found = memory.search(query, user_id="ana", mode=mode)
+            for bar in (0.05, 0.3, 0.5, 0.7):
+                kept = memory.search(query, user_id="ana", mode=mode, threshold=bar)
+                assert kept == [match for match in found if match.score >= bar]
+    # An unknown word asks for something, so that what lacks it is less of an answer.
+    [alone] = memory.search("coffee", user_id="ana", mode="keyword")
+    [less] = memory.search("coffee xylophone", user_id="ana", mode="keyword")
+    assert less.score < alone.score
+
+
+def test_ties_go_to_the_newest(open_memory):
+    memory = open_memory(":memory:", embedder=Blind())
+    ids = [memory.add("tea", user_id="ana", created_at=DAY).id for _ in range(30)]
+    for mode in MODES:
+        found = [match.record.id for match in memory.search("tea", user_id="ana", mode=mode, limit=30)]
+        assert found == ids[::-1]
+
+
+def test_equal_texts_collapse_on_request(memory):
+    for number in range(40):
+        memory.add("tea", user_id="ana", created_at=DAY, id=f"t{number}")
+    memory.add("tea and cake", user_id="ana", created_at=DAY)
+    for mode in MODES:
+        assert len(memory.search("tea", user_id="ana", mode=mode)) == 10
+        matches = memory.search("tea", user_id="ana", mode=mode, collapse=True)
+        assert contents_of(matches) == ["tea", "tea and cake"]
+        assert matches[0].record.id == "t39"
+
+
+def test_recency_prefers_the_new_and_halves_by_the_half_life(memory):
+    now = datetime.now(UTC)
+    for days in (0, 10, 20, 4000):
+        memory.add("tea", user_id="ana", id=f"{days} days", created_at=now - timedelta(days=days))
+    for mode in MODES:
+        plain = memory.search("tea", user_id="ana", mode=mode)[0].score
+        for half_life in (timedelta(days=10), 10 * 86_400):
+            matches = memory.search("tea", user_id="ana", mode=mode, recency=half_life)
+            assert [match.record.id for match in matches] == ["0 days", "10 days", "20 days", "4000 days"]
+            shares = [match.score / plain for match in matches]
+            assert shares == pytest.approx([1, 0.75, 0.625, 0.5], abs=1e-3)
+
+
+def test_importance_prefers_what_is_important(memory):
+    for weight in (1, 0.5, 7, -3, "0.9", None, True):
+        metadata = {} if weight is None else {"inner": {"weight": weight}}
+        memory.add(f"tea {type(weight).__name__} {weight}", user_id="ana", metadata=metadata)
+    matches = memory.search("tea", user_id="ana", mode="vector", importance="inner.weight", explain=True)
+    shares = {match.record.content: match.score / match.explanation["vector"] for match in matches}
+    assert shares == {
+        "tea int 1": 1, "tea float 0.5": 0.75, "tea int 7": 1, "tea int -3": 0.5, "tea str 0.9": 0.5,
+        "tea NoneType None": 0.5, "tea bool True": 0.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("recency", [0, -1, True, "1d", float("nan"), float("inf"), timedelta(0), timedelta(days=-1)])
+def test_a_half_life_that_is_none_is_refused(memory, recency):
+    with pytest.raises(InvalidInputError, match="recency is"):
+        memory.search("tea", user_id="ana", recency=recency)
+
+
+@pytest.mark.parametrize("importance", ["created_at", "role", "", "a..b", 3, ["weight"]])
+def test_an_importance_that_names_no_metadata_is_refused(memory, importance):
+    with pytest.raises(InvalidInputError):
+        memory.search("tea", user_id="ana", importance=importance)
+
+
+# -- filters and owners ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_filter_that_keeps_one_in_a_thousand_still_fills_the_limit(open_memory, mode):
+    memory = open_memory(":memory:")
+    memory.add_batch(
+        [{"content": f"tea {number % 7}", "metadata": {"n": number % 1000}} for number in range(5000)], user_id="ana"
+    )
+    matches = memory.search("tea", user_id="ana", mode=mode, limit=5, filters={"n": 77})
+    assert [match.record.metadata["n"] for match in matches] == [77] * 5
+
+
+def test_other_owners_never_move_a_score(tmp_path):
+    texts = [f"{word} on day {number}" for number in range(30) for word in ("tea", "cello", "Lisbon")]
+    with Memory(tmp_path / "one.db", embedder=HashEmbedder()) as alone, Memory(
+        tmp_path / "many.db", embedder=HashEmbedder()
+    ) as shared:  # fmt: skip
+        for number in range(40):
+            shared.add_batch([f"tea {number} cello Lisbon"] * 20, user_id=f"other {number}", run_id="r")
+        for memory in (alone, shared):
+            memory.add_batch([{"content": text, "created_at": DAY} for text in texts], user_id="ana", run_id="r")
+        for query in ("tea", "cello in Lisbon", "day 3", "Monday tea"):
+            for mode in MODES:
+                found = [
+                    [(match.record.content, match.score) for match in memory.search(query, user_id="ana", mode=mode)]
+                    for memory in (alone, shared)
+                ]
+                assert found[0] == found[1]
+
+
+SYNTAX = [
+    '"', '"tea', "tea*", "*", "NEAR(tea cello)", "tea AND cello", "OR", "NOT tea", "content:tea", "{content}: tea",
+    "^tea", "tea -cello", "(tea", "' OR 1=1; --", "%", "_", "te?", "\\", "user_id:ben secret",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", SYNTAX)
+def test_nothing_in_a_query_is_syntax(memory, query):
+    memory.add_batch(["tea", "cello", "tea and cello"], user_id="ana")
+    memory.add("the secret of ben, tea", user_id="ben")
+    for mode in MODES:
+        assert "the secret of ben, tea" not in contents_of(memory.search(query, user_id="ana", mode=mode))
+    plain = [word for word in ("tea", "cello") if word in query]
+    if plain and "te?" not in query:
+        assert plain[0] in " ".join(words(memory, query))
+    assert words(memory, "te*") == []
+
+
+hostile = st.one_of(contents(40), st.sampled_from(SYNTAX).filter(lambda text: not text.isspace()))
+
+
+@given(
+    stored=st.lists(st.tuples(owners(), hostile), min_size=1, max_size=8),
+    asked=owners(),
+    query=hostile,
+    mode=st.sampled_from(MODES),
+)
+@settings(max_examples=60)
+def test_no_search_crosses_owners_whatever_they_are_called(stored, asked, query, mode):
+    with Memory(":memory:", embedder=HashEmbedder()) as memory:
+        for owner, content in stored:
+            memory.add(content, **owner)
+        for match in memory.search(query, mode=mode, explain=True, collapse=False, limit=20, **asked):
+            for name, value in asked.items():
+                assert getattr(match.record, name) == value
+        assert memory.check() == []
+
+
+# -- health ---------------------------------------------------------------------------------------------------------
+
+
+def test_check_names_terms_that_are_adrift_and_another_analysis_makes_them_anew(store_path):
+    import apsw
+
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        adrift = memory.add("tea with lemon", user_id="ana").id
+        gone = memory.add("plays the cello", user_id="ana").id
+    connection = apsw.Connection(str(store_path))
+    connection.execute("UPDATE memory SET terms = x'00000000' WHERE id = ?", (adrift,))
+    connection.execute("UPDATE memory SET terms = NULL WHERE id = ?", (gone,))
+    connection.close()
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        assert [
+            name in problem and "words" in problem for name, problem in zip((adrift, gone), memory.check(), strict=True)
+        ] == [True, True]
+        assert words(memory, "lemon cello") == []
+        assert len(memory.search("lemon cello", user_id="ana")) == 2
+    connection = apsw.Connection(str(store_path))
+    connection.execute("UPDATE meta SET value = 'an older one' WHERE name = 'analysis'")
+    connection.close()
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        assert sorted(words(memory, "lemon cello")) == ["plays the cello", "tea with lemon"]
+        assert memory.check() == []
+        assert [event.what for event in memory.history(adrift)] == ["add"]
+
+
+def test_the_explanation_of_the_best_is_above_that_of_the_next(memory):
+    memory.add_batch(["tea with lemon", "tea", "coffee"], user_id="ana")
+    matches = memory.search("tea with lemon", user_id="ana", explain=True)
+    assert matches[0].explanation["terms"] == ["tea", "lemon"]
+    assert matches[1].explanation["terms"] == ["tea"]
+    assert all(first.score >= second.score for first, second in pairwise(matches))

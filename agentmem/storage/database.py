@@ -207,7 +207,7 @@ class Database:
             except apsw.BusyError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.005)  # No event tells of another process's lock.
+                threading.Event().wait(0.005)  # Nothing tells of another process letting go of its lock.
 
     def _refuse_foreign_file(self, connection: Connection) -> None:
         """Before the first write into a file: it is empty, or it is ours."""

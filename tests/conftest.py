@@ -1,6 +1,7 @@
 """Fixtures. Each ends with a healthy store, a closed memory and no thread of ours left alive."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,6 +13,10 @@ from hypothesis import HealthCheck, settings
 
 from agentmem import ClosedError, Memory
 from agentmem.testing import HashEmbedder
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell starts what runs in its background: the children whose interruption is tested would inherit deafness.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "short", deadline=None, max_examples=30, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]

@@ -63,18 +63,18 @@ an integer outside 64 bits, text with NUL or a lone surrogate, a naive time, `co
 
 The connection must know the function `agentmem_casefold(text)`: `str.casefold`, deterministic. Where every
 label of a key is a plain ASCII name, its value is written `metadata ->> '$.a.b'`, and an index on exactly
-this expression serves it.
+this expression serves it (`Config.indexed_metadata` makes such indexes).
 """
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
+from agentmem.keys import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
 from agentmem.records import check_text, shorten, to_microseconds
 
 SQLValue: TypeAlias = str | int | float | bytes | None
@@ -84,14 +84,10 @@ MAX_DEPTH = 32  # levels of AND, OR, NOT; also labels of one key
 # Comparisons and connectives. Keeps far from SQLite's limits: 32,766 variables, expressions 1,000 deep.
 MAX_TERMS = 1_000
 
-TEXT_FIELDS = frozenset({"id", "role", "user_id", "agent_id", "run_id"})
-TIME_FIELDS = frozenset({"created_at", "updated_at", "expires_at"})
-CONNECTIVES = frozenset({"AND", "OR", "NOT"})
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "contains", "icontains", "exists")
 
 _ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _FOREIGN_CONNECTIVES = frozenset({"$and", "$or", "$not", "$nor"})  # other products' spelling, not a key
-_PLAIN_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what may stand in SQL itself; all else is bound
 _INT64 = range(-(2**63), 2**63)
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -283,7 +279,7 @@ def _field(key: str) -> _Field:
         return _Field(column, f"iif({column} IS NULL, 'null', '{kind}')", f"{column} IS NOT NULL")
     labels = _labels(key)
     path, parameters = f"'$.{'.'.join(labels)}'", tuple[str, ...]()
-    if not all(_PLAIN_LABEL.fullmatch(label) for label in labels):
+    if not all(PLAIN_LABEL.fullmatch(label) for label in labels):
         # SQLite reads JSON's escapes in a quoted label: every text is reachable, quotes and brackets too.
         quoted = (json.dumps(label, ensure_ascii=False) for label in labels)
         path, parameters = "?", (f"$.{'.'.join(quoted)}",)

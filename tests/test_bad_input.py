@@ -583,6 +583,12 @@ def test_a_scribbled_store_is_refused_or_named_by_check_but_never_crashes(store_
         ("workers", 0), ("workers", True), ("workers", 1.5), ("batch_tokens", 0), ("batch_tokens", "8"),
         ("padding_waste", 0.5), ("padding_waste", None), ("queue_tokens", 0), ("cache_bytes", -1), ("shelf_bytes", -1),
         ("max_content_bytes", 0), ("max_metadata_bytes", 1.0), ("providers", ()), ("providers", "CPUExecutionProvider"),
+        ("indexed_metadata", "topic"), ("indexed_metadata", ["topic"]), ("indexed_metadata", (3,)),
+        ("indexed_metadata", ("a b",)), ("indexed_metadata", ("a.",)), ("indexed_metadata", ("",)),
+        ("indexed_metadata", ("$.a",)), ("indexed_metadata", ("a'b",)), ("indexed_metadata", ('"a.b"',)),
+        ("indexed_metadata", ("role",)), ("indexed_metadata", ("created_at",)), ("indexed_metadata", ("OR",)),
+        ("indexed_metadata", ("a", "metadata.a")), ("indexed_metadata", ("x" * 1000,)),
+        ("indexed_metadata", tuple(f"key{number}" for number in range(17))),
     ],
 )  # fmt: skip
 def test_a_setting_out_of_its_range_is_refused_by_name(name, value):

@@ -56,3 +56,25 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX history_memory ON history (memory_key, seq)",
     ],
 ]
+
+INDEX_PREFIX = "metadata:"
+"""What the names of the indexes on metadata keys begin with."""
+
+
+def metadata_indexes(keys: tuple[str, ...]) -> dict[str, str]:
+    """The names of the indexes that serve filters on these (plain) keys, and how each is made.
+
+    One for each kind of owner and one across owners, because without an owner in front the planner reads all memories
+    of the owner rather than a range of values of everybody. Each holds only memories that have the owner and the key:
+    an ordinary memory stands in two of them, and one without the key in none.
+    """
+    indexes = {}
+    for key in keys:
+        path = key.removeprefix("metadata.")
+        value = f"metadata ->> '$.{path}'"
+        for owner in ("user_id", "agent_id", "run_id"):
+            indexes[f"{INDEX_PREFIX}{owner}:{path}"] = (
+                f"({owner}, {value}) WHERE {owner} IS NOT NULL AND {value} IS NOT NULL"
+            )
+        indexes[f"{INDEX_PREFIX}:{path}"] = f"({value}) WHERE {value} IS NOT NULL"
+    return {name: f'CREATE INDEX "{name}" ON memory {columns}' for name, columns in indexes.items()}

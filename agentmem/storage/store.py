@@ -79,7 +79,12 @@ class Store:
 
     def __init__(self, path: str, config: Config, timings: Timings) -> None:
         self._config = config
-        self._database = Database(path, durability=config.durability, busy_timeout=config.busy_timeout)
+        self._database = Database(
+            path,
+            durability=config.durability,
+            busy_timeout=config.busy_timeout,
+            indexed_metadata=config.indexed_metadata,
+        )
         self.writes = GroupCommit(self._database, timings)
         bind_analysis(self._database)
 

@@ -50,6 +50,8 @@ class Drafter:
             raise InvalidInputError(f"{shorten(item)} is a {type(item).__name__}; pass a text or a mapping.")
         check_fields(item)
         fields = self._defaults | dict(item)
+        if "ttl" in item or "expires_at" in item:  # Two ways to say one thing: what the item says, it says of both.
+            fields |= {"ttl": item.get("ttl"), "expires_at": item.get("expires_at")}
         content = fields.pop("content", None)
         scope = self._scope_of(fields.pop("user_id"), fields.pop("agent_id"), fields.pop("run_id"))
         return Draft.of(content, scope, self._config, **fields)

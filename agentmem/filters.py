@@ -75,7 +75,7 @@ from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
 from agentmem.keys import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
-from agentmem.records import check_text, shorten, to_microseconds
+from agentmem.records import check_between, check_text, shorten, to_microseconds
 
 SQLValue: TypeAlias = str | int | float | bytes | None
 Scalar: TypeAlias = str | int | float | bool | None
@@ -101,8 +101,9 @@ class Condition:
     parameters: tuple[SQLValue, ...] = ()
 
 
-def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
-    """The condition that `filters` mean, or None when they ask for nothing (None or an empty mapping).
+def compile_filters(filters: Mapping[str, Any] | None, between: Any = None) -> Condition | None:
+    """The condition that `filters` mean, or None when they ask for nothing (None or an empty mapping). `between` is
+    a pair of aware datetimes, of which either may be None: `created_at` from the first on and before the second.
 
     Pure: touches no database, may be called from any thread. What it returns never fails in SQLite, whatever
     the metadata.
@@ -110,11 +111,13 @@ def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
     Raises:
         InvalidInputError: something is outside the language; the message names it.
     """
-    if filters is None:
-        return None
-    if not isinstance(filters, Mapping):
+    if filters is not None and not isinstance(filters, Mapping):
         raise InvalidInputError(f"filters is {shorten(filters)}; pass a mapping such as {{'topic': 'sea'}}.")
-    return _Compiler().mapping(filters, 0) if filters else None
+    parts = [_Compiler().mapping(filters, 0)] if filters else []
+    for bound, moment in zip((">=", "<"), check_between(between) or (None, None), strict=True):
+        if moment is not None:
+            parts.append(Condition(f"(memory.created_at {bound} ?)", (moment,)))
+    return _join("AND", parts) if parts else None
 
 
 def number_at(key: str) -> Condition:

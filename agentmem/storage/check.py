@@ -8,6 +8,7 @@ import numpy as np
 from agentmem.errors import StoreError
 from agentmem.records import from_microseconds
 from agentmem.storage.database import Connection
+from agentmem.storage.rows import HIDING
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
@@ -76,8 +77,10 @@ def _history_problems(connection: Connection) -> Iterator[str]:
                 yield f"the history of memory {memory!r} begins with {what!r}, not with 'add'."
         elif what == "add" or (what == "restore") != deleted:
             yield f"the history of memory {memory!r} has {what!r} where it cannot be."
-        deleted, present = what == "delete", bool(is_deleted)
-        if (what == "update") != (before is not None) or (before is not None and not _is_version(before)):
+        deleted, present = what in HIDING, bool(is_deleted)
+        # A restore replaces something when it takes away an expiry that had passed.
+        needless = before is not None and what not in ("update", "restore")
+        if needless or (what == "update" and before is None) or (before is not None and not _is_version(before)):
             yield f"the history of memory {memory!r} has an unreadable {what!r}."
     if deleted != present:
         yield f"memory {current!r} is not as its history left it: deleted in one of them only."
@@ -85,7 +88,7 @@ def _history_problems(connection: Connection) -> Iterator[str]:
 
 def _is_version(text: str) -> bool:
     try:
-        return set(json.loads(text)) == {"content", "metadata", "expires_at"}
+        return set(json.loads(text)) == {"content", "metadata", "expires_at", "updated_at"}
     except ValueError:
         return False
 

@@ -10,6 +10,9 @@ RECORD_COLUMNS = (
     "json(memory.metadata), memory.created_at, memory.updated_at, memory.expires_at"
 )
 
+HIDING = frozenset({"delete", "expire"})
+"""Events after which a memory is not visible."""
+
 
 def record_of(row: tuple[Any, ...]) -> Record:
     """A record from a row of RECORD_COLUMNS; its metadata may be decoded already."""
@@ -35,6 +38,7 @@ def version_json(record: Record) -> str:
             "content": record.content,
             "metadata": record.metadata,
             "expires_at": None if record.expires_at is None else to_microseconds(record.expires_at),
+            "updated_at": to_microseconds(record.updated_at),
         },
         ensure_ascii=False,
         separators=(",", ":"),
@@ -51,12 +55,13 @@ def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
     """The history of one memory from its rows (seq, what, before, at), oldest first, and its present state.
 
     An event stores what it replaced; what it put in place is found in the next event that replaced something, or in
-    the present. A deletion changes no text, so that the state goes on below it, invisible until it is restored.
+    the present. A deletion or an expiry changes no text, so that the state goes on below it, invisible until it is
+    restored (then without the expiry that had passed).
     """
     events: list[Event] = []
     state: Version = Version(record.content, record.metadata, record.expires_at)
     for seq, what, before_json, at in reversed(rows):
-        after = None if what == "delete" else state
+        after = None if what in HIDING else state
         if before_json is not None:
             state = version_of_json(before_json)
         before = None if what in ("add", "restore") else state

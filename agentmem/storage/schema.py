@@ -24,34 +24,35 @@ MIGRATIONS: list[list[str]] = [
             id TEXT NOT NULL UNIQUE,
             user_id TEXT, agent_id TEXT, run_id TEXT,
             role TEXT,
-            content TEXT NOT NULL,
-            metadata BLOB,                      -- JSONB object, NULL when empty
             created_at INTEGER NOT NULL,        -- microseconds since 1970-01-01 UTC, like all times here
             updated_at INTEGER NOT NULL,
             expires_at INTEGER,
-            deleted_at INTEGER,
+            deleted_at INTEGER,                 -- by a user before expires_at, by a sweep at or after it
             vector_key INTEGER,                 -- NULL while the vector is still to come
             vector_error TEXT,                  -- why it never will
             seq INTEGER NOT NULL,               -- history.seq of the last change
-            terms BLOB                          -- of content and day, as `agentmem.terms` makes them
+            terms BLOB,                         -- of content and day, as `agentmem.terms` makes them
+            metadata BLOB,                      -- JSONB object, NULL when empty
+            content TEXT NOT NULL               -- the largest last: what stands before it is read without it
         ) STRICT""",
         "CREATE INDEX memory_pending ON memory (key) "
         "WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL",
         "CREATE INDEX memory_failed ON memory (key) WHERE vector_error IS NOT NULL",
+        "CREATE INDEX memory_expires ON memory (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL",
         # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
         "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",
         "CREATE INDEX memory_agent ON memory (agent_id, seq) WHERE agent_id IS NOT NULL",
         "CREATE INDEX memory_run ON memory (run_id, seq) WHERE run_id IS NOT NULL",
         "CREATE INDEX memory_seq ON memory (seq)",
-        # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at); what it put in
-        # its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
+        # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at, updated_at); what
+        # it put in its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
         # An event "embed" of memory 0 stands for the vectors that deferred memories got together.
         """CREATE TABLE history (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,
             memory_key INTEGER NOT NULL,
             what TEXT NOT NULL,
-            before TEXT,
-            at INTEGER NOT NULL
+            at INTEGER NOT NULL,                -- when it was committed; grows with seq but for changes of the clock
+            before TEXT
         ) STRICT""",
         "CREATE INDEX history_memory ON history (memory_key, seq)",
     ],

@@ -4,7 +4,7 @@ Nothing outside this folder knows that it is SQLite: what comes in and goes out 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -36,6 +36,7 @@ from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
     Pending,
     claim,
@@ -94,10 +95,18 @@ class Store:
     # -- reading --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, *, show_expired: bool = False) -> Iterator[Snapshot]:
         """A view of one moment, for the length of the block, seeing all that was acknowledged before it began."""
         with self._database.reading() as connection:
-            yield Snapshot(connection, to_microseconds(now()))
+            yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired)
+
+    @contextmanager
+    def past(
+        self, instant: datetime, digest_of: Callable[[str], bytes], *, show_expired: bool = False
+    ) -> Iterator[Snapshot]:
+        """A view of what was known at an instant. `digest_of` is the digest under which a text's vector is stored."""
+        with self._database.reading() as connection:
+            yield PastSnapshot(connection, to_microseconds(instant), digest_of, show_expired=show_expired)
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """The vectors that the store has, of these digests."""
@@ -289,7 +298,8 @@ class Store:
         return self.writes.commit(apply)
 
     def restore(self, id: str, scope: Scope) -> Record:
-        """Brings a deleted memory back as it was; one that is not deleted is returned as it is.
+        """Makes a deleted or expired memory visible again, as it was; one whose `expires_at` has passed comes back
+        without it. One that is visible is returned as it is.
 
         Raises:
             NotFoundError: there never was such a memory in this scope.
@@ -300,12 +310,20 @@ class Store:
             row = self._row(connection, id, scope)
             if row is None:
                 raise _not_found(id, scope)
-            if connection.execute(
-                "SELECT 1 FROM memory WHERE key = ? AND deleted_at IS NOT NULL", (row[0],)
-            ).fetchone():
-                seq = transaction.record_event(row[0], "restore", None, transaction.moment)
-                connection.execute("UPDATE memory SET deleted_at = NULL, seq = ? WHERE key = ?", (seq, row[0]))
-            return record_of(row)
+            key, record = row[0], record_of(row)
+            [deleted_at] = only_row(connection, "SELECT deleted_at FROM memory WHERE key = ?", (key,))
+            expired = record.expires_at is not None and to_microseconds(record.expires_at) <= transaction.moment
+            if deleted_at is None and not expired:
+                return record
+            if deleted_at is None:
+                transaction.record_event(key, "expire", None, transaction.moment)  # As the sweep would have done.
+            before = version_json(record) if expired else None
+            seq = transaction.record_event(key, "restore", before, transaction.moment)
+            if expired:
+                record = replace(record, expires_at=None)
+                connection.execute("UPDATE memory SET expires_at = NULL WHERE key = ?", (key,))
+            connection.execute("UPDATE memory SET deleted_at = NULL, seq = ? WHERE key = ?", (seq, key))
+            return record
 
         return self.writes.commit(apply)
 
@@ -313,21 +331,8 @@ class Store:
         """Hides every visible memory of a scope that passes the filter, in one transaction; how many it were."""
 
         def apply(transaction: Transaction) -> int:
-            connection = transaction.connection
             where, parameters = visible(scope, condition, transaction.moment)
-            start = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
-            connection.execute(
-                "INSERT INTO history (memory_key, what, at) "
-                f"SELECT memory.key, 'delete', ? FROM memory WHERE {where} ORDER BY memory.key",
-                (transaction.moment, *parameters),
-            )
-            deleted = connection.changes()
-            connection.execute(
-                "UPDATE memory SET deleted_at = ?, seq = event.seq FROM history AS event "
-                "WHERE event.seq > ? AND event.memory_key = memory.key",
-                (transaction.moment, start),
-            )
-            return deleted
+            return transaction.hide("delete", f"{where} ORDER BY memory.key", parameters)
 
         return self.writes.commit(apply)
 

@@ -49,6 +49,26 @@ class Transaction:
         self._last_event = (seq, memory_key, what, at)
         return seq
 
+    def hide(self, what: str, where: str, parameters: tuple[Any, ...]) -> int:
+        """Makes every memory that satisfies the condition (ORDER BY and LIMIT may follow) a deleted one, each with an
+        event of this name; how many they were."""
+        connection = self.connection
+        start = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
+        connection.execute(
+            f"INSERT INTO history (memory_key, what, at) SELECT memory.key, ?, ? FROM memory WHERE {where}",
+            (what, self.moment, *parameters),
+        )
+        hidden = connection.changes()
+        if hidden:
+            connection.execute(
+                "UPDATE memory SET deleted_at = ?, seq = event.seq FROM history AS event "
+                "WHERE event.seq > ? AND event.memory_key = memory.key",
+                (self.moment, start),
+            )
+            seq, key = only_row(connection, "SELECT seq, memory_key FROM history ORDER BY seq DESC LIMIT 1")
+            self._last_event = (seq, key, what, self.moment)
+        return hidden
+
     def went_through(self, connection: Connection) -> bool:
         """Whether another connection sees what this transaction did. Every change has an event; without one, nothing
         was changed that could not be changed again."""
@@ -96,12 +116,12 @@ class Transaction:
         rows = []
         for offset, (draft, vector_key, words) in enumerate(zip(drafts, vectors, terms, strict=True), start=1):
             rows.append((*_columns(draft), vector_key, key + offset, seq + offset, words))
-        self._last_event = (seq + len(rows), key + len(rows), "add", rows[-1][8])
+        self._last_event = (seq + len(rows), key + len(rows), "add", self.moment)
         _insert_rows(
             connection,
             "INSERT INTO history (memory_key, what, at, seq) VALUES",
             "(?, 'add', ?, ?)",
-            [(row[11], row[8], row[12]) for row in rows],
+            [(row[11], self.moment, row[12]) for row in rows],
         )
         _insert_rows(
             connection,

@@ -228,6 +228,7 @@ def demo(keep: Path | None, limit: int, model: str | None, as_json: bool) -> int
 @click.option("--created-at", callback=_moment, help="When it was said, as 2026-03-05T18:30:00+01:00; otherwise now.")
 @click.option("--expires-at", callback=_moment, help="When it is to be forgotten.")
 @click.option("--ttl", type=float, metavar="SECONDS", help="The same, so many seconds from now.")
+@click.option("--dedupe", is_flag=True, help="Not twice: where the owner has the text already, that memory stands.")
 @click.option("--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded.")
 @click.option("--skip-bad", is_flag=True, help="Report bad lines and go on, instead of stopping at the first one.")
 @_store
@@ -283,7 +284,8 @@ def _add_lines(source: str, skip_bad: bool, db: str, model: str | None, as_json:
             complain(f"Stored: {known}{_counted(stored)}, up to line {last}.")
             raise
     if not as_json:
-        print_lines(f"{_counted(stored)} stored{f', {skipped:,} lines skipped' if skipped else ''}.")
+        there = " or there already" if fields["dedupe"] else ""
+        print_lines(f"{_counted(stored)} stored{there}{f', {skipped:,} lines skipped' if skipped else ''}.")
     return DONE if stored else NOTHING
 
 

@@ -91,6 +91,7 @@ class ScopedMemory:
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
         ttl: float | None = None,
+        dedupe: bool = False,
         defer: bool = False,
         timeout: float | None = None,
     ) -> Record:
@@ -105,6 +106,11 @@ class ScopedMemory:
         for the disk only. Such a memory is found all the same, because a search first has what is pending in its own
         scope embedded; pending work survives a crash and is done by whichever process has the file open.
 
+        With `dedupe=True` the same text is not stored twice under exactly the same user, agent and run: where such a
+        memory is to be seen, however it was added, the oldest is returned as it is, and the rest of the call (the id
+        too, taken or not) is not used. However many threads and processes bring a text at once, one of them stores it.
+        A deleted or expired memory does not count; it may still be restored beside the new one.
+
         Raises:
             InvalidInputError: an argument cannot be used (DuplicateIdError: the id is taken); nothing was queued.
             EmbeddingError: the model failed on this text; nothing was written.
@@ -114,6 +120,7 @@ class ScopedMemory:
         draft = Draft.of(
             content, self._scope(user_id, agent_id, run_id), self._engine.config,
             role=role, metadata=metadata, id=id, created_at=created_at, expires_at=expires_at, ttl=ttl,
+            dedupe=dedupe,
         )  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         if defer:
@@ -135,6 +142,7 @@ class ScopedMemory:
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
         ttl: float | None = None,
+        dedupe: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         defer: bool = False,
         progress: bool = False,
@@ -147,8 +155,8 @@ class ScopedMemory:
         threads pass in between. With `on_error="raise"` the first bad item raises with its position: the chunks before
         its own are stored, nothing of its own is; a list or tuple is checked whole before anything is written. With
         `"return"` every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk.
-        `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` is as
-        in `add`.
+        `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` and
+        `dedupe` (among the items too) are as in `add`.
 
         Returns a Record (or exception) for each item. Raises as `add` does.
         """
@@ -158,7 +166,7 @@ class ScopedMemory:
             raise InvalidInputError(f"contents is {shorten(contents)}; pass a list of texts or mappings.")
         defaults = {
             "user_id": user_id, "agent_id": agent_id, "run_id": run_id, "role": role, "metadata": metadata,
-            "created_at": created_at, "expires_at": expires_at, "ttl": ttl,
+            "created_at": created_at, "expires_at": expires_at, "ttl": ttl, "dedupe": dedupe,
         }  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         together = on_error == "raise"
@@ -180,6 +188,7 @@ class ScopedMemory:
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
         ttl: float | None = None,
+        dedupe: bool = False,
         defer: bool = False,
         timeout: float | None = None,
     ) -> list[Record]:
@@ -192,7 +201,7 @@ class ScopedMemory:
         return self.add_batch(
             _items_of(messages, metadata),
             user_id=user_id, agent_id=agent_id, run_id=run_id, created_at=created_at, expires_at=expires_at,
-            ttl=ttl, defer=defer, timeout=timeout,
+            ttl=ttl, dedupe=dedupe, defer=defer, timeout=timeout,
         )  # fmt: skip
 
     def _remember(self, draft: Draft, timeout: float) -> list[Record | AgentMemError]:

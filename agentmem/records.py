@@ -148,7 +148,8 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A checked memory that is not stored yet. `metadata_json` is None when there is no metadata."""
+    """A checked memory that is not stored yet. `metadata_json` is None when there is no metadata; with `dedupe` it is
+    stored only when no visible memory has this text and exactly this scope."""
 
     id: str
     id_given: bool
@@ -159,6 +160,7 @@ class Draft:
     metadata_json: str | None
     created_at: datetime
     expires_at: datetime | None
+    dedupe: bool = False
     updated_at: datetime = field(default_factory=lambda: now())
 
     @classmethod
@@ -174,6 +176,7 @@ class Draft:
         created_at: Any = None,
         expires_at: Any = None,
         ttl: Any = None,
+        dedupe: bool = False,
     ) -> "Draft":
         """Raises: InvalidInputError naming the argument, its value and what to do."""
         check_content(content, config)
@@ -189,8 +192,13 @@ class Draft:
             metadata_json=metadata_json,
             created_at=check_time("created_at", created_at) or moment,
             expires_at=check_expiry(expires_at, ttl, moment),
+            dedupe=bool(dedupe),
             updated_at=moment,
         )
+
+    def expired(self, moment: int) -> bool:
+        """Whether it is not to be seen any more at a moment, in microseconds."""
+        return self.expires_at is not None and to_microseconds(self.expires_at) <= moment
 
     def record(self) -> Record:
         """The record that this draft becomes once it is committed."""

@@ -116,6 +116,14 @@ def test_every_field_of_a_text_can_be_given(run):
     assert run("list", "--agent", "desk", "--json").stdout.count("Hates flying") == 1
 
 
+def test_the_same_text_is_stored_once_when_asked(run):
+    first = run("add", "Is allergic to nuts", "--user", "ana", "--dedupe").stdout
+    assert run("add", "Is allergic to nuts", "--user", "ana", "--dedupe").stdout == first
+    several = run("add", "-", "--user", "ana", "--dedupe", stdin=jsonl("Is allergic to nuts", "Has a cat", "Has a cat"))
+    assert several.stdout == "3 memories stored or there already.\n"
+    assert contents(run) == ["Is allergic to nuts", "Has a cat"]
+
+
 def test_json_lines_may_be_texts_items_and_messages(run):
     items = jsonl(
         "Drinks tea",
@@ -427,6 +435,7 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     problems = [
         "memory 'm3' points to the vector of another text.",
         "memory 'm3' is not found by its words: its terms are not those of its text.",
+        "memory 'm3' is not found by its text: its twin is that of another text or scope.",
     ]
     assert result.stdout.splitlines() == problems
     assert json.loads(filled("check", "--json").stdout) == {"healthy": False, "problems": problems}

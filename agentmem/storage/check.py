@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from agentmem.errors import StoreError
-from agentmem.records import from_microseconds
+from agentmem.records import Scope, from_microseconds
 from agentmem.storage.database import Connection
-from agentmem.storage.rows import HIDING
+from agentmem.storage.rows import HIDING, twin_of
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
@@ -57,6 +57,7 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> It
         yield from _history_problems(connection)
         yield from _vector_problems(connection, digest_of, dimension)
         yield from _term_problems(connection)
+        yield from _twin_problems(connection)
     except StoreError as error:
         yield f"the database cannot be read to its end: {error}"
 
@@ -111,3 +112,11 @@ def _term_problems(connection: Connection) -> Iterator[str]:
     for memory, content, created_at, terms in connection.execute("SELECT id, content, created_at, terms FROM memory"):
         if terms != stored_terms(content, from_microseconds(created_at)):
             yield f"memory {memory!r} is not found by its words: its terms are not those of its text."
+
+
+def _twin_problems(connection: Connection) -> Iterator[str]:
+    """Deduplication finds a text by its twin; that no two are sole is for the unique index to say."""
+    rows = connection.execute("SELECT id, user_id, agent_id, run_id, content, twin FROM memory")
+    for memory, user_id, agent_id, run_id, content, twin in rows:
+        if twin_of(Scope(user_id, agent_id, run_id), content) != twin:
+            yield f"memory {memory!r} is not found by its text: its twin is that of another text or scope."

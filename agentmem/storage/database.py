@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -366,6 +366,11 @@ def only_row(connection: Connection, query: str, parameters: tuple[Any, ...] = (
 def key_array(keys: npt.NDArray[np.int64]) -> Any:
     """Integer keys (at least one) as a bound table: `... FROM carray(?)`."""
     return apsw.carray(np.ascontiguousarray(keys, dtype=np.int64))
+
+
+def integer_array(numbers: Iterable[int]) -> Any:
+    """Integers (at least one) as a bound table, likewise."""
+    return apsw.carray(np.fromiter(numbers, np.int64))
 
 
 def blob_array(blobs: tuple[bytes, ...]) -> Any:

@@ -1,9 +1,10 @@
 """How records, versions and events stand in the tables."""
 
 import json
+from hashlib import blake2b
 from typing import Any
 
-from agentmem.records import Event, Record, Version, from_microseconds, to_microseconds
+from agentmem.records import Event, Record, Scope, Version, from_microseconds, to_microseconds
 
 RECORD_COLUMNS = (
     "memory.key, memory.id, memory.content, memory.user_id, memory.agent_id, memory.run_id, memory.role, "
@@ -29,6 +30,16 @@ def record_of(row: tuple[Any, ...]) -> Record:
         from_microseconds(updated_at),
         None if expires_at is None else from_microseconds(expires_at),
     )
+
+
+def twin_of(scope: Scope, content: str) -> int:
+    """64 bits, signed: 24 of the scope, 40 of the content. The scope comes first so that the texts of one owner lie
+    together in the index, and a batch of them touches few of its pages (256 of them into 200,000 of 2,000 owners: 14 ms
+    on 2 cores, 31 ms with 64 bits of both). Others may share it: compare the texts too."""
+    # Neither names nor contents hold NUL, and no name is empty.
+    names = f"{scope.user_id or ''}\0{scope.agent_id or ''}\0{scope.run_id or ''}"
+    head, tail = blake2b(names.encode(), digest_size=3), blake2b(content.encode(), digest_size=5)
+    return int.from_bytes(head.digest() + tail.digest(), "big", signed=True)
 
 
 def version_json(record: Record) -> str:

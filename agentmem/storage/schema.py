@@ -31,6 +31,8 @@ MIGRATIONS: list[list[str]] = [
             vector_key INTEGER,                 -- NULL while the vector is still to come
             vector_error TEXT,                  -- why it never will
             seq INTEGER NOT NULL,               -- history.seq of the last change
+            twin INTEGER NOT NULL,              -- hash of scope and content: equal for equal texts of one scope
+            sole INTEGER CHECK (sole = 1),      -- 1 where dedupe stored it, until it makes room for another, or changes
             terms BLOB,                         -- of content and day, as `agentmem.terms` makes them
             metadata BLOB,                      -- JSONB object, NULL when empty
             content TEXT NOT NULL               -- the largest last: what stands before it is read without it
@@ -38,6 +40,8 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX memory_pending ON memory (key) "
         "WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL",
         "CREATE INDEX memory_failed ON memory (key) WHERE vector_error IS NOT NULL",
+        # What keeps a second deduplicated text out; NULLs are distinct, so that the others may be as many as they like.
+        "CREATE UNIQUE INDEX memory_twin ON memory (twin, sole)",
         "CREATE INDEX memory_expires ON memory (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL",
         # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
         "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",

@@ -13,7 +13,6 @@ from typing import Any
 from agentmem.config import Config
 from agentmem.errors import (
     AgentMemError,
-    DuplicateIdError,
     ModelMismatchError,
     NotFoundError,
     StoreDamagedError,
@@ -47,9 +46,10 @@ from agentmem.storage.pending import (
     release,
     settle,
 )
-from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, version_json
+from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
+from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
 
 
@@ -184,23 +184,24 @@ class Store:
         self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
     ) -> Write[list[Record | AgentMemError]]:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
-        be filled until it is queued. Its result has a record for each draft, or the error that kept this one out: the
-        embedding's, or a DuplicateIdError. With `together`, the first such error is raised and nothing is written."""
+        be filled until it is queued. Its result has a record for each draft (an existing one where the draft asks not
+        to be stored twice), or the error that kept this one out: the embedding's, or a DuplicateIdError. With
+        `together`, the first such error is raised and nothing is written."""
         # Here and not in `apply`, which runs on the thread that leads a commit for many.
         terms = [stored_terms(draft.content, draft.created_at) for draft in drafts]
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
-            refusals = _refusals(transaction, drafts, embedded)
+            decided = outcomes(transaction, drafts, embedded)
             if together:
-                for position, refusal in enumerate(refusals):
-                    if refusal is not None:
-                        refusal.position = position
-                        raise refusal
+                for position, outcome in enumerate(decided):
+                    if isinstance(outcome, AgentMemError):
+                        outcome.position = position
+                        raise outcome
             results: list[Record | AgentMemError] = []
-            for draft, vector, words, refusal in zip(drafts, embedded, terms, refusals, strict=True):
-                if refusal is None and not isinstance(vector, AgentMemError):
+            for draft, vector, words, outcome in zip(drafts, embedded, terms, decided, strict=True):
+                if outcome is None and not isinstance(vector, AgentMemError):
                     transaction.insert(draft, vector, words)
-                results.append(refusal or draft.record())
+                results.append(outcome or draft.record())
             return results
 
         return Write(apply)
@@ -246,7 +247,8 @@ class Store:
             if embedded is not None:
                 [vector_key] = transaction.vector_keys([embedded])
                 connection.execute(
-                    "UPDATE memory SET vector_key = ?, vector_error = NULL WHERE key = ?", (vector_key, key)
+                    "UPDATE memory SET vector_key = ?, vector_error = NULL, twin = ?, sole = NULL WHERE key = ?",
+                    (vector_key, twin_of(_scope_of(new), new.content), key),
                 )
             return new
 
@@ -355,24 +357,8 @@ class Store:
         return row
 
 
-def _refusals(
-    transaction: Transaction, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None]
-) -> list[AgentMemError | None]:
-    """For each draft what speaks against storing it, before anything is stored."""
-    refusals: list[AgentMemError | None] = []
-    seen: set[str] = set()
-    for draft, vector in zip(drafts, embedded, strict=True):
-        # A copy: one error object may be the answer to several callers who waited for the same text.
-        refusal = type(vector)(*vector.args) if isinstance(vector, AgentMemError) else None
-        if refusal is None and draft.id_given:
-            stored = transaction.connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
-            if stored or draft.id in seen:
-                refusal = DuplicateIdError(
-                    f"id {draft.id!r} is taken (perhaps by a deleted memory); choose another or update that one."
-                )
-            seen.add(draft.id)
-        refusals.append(refusal)
-    return refusals
+def _scope_of(record: Record) -> Scope:
+    return Scope(record.user_id, record.agent_id, record.run_id)
 
 
 def _not_found(id: str, scope: Scope) -> NotFoundError:

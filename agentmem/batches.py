@@ -50,6 +50,8 @@ class Drafter:
             raise InvalidInputError(f"{shorten(item)} is a {type(item).__name__}; pass a text or a mapping.")
         check_fields(item)
         fields = self._defaults | dict(item)
+        if "ttl" in item or "expires_at" in item:  # Two ways to say one thing: what the item says, it says of both.
+            fields |= {"ttl": item.get("ttl"), "expires_at": item.get("expires_at")}
         content = fields.pop("content", None)
         scope = self._scope_of(fields.pop("user_id"), fields.pop("agent_id"), fields.pop("run_id"))
         return Draft.of(content, scope, self._config, **fields)
@@ -99,7 +101,7 @@ class Chunk:
             raise type(error)(f"Item {self._start + error.position}: {error}") from error
         finally:
             if self._sent is None:
-                engine.backlog.wake(missed=len(drafts) - sum(isinstance(record, Record) for record in stored))
+                engine.backlog.wake(missed=_missed(drafts, stored))
         records = iter(stored)
         return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
 
@@ -137,5 +139,12 @@ def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | Agent
     try:
         stored = engine.store.insert([draft], [None], together=True)
     finally:
-        engine.backlog.wake(missed=1 - len(stored))
+        engine.backlog.wake(missed=_missed([draft], stored))
     return stored
+
+
+def _missed(drafts: list[Draft], stored: list[Record | AgentMemError]) -> int:
+    """How many of the drafts were not stored: they failed, or the same text was there. (A draft that was given the id
+    of that very memory is taken for stored; the backlog counts for itself when its work is done.)"""
+    new = {draft.id for draft in drafts} & {record.id for record in stored if isinstance(record, Record)}
+    return len(drafts) - len(new)

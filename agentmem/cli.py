@@ -112,6 +112,17 @@ def _object(context: click.Context, parameter: click.Parameter, value: str | Non
     return decoded
 
 
+def _between(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[datetime | None, datetime | None] | None:
+    if value is None:
+        return None
+    start, dots, end = value.partition("..")
+    if not dots:
+        raise click.BadParameter(f"{value!r} has no '..'; write START..END, of which either may be left out.")
+    return _moment(context, parameter, start or None), _moment(context, parameter, end or None)
+
+
 def _together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         for option in reversed(options):
@@ -145,6 +156,14 @@ _filter = click.option(
     metavar="JSON",
     help='Such as \'{"topic": "travel", "stars": {"gte": 3}}\'.',
 )
+_created_between = click.option(
+    "--between",
+    callback=_between,
+    metavar="START..END",
+    help="Made from START on and before END, such as 2026-03-01T00:00:00Z..2026-04-01T00:00:00Z, or only one of them.",
+)
+_show_expired = click.option("--show-expired", is_flag=True, help="Expired ones too.")
+_as_of = click.option("--as-of", callback=_moment, metavar="WHEN", help="What was known at that moment.")
 
 
 def _days(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -208,6 +227,8 @@ def demo(keep: Path | None, limit: int, model: str | None, as_json: bool) -> int
 @click.option("--id", metavar="ID", help="An id of your own (for one text).")
 @click.option("--created-at", callback=_moment, help="When it was said, as 2026-03-05T18:30:00+01:00; otherwise now.")
 @click.option("--expires-at", callback=_moment, help="When it is to be forgotten.")
+@click.option("--ttl", type=float, metavar="SECONDS", help="The same, so many seconds from now.")
+@click.option("--dedupe", is_flag=True, help="Not twice: where the owner has the text already, that memory stands.")
 @click.option("--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded.")
 @click.option("--skip-bad", is_flag=True, help="Report bad lines and go on, instead of stopping at the first one.")
 @_store
@@ -218,8 +239,8 @@ def add(
     """Remember TEXT, or what a file or a pipe (-) holds.
 
     A file is UTF-8 and holds JSON Lines or one JSON array. An item is a text, an object with the fields content,
-    user_id, agent_id, run_id, role, metadata, id, created_at, expires_at (or as `list --json` prints it), or a chat
-    message with role, content and name. What an item does not say, the options say.
+    user_id, agent_id, run_id, role, metadata, id, created_at, expires_at, ttl (or as `list --json` prints it), or a
+    chat message with role, content and name. What an item does not say, the options say.
 
     A bad line stops everything with its number: what stands before it is stored, it and the rest is not. With
     --skip-bad the bad lines are reported and the others are stored.
@@ -263,7 +284,8 @@ def _add_lines(source: str, skip_bad: bool, db: str, model: str | None, as_json:
             complain(f"Stored: {known}{_counted(stored)}, up to line {last}.")
             raise
     if not as_json:
-        print_lines(f"{_counted(stored)} stored{f', {skipped:,} lines skipped' if skipped else ''}.")
+        there = " or there already" if fields["dedupe"] else ""
+        print_lines(f"{_counted(stored)} stored{there}{f', {skipped:,} lines skipped' if skipped else ''}.")
     return DONE if stored else NOTHING
 
 
@@ -278,6 +300,9 @@ def _add_lines(source: str, skip_bad: bool, db: str, model: str | None, as_json:
 @click.option("--importance", metavar="KEY", help="A metadata key with numbers from 0 to 1: lower ones score less.")
 @click.option("--collapse", is_flag=True, help="Show equal texts once.")
 @_filter
+@_created_between
+@_show_expired
+@_as_of
 @click.option("--explain", is_flag=True, help="Say how each score came about.")
 @_full
 @_store
@@ -304,6 +329,9 @@ def search(query: str, full: bool, db: str, model: str | None, as_json: bool, **
 @_owner
 @_all_scopes
 @_filter
+@_created_between
+@_show_expired
+@_as_of
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Memories a page (without --all)."
 )
@@ -366,6 +394,7 @@ def history(id: str, full: bool, db: str, model: str | None, as_json: bool) -> i
 @_owner
 @_all_scopes
 @_filter
+@_created_between
 @click.option("--dry-run", is_flag=True, help="Say how many it would be, and delete none.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_store
@@ -379,8 +408,8 @@ def delete(
     """
     if bool(ids) == everything:
         raise click.UsageError("Give either ids, or --all with an owner.")
-    if ids and (asked["filters"] or asked["all_scopes"]):
-        raise click.UsageError("--filter and --all-scopes go with --all.")
+    if ids and (asked["filters"] or asked["between"] or asked["all_scopes"]):
+        raise click.UsageError("--filter, --between and --all-scopes go with --all.")
     if everything:
         _require_owner(asked)
     with _open(db, model) as memory:

@@ -3,12 +3,18 @@
 A setting is here because a measurement or a stated need stands behind it; the defaults are meant to be left alone.
 """
 
+import reprlib
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from agentmem.errors import InvalidInputError
+from agentmem.keys import plain_path
 
 MIB = 1024 * 1024
+
+MAX_INDEXED = 16
+"""Metadata keys with an index: every one of them makes adding slower."""
+MAX_KEY_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,14 @@ class Config:
     max_metadata_bytes: int = 100_000
     """Largest metadata of one memory, in bytes of JSON."""
 
+    indexed_metadata: tuple[str, ...] | None = None
+    """Metadata keys, such as `("topic", "place.city")`, whose filters are to be answered by an index instead of reading
+    every memory of the owner: equality with texts and numbers, lists of them, and order. Missing indexes are made when
+    the store is opened (others wait meanwhile), and those of keys no longer named are dropped; `None` leaves them as
+    they are. Medians on 2 cores, a filter that keeps 44 of an owner's 50,000 memories: `count` 19 ms without and 0.07
+    ms with an index, `search` 46 and 9 ms. The price of two indexed keys: `add_batch` a third slower, 1.5 s to make
+    them for 150,000 memories."""
+
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     """onnxruntime execution providers, in order of preference; others than the CPU need their build of onnxruntime."""
 
@@ -79,8 +93,26 @@ class Config:
             smallest = 0 if field.name in ("cache_bytes", "shelf_bytes") else 1
             if value < smallest:
                 raise InvalidInputError(f"Config.{field.name} is {value!r}; give {smallest} or more.")
+        if self.indexed_metadata is not None:
+            _check_indexed(self.indexed_metadata)
         if not self.providers or isinstance(self.providers, str):
             raise InvalidInputError(f"Config.providers is {self.providers!r}; give a tuple of provider names.")
+
+
+def _check_indexed(keys: object) -> None:
+    if not isinstance(keys, tuple) or len(keys) > MAX_INDEXED:
+        raise InvalidInputError(
+            f"Config.indexed_metadata is {reprlib.repr(keys)}; give a tuple of at most {MAX_INDEXED} metadata keys."
+        )
+    for key in keys:
+        if not isinstance(key, str) or len(key) > MAX_KEY_LENGTH or plain_path(key) is None:
+            raise InvalidInputError(
+                f"Config.indexed_metadata is {reprlib.repr(keys)}, where {reprlib.repr(key)} can have no index; "
+                "give plain ASCII names with dots between them, such as 'place.city' (or 'metadata.role', which is no "
+                "field of the record)."
+            )
+    if len({plain_path(key) for key in keys}) < len(keys):
+        raise InvalidInputError(f"Config.indexed_metadata is {reprlib.repr(keys)}; name each key once.")
 
 
 def _is_number(value: object) -> bool:

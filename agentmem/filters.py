@@ -63,19 +63,19 @@ an integer outside 64 bits, text with NUL or a lone surrogate, a naive time, `co
 
 The connection must know the function `agentmem_casefold(text)`: `str.casefold`, deterministic. Where every
 label of a key is a plain ASCII name, its value is written `metadata ->> '$.a.b'`, and an index on exactly
-this expression serves it.
+this expression serves it (`Config.indexed_metadata` makes such indexes).
 """
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import check_text, shorten, to_microseconds
+from agentmem.keys import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
+from agentmem.records import check_between, check_text, shorten, to_microseconds
 
 SQLValue: TypeAlias = str | int | float | bytes | None
 Scalar: TypeAlias = str | int | float | bool | None
@@ -84,14 +84,10 @@ MAX_DEPTH = 32  # levels of AND, OR, NOT; also labels of one key
 # Comparisons and connectives. Keeps far from SQLite's limits: 32,766 variables, expressions 1,000 deep.
 MAX_TERMS = 1_000
 
-TEXT_FIELDS = frozenset({"id", "role", "user_id", "agent_id", "run_id"})
-TIME_FIELDS = frozenset({"created_at", "updated_at", "expires_at"})
-CONNECTIVES = frozenset({"AND", "OR", "NOT"})
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "contains", "icontains", "exists")
 
 _ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _FOREIGN_CONNECTIVES = frozenset({"$and", "$or", "$not", "$nor"})  # other products' spelling, not a key
-_PLAIN_LABEL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # what may stand in SQL itself; all else is bound
 _INT64 = range(-(2**63), 2**63)
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -105,8 +101,9 @@ class Condition:
     parameters: tuple[SQLValue, ...] = ()
 
 
-def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
-    """The condition that `filters` mean, or None when they ask for nothing (None or an empty mapping).
+def compile_filters(filters: Mapping[str, Any] | None, between: Any = None) -> Condition | None:
+    """The condition that `filters` mean, or None when they ask for nothing (None or an empty mapping). `between` is
+    a pair of aware datetimes, of which either may be None: `created_at` from the first on and before the second.
 
     Pure: touches no database, may be called from any thread. What it returns never fails in SQLite, whatever
     the metadata.
@@ -114,11 +111,13 @@ def compile_filters(filters: Mapping[str, Any] | None) -> Condition | None:
     Raises:
         InvalidInputError: something is outside the language; the message names it.
     """
-    if filters is None:
-        return None
-    if not isinstance(filters, Mapping):
+    if filters is not None and not isinstance(filters, Mapping):
         raise InvalidInputError(f"filters is {shorten(filters)}; pass a mapping such as {{'topic': 'sea'}}.")
-    return _Compiler().mapping(filters, 0) if filters else None
+    parts = [_Compiler().mapping(filters, 0)] if filters else []
+    for bound, moment in zip((">=", "<"), check_between(between) or (None, None), strict=True):
+        if moment is not None:
+            parts.append(Condition(f"(memory.created_at {bound} ?)", (moment,)))
+    return _join("AND", parts) if parts else None
 
 
 def number_at(key: str) -> Condition:
@@ -283,7 +282,7 @@ def _field(key: str) -> _Field:
         return _Field(column, f"iif({column} IS NULL, 'null', '{kind}')", f"{column} IS NOT NULL")
     labels = _labels(key)
     path, parameters = f"'$.{'.'.join(labels)}'", tuple[str, ...]()
-    if not all(_PLAIN_LABEL.fullmatch(label) for label in labels):
+    if not all(PLAIN_LABEL.fullmatch(label) for label in labels):
         # SQLite reads JSON's escapes in a quoted label: every text is reachable, quotes and brackets too.
         quoted = (json.dumps(label, ensure_ascii=False) for label in labels)
         path, parameters = "?", (f"$.{'.'.join(quoted)}",)

@@ -8,12 +8,13 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from agentmem.records import (
     Record,
     Scope,
     check_content,
+    check_expiry,
     check_half_life,
     check_id,
     check_limit,
@@ -46,14 +48,20 @@ from agentmem.records import (
     check_threshold,
     check_time,
     check_timeout,
+    now,
     shorten,
 )
-from agentmem.search.retriever import Mode, Question
+from agentmem.search.retriever import Mode, Question, Retriever
+from agentmem.search.shelf import Shelves
 from agentmem.statistics import Stats
+from agentmem.storage.snapshot import Snapshot
 from agentmem.storage.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+Between = tuple[datetime | None, datetime | None] | None
+"""From the first moment on, before the second; None where there is no bound."""
 
 
 class ScopedMemory:
@@ -82,10 +90,13 @@ class ScopedMemory:
         id: str | None = None,
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
+        ttl: float | None = None,
+        dedupe: bool = False,
         defer: bool = False,
         timeout: float | None = None,
     ) -> Record:
-        """Remembers one text.
+        """Remembers one text, for ever, or until `expires_at`, or for `ttl` seconds from now; an expired memory is seen
+        by no read any more.
 
         On return the record, its history event and its vector are committed together, as durable as
         `Config.durability` says, and the next search of any thread or process finds it. Blocks while the text is
@@ -95,6 +106,11 @@ class ScopedMemory:
         for the disk only. Such a memory is found all the same, because a search first has what is pending in its own
         scope embedded; pending work survives a crash and is done by whichever process has the file open.
 
+        With `dedupe=True` the same text is not stored twice under exactly the same user, agent and run: where such a
+        memory is to be seen, however it was added, the oldest is returned as it is, and the rest of the call (the id
+        too, taken or not) is not used. However many threads and processes bring a text at once, one of them stores it.
+        A deleted or expired memory does not count; it may still be restored beside the new one.
+
         Raises:
             InvalidInputError: an argument cannot be used (DuplicateIdError: the id is taken); nothing was queued.
             EmbeddingError: the model failed on this text; nothing was written.
@@ -103,7 +119,8 @@ class ScopedMemory:
         """
         draft = Draft.of(
             content, self._scope(user_id, agent_id, run_id), self._engine.config,
-            role=role, metadata=metadata, id=id, created_at=created_at, expires_at=expires_at,
+            role=role, metadata=metadata, id=id, created_at=created_at, expires_at=expires_at, ttl=ttl,
+            dedupe=dedupe,
         )  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         if defer:
@@ -124,20 +141,22 @@ class ScopedMemory:
         metadata: Mapping[str, Any] | None = None,
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
+        ttl: float | None = None,
+        dedupe: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         defer: bool = False,
         progress: bool = False,
         timeout: float | None = None,
     ) -> list[Any]:
         """Remembers many texts, in order. An item is a text, or a mapping with the fields of `add`; what an item does
-        not say, the keywords say.
+        not say, the keywords say (of `expires_at` and `ttl`, an item says both when it has one).
 
         Works through the items in chunks of 256 (deferred ones 1,000), one commit each, while the queries of other
         threads pass in between. With `on_error="raise"` the first bad item raises with its position: the chunks before
         its own are stored, nothing of its own is; a list or tuple is checked whole before anything is written. With
         `"return"` every good item is stored, and an exception stands in the place of a bad one. `timeout` is per chunk.
-        `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` is as
-        in `add`.
+        `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` and
+        `dedupe` (among the items too) are as in `add`.
 
         Returns a Record (or exception) for each item. Raises as `add` does.
         """
@@ -147,7 +166,7 @@ class ScopedMemory:
             raise InvalidInputError(f"contents is {shorten(contents)}; pass a list of texts or mappings.")
         defaults = {
             "user_id": user_id, "agent_id": agent_id, "run_id": run_id, "role": role, "metadata": metadata,
-            "created_at": created_at, "expires_at": expires_at,
+            "created_at": created_at, "expires_at": expires_at, "ttl": ttl, "dedupe": dedupe,
         }  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         together = on_error == "raise"
@@ -168,6 +187,8 @@ class ScopedMemory:
         metadata: Mapping[str, Any] | None = None,
         created_at: datetime | None = None,
         expires_at: datetime | None = None,
+        ttl: float | None = None,
+        dedupe: bool = False,
         defer: bool = False,
         timeout: float | None = None,
     ) -> list[Record]:
@@ -180,7 +201,7 @@ class ScopedMemory:
         return self.add_batch(
             _items_of(messages, metadata),
             user_id=user_id, agent_id=agent_id, run_id=run_id, created_at=created_at, expires_at=expires_at,
-            defer=defer, timeout=timeout,
+            ttl=ttl, dedupe=dedupe, defer=defer, timeout=timeout,
         )  # fmt: skip
 
     def _remember(self, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
@@ -221,6 +242,9 @@ class ScopedMemory:
         recency: timedelta | float | None = None,
         importance: str | None = None,
         collapse: bool = False,
+        between: Between = None,
+        show_expired: bool = False,
+        as_of: datetime | None = None,
         explain: bool = False,
         all_scopes: bool = False,
         timeout: float | None = None,
@@ -242,13 +266,21 @@ class ScopedMemory:
         from 0 to 1: at 1 the score stays, at 0, or without a number, half of it is left. `collapse` keeps only the best
         of memories with equal content. `explain` adds what each score is made of (`Match.explanation`).
 
+        `between`, a pair of aware datetimes (either may be None), keeps what has its `created_at` from the first on and
+        before the second. `show_expired=True` finds expired memories too. `as_of`, an aware datetime, asks what was
+        known at that instant: the memories that were there, with the contents and metadata that they had, for
+        `filters` too (a text that was replaced before it was ever embedded has keywords only). Whenever the system's
+        clock was changed, an instant means the state after the last event that is dated up to it. Either reads every
+        memory of the owner, instead of a shelf that stays.
+
         Raises:
             InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: as `add` does.
         """
         [matches] = self.search_batch(
             [query], user_id=user_id, agent_id=agent_id, run_id=run_id, filters=filters, limit=limit,
             threshold=threshold, mode=mode, recency=recency, importance=importance, collapse=collapse,
-            explain=explain, all_scopes=all_scopes, timeout=timeout,
+            between=between, show_expired=show_expired, as_of=as_of, explain=explain, all_scopes=all_scopes,
+            timeout=timeout,
         )  # fmt: skip
         return matches
 
@@ -266,6 +298,9 @@ class ScopedMemory:
         recency: timedelta | float | None = None,
         importance: str | None = None,
         collapse: bool = False,
+        between: Between = None,
+        show_expired: bool = False,
+        as_of: datetime | None = None,
         explain: bool = False,
         all_scopes: bool = False,
         timeout: float | None = None,
@@ -279,16 +314,17 @@ class ScopedMemory:
         config = self._engine.config
         seconds = check_timeout(timeout, config)
         asked = Question(
-            mode, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes), compile_filters(filters),
-            check_limit(limit), check_threshold(threshold), check_half_life(recency),
+            mode, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
+            compile_filters(filters, between), check_limit(limit), check_threshold(threshold), check_half_life(recency),
             None if importance is None else number_at(importance), collapse, explain,
         )  # fmt: skip
+        check_time("as_of", as_of)
         remaining = iter(queries)
         results: list[list[Match]] = []
         while chunk := list(islice(remaining, CHUNK)):
             for query in chunk:
                 check_query(query, config)
-            results += self._answer(self._questions(asked, chunk, seconds), seconds)
+            results += self._answer(self._questions(asked, chunk, seconds), seconds, show_expired, as_of)
         return results
 
     def _questions(self, asked: Question, queries: Sequence[str], timeout: float) -> list[Question]:
@@ -307,18 +343,30 @@ class ScopedMemory:
             if isinstance(vector, bytes)
         ]
 
-    def _answer(self, questions: Sequence[Question], timeout: float) -> list[list[Match]]:
+    def _answer(
+        self, questions: Sequence[Question], timeout: float, show_expired: bool, as_of: datetime | None
+    ) -> list[list[Match]]:
         """Searches in one snapshot, in which nothing of the scope that was there before waits for a vector which the
         mode needs."""
         engine, asked = self._engine, questions[0]
         if asked.mode != "keyword" and engine.store.last_pending(EVERYBODY) is not None:
             engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
             engine.backlog.settle(asked.scope, timeout, urgent=True)
-        with engine.store.snapshot() as snapshot:
+        # The shelves hold what is visible now; whoever asks for something else has some of his own, for this once.
+        usual = not show_expired and as_of is None
+        retriever = engine.retriever if usual else Retriever(Shelves(engine.embedder.dimension, 0))
+        with self._snapshot(show_expired, as_of) as snapshot:
             began = time.perf_counter()
-            matches = [engine.retriever.search(snapshot, question) for question in questions]
+            matches = [retriever.search(snapshot, question) for question in questions]
             engine.timings.record("search", (time.perf_counter() - began) / len(questions))
             return matches
+
+    def _snapshot(self, show_expired: bool, as_of: Any) -> AbstractContextManager[Snapshot]:
+        engine = self._engine
+        if as_of is None:
+            return engine.store.snapshot(show_expired=show_expired)
+        instant = cast(datetime, check_time("as_of", as_of))
+        return engine.store.past(instant, engine.embedder.digest, show_expired=show_expired)
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until every deferred memory that was there has its vector (in a scoped view: those of the scope), and
@@ -332,10 +380,11 @@ class ScopedMemory:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def get(self, id: str) -> Record | None:
-        """The memory with this id, or None when there is none to see: deleted, expired, of another owner, never was."""
+    def get(self, id: str, *, show_expired: bool = False, as_of: datetime | None = None) -> Record | None:
+        """The memory with this id, or None when there is none to see: deleted, expired (unless `show_expired`), of
+        another owner, never was. `as_of` is as in `search`."""
         check_id(id)
-        with self._engine.store.snapshot() as snapshot:
+        with self._snapshot(show_expired, as_of) as snapshot:
             return snapshot.get(id, self._bound)
 
     def get_all(
@@ -345,20 +394,24 @@ class ScopedMemory:
         agent_id: str | None = None,
         run_id: str | None = None,
         filters: Mapping[str, Any] | None = None,
+        between: Between = None,
+        show_expired: bool = False,
+        as_of: datetime | None = None,
         limit: int = 100,
         after: str | None = None,
         order: Literal["newest", "oldest"] = "newest",
         all_scopes: bool = False,
     ) -> Page:
         """One page of memories by `created_at`. Pages are stable: memories added or deleted meanwhile make no other
-        appear twice or be left out. Hand `page.next` to `after` for the following one."""
+        appear twice or be left out. Hand `page.next` to `after` for the following one. `between`,
+        `show_expired` and `as_of` are as in `search`."""
         if order not in ("newest", "oldest"):
             raise InvalidInputError(f"order is {shorten(order)}; use 'newest' or 'oldest'.")
         check_limit(limit)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters)
+        condition = compile_filters(filters, between)
         position = _position_of(after, order)
-        with self._engine.store.snapshot() as snapshot:
+        with self._snapshot(show_expired, as_of) as snapshot:
             rows = snapshot.listing(scope, condition, newest_first=order == "newest", after=position, limit=limit + 1)
         more = f"{order}:{rows[limit - 1][0][0]}:{rows[limit - 1][0][1]}" if len(rows) > limit else None
         return Page([record for _, record in rows[:limit]], more)
@@ -370,12 +423,15 @@ class ScopedMemory:
         agent_id: str | None = None,
         run_id: str | None = None,
         filters: Mapping[str, Any] | None = None,
+        between: Between = None,
+        show_expired: bool = False,
+        as_of: datetime | None = None,
         all_scopes: bool = False,
     ) -> int:
         """How many memories `get_all` would list."""
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters)
-        with self._engine.store.snapshot() as snapshot:
+        condition = compile_filters(filters, between)
+        with self._snapshot(show_expired, as_of) as snapshot:
             return snapshot.count(scope, condition)
 
     def history(self, id: str) -> list[Event]:
@@ -392,11 +448,12 @@ class ScopedMemory:
         metadata: Mapping[str, Any] | None = None,
         replace_metadata: bool = False,
         expires_at: datetime | Keep | None = KEEP,
+        ttl: float | None = None,
         timeout: float | None = None,
     ) -> Record:
         """Gives a memory a new version; the one before stays in its history. `metadata` is merged key by key, or takes
-        the place of the old with `replace_metadata=True`; `expires_at=None` lets it live for ever. On return the new
-        version is committed and found by the next search.
+        the place of the old with `replace_metadata=True`; `expires_at=None` lets it live for ever, `ttl` so many
+        seconds from now. On return the new version is committed and found by the next search.
 
         Raises:
             NotFoundError: there is no such memory to see.
@@ -405,8 +462,10 @@ class ScopedMemory:
         config = self._engine.config
         check_id(id)
         seconds = check_timeout(timeout, config)
-        if content is None and metadata is None and isinstance(expires_at, Keep):
-            raise InvalidInputError(f"Nothing to change was given for {id!r}; pass content, metadata or expires_at.")
+        if content is None and metadata is None and ttl is None and isinstance(expires_at, Keep):
+            raise InvalidInputError(
+                f"Nothing to change was given for {id!r}; pass content, metadata, expires_at or ttl."
+            )
         if content is not None:
             check_content(content, config)
         revision = Revision(
@@ -414,7 +473,7 @@ class ScopedMemory:
             None,
             None if metadata is None else check_metadata(metadata, config)[0],
             replace_metadata,
-            expires_at if isinstance(expires_at, Keep) else check_time("expires_at", expires_at),
+            _new_expiry(expires_at, ttl),
         )
         embedded = None
         if content is not None:
@@ -431,7 +490,8 @@ class ScopedMemory:
         return self._engine.store.delete(check_id(id), self._bound)
 
     def restore(self, id: str) -> Record:
-        """Brings a deleted memory back; one that is not deleted is returned as it is. Raises NotFoundError."""
+        """Brings a deleted or expired memory back; one whose `expires_at` has passed comes back without it. One that is
+        there to see is returned as it is. Raises NotFoundError."""
         return self._engine.store.restore(check_id(id), self._bound)
 
     def delete_all(
@@ -441,13 +501,14 @@ class ScopedMemory:
         agent_id: str | None = None,
         run_id: str | None = None,
         filters: Mapping[str, Any] | None = None,
+        between: Between = None,
         all_scopes: bool = False,
         dry_run: bool = False,
     ) -> int:
-        """Hides every memory that `get_all` would list, in one transaction, and returns how many; with `dry_run` it
-        only counts."""
+        """Hides every memory that `get_all` would list (expired ones are gone already), in one transaction, and returns
+        how many; with `dry_run` it only counts."""
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters)
+        condition = compile_filters(filters, between)
         if dry_run:
             with self._engine.store.snapshot() as snapshot:
                 return snapshot.count(scope, condition)
@@ -534,6 +595,15 @@ class Memory(ScopedMemory):
 
     def __repr__(self) -> str:
         return f"Memory({self.path!r}, model={self._engine.embedder.name!r})"
+
+
+def _new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
+    """What an update makes of the expiry; `expires_at=None` together with a `ttl` contradict each other too."""
+    if isinstance(expires_at, Keep):
+        return expires_at if ttl is None else check_expiry(None, ttl, now())
+    if expires_at is None and ttl is not None:
+        raise InvalidInputError(f"Both ttl={shorten(ttl)} and expires_at=None were given; drop one.")
+    return check_expiry(expires_at, ttl, now())
 
 
 def _path_of(path: Any) -> str:

@@ -18,7 +18,9 @@ from typing import Any
 from agentmem.config import Config
 from agentmem.errors import InvalidInputError
 
-FIELDS = frozenset({"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at"})
+FIELDS = frozenset(
+    {"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at", "ttl"}
+)
 """What a caller may say of a memory."""
 MAX_NAME_LENGTH = 512
 """Characters in an owner, a role or an id."""
@@ -71,8 +73,9 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of a memory's history. `seq` orders all events of a store. `what` is "add", "update", "delete" or
-    "restore"; `before` is None where nothing was visible before, `after` where nothing is visible afterwards."""
+    """One entry of a memory's history. `seq` orders all events of a store. `what` is "add", "update", "delete",
+    "expire" (some time after `expires_at` has passed) or "restore"; `before` is None where nothing was visible before,
+    `after` where nothing is visible afterwards. `at` is when it was committed."""
 
     seq: int
     memory_id: str
@@ -145,7 +148,8 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A checked memory that is not stored yet. `metadata_json` is None when there is no metadata."""
+    """A checked memory that is not stored yet. `metadata_json` is None when there is no metadata; with `dedupe` it is
+    stored only when no visible memory has this text and exactly this scope."""
 
     id: str
     id_given: bool
@@ -156,6 +160,7 @@ class Draft:
     metadata_json: str | None
     created_at: datetime
     expires_at: datetime | None
+    dedupe: bool = False
     updated_at: datetime = field(default_factory=lambda: now())
 
     @classmethod
@@ -170,6 +175,8 @@ class Draft:
         id: Any = None,
         created_at: Any = None,
         expires_at: Any = None,
+        ttl: Any = None,
+        dedupe: bool = False,
     ) -> "Draft":
         """Raises: InvalidInputError naming the argument, its value and what to do."""
         check_content(content, config)
@@ -184,9 +191,14 @@ class Draft:
             metadata=metadata,
             metadata_json=metadata_json,
             created_at=check_time("created_at", created_at) or moment,
-            expires_at=check_time("expires_at", expires_at),
+            expires_at=check_expiry(expires_at, ttl, moment),
+            dedupe=bool(dedupe),
             updated_at=moment,
         )
+
+    def expired(self, moment: int) -> bool:
+        """Whether it is not to be seen any more at a moment, in microseconds."""
+        return self.expires_at is not None and to_microseconds(self.expires_at) <= moment
 
     def record(self) -> Record:
         """The record that this draft becomes once it is committed."""
@@ -206,6 +218,11 @@ class Embedded:
 
 
 def now() -> datetime:
+    """This moment, by the system's clock. A test may put another clock in the place of `clock`."""
+    return clock()
+
+
+def clock() -> datetime:
     return datetime.now(UTC)
 
 
@@ -350,6 +367,38 @@ def check_time(name: str, moment: Any) -> datetime | None:
         return moment.astimezone(UTC)
     except OverflowError:
         raise InvalidInputError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC.") from None
+
+
+def check_expiry(expires_at: Any, ttl: Any, moment: datetime) -> datetime | None:
+    """When a memory expires, in UTC: at `expires_at`, or `ttl` seconds after `moment`; None is never.
+
+    Raises:
+        InvalidInputError: both are given, or one cannot be used.
+    """
+    if ttl is None:
+        return check_time("expires_at", expires_at)
+    if expires_at is not None:
+        raise InvalidInputError(f"Both ttl={shorten(ttl)} and expires_at={shorten(expires_at)} were given; drop one.")
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not ttl > 0:
+        raise InvalidInputError(f"ttl is {shorten(ttl)}; pass seconds greater than 0.")
+    try:
+        return moment + timedelta(seconds=ttl)
+    except OverflowError:
+        raise InvalidInputError(
+            f"ttl is {shorten(ttl)}, beyond the year 9999; leave it out to keep for ever."
+        ) from None
+
+
+def check_between(between: Any) -> tuple[int | None, int | None] | None:
+    """The two ends in microseconds; None where there is none."""
+    if between is None:
+        return None
+    if not isinstance(between, tuple | list) or len(between) != 2:
+        raise InvalidInputError(f"between is {shorten(between)}; pass a pair of aware datetimes, or None for an end.")
+    start, end = (check_time(f"between[{position}]", moment) for position, moment in enumerate(between))
+    if start is not None and end is not None and end < start:
+        raise InvalidInputError(f"between ends before it starts ({start.isoformat()}, {end.isoformat()}); swap them.")
+    return (None if start is None else to_microseconds(start)), (None if end is None else to_microseconds(end))
 
 
 def check_timeout(timeout: Any, config: Config) -> float:

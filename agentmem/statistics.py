@@ -34,8 +34,9 @@ class Stats:
     """Counts of the store, then of this process since it opened the store. Durations are in seconds."""
 
     memories: int
-    """Visible or expired memories, over all owners."""
+    """Over all owners: visible ones, and expired ones that have not been swept yet."""
     deleted: int
+    """By a user, or swept after they expired."""
     vectors: int
     bytes: int
     """Size of the database file, without its log."""

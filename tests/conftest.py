@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ settings.register_profile(
 settings.load_profile(os.environ.get("AGENTMEM_HYPOTHESIS_PROFILE", "short"))
 
 Opener = Callable[..., Memory]
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def wait(self, seconds: float) -> datetime:
+        """The moment after so many seconds, or before, when they are negative."""
+        self.now += timedelta(seconds=seconds)
+        return self.now
 
 
 def our_threads() -> list[str]:
@@ -74,6 +90,14 @@ def open_memory(store_path: Path) -> Iterator[Opener]:
 def memory(request: pytest.FixtureRequest, open_memory: Opener, store_path: Path) -> Memory:
     """A memory with a HashEmbedder, once in RAM and once in a file."""
     return open_memory(":memory:" if request.param == "memory" else store_path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """In the place of the system's clock, for everything that agentmem dates."""
+    replacement = Clock()
+    monkeypatch.setattr("agentmem.records.clock", replacement)
+    return replacement
 
 
 @pytest.fixture

@@ -368,6 +368,15 @@ def test_a_moment_without_a_zone_or_outside_the_calendar_is_refused(memory, mome
         lambda: memory.add_messages([{"role": "user", "content": "tea", "created_at": moment}], user_id="ana"),
     ):
         refused(memory, call, "created_at is ")
+    for call in (
+        lambda: memory.get(stored, as_of=moment),
+        lambda: memory.get_all(user_id="ana", as_of=moment),
+        lambda: memory.count(user_id="ana", as_of=moment),
+        lambda: memory.search("tea", user_id="ana", as_of=moment),
+    ):
+        refused(memory, call, "as_of is ")
+    for pair, end in (((moment, None), 0), ((None, moment), 1)):
+        refused(memory, lambda pair=pair: memory.count(user_id="ana", between=pair), f"between[{end}] is ")
     refused(memory, lambda: memory.add("tea", user_id="ana", expires_at=moment), "expires_at is ")
     refused(memory, lambda: memory.update(stored, expires_at=moment), "expires_at is ")
 
@@ -432,6 +441,46 @@ def test_unknown_keywords_are_a_type_error_on_every_call(memory):
             call()
     assert memory.get(stored).content == "stored"
     assert memory.count(user_id="ana") == 1
+
+
+@pytest.mark.parametrize("ttl", [0, -1, "60", True, math.nan, 1e300, math.inf, HUGE_CASE, timedelta(seconds=1)])
+def test_a_ttl_that_is_no_number_of_seconds_is_refused(memory, ttl):
+    stored = memory.add("stored", user_id="ana").id
+    for call in (
+        lambda: memory.add("tea", user_id="ana", ttl=ttl),
+        lambda: memory.add_batch([{"content": "tea", "ttl": ttl}], user_id="ana"),
+        lambda: memory.add_messages([{"role": "user", "content": "tea"}], user_id="ana", ttl=ttl),
+        lambda: memory.update(stored, ttl=ttl),
+    ):
+        refused(memory, call, "ttl is ")
+
+
+def test_a_ttl_beside_an_expiry_is_refused(memory):
+    stored = memory.add("stored", user_id="ana").id
+    moment = datetime(2200, 1, 1, tzinfo=UTC)
+    for call in (
+        lambda: memory.add("tea", user_id="ana", ttl=1, expires_at=moment),
+        lambda: memory.add_batch([{"content": "tea", "ttl": 1, "expires_at": moment}], user_id="ana"),
+        lambda: memory.update(stored, ttl=1, expires_at=moment),
+        lambda: memory.update(stored, ttl=1, expires_at=None),
+    ):
+        refused(memory, call, "Both ttl=1 and expires_at=", "drop one")
+
+
+@pytest.mark.parametrize("between", ["2026", 7, (), (None,), (None, None, None), {None: None}, datetime.now(UTC)])
+def test_what_is_no_pair_of_moments_is_refused(memory, between):
+    for call in (
+        lambda: memory.search("tea", user_id="ana", between=between),
+        lambda: memory.get_all(user_id="ana", between=between),
+        lambda: memory.count(user_id="ana", between=between),
+        lambda: memory.delete_all(user_id="ana", between=between),
+    ):
+        refused(memory, call, "between is ", "pair")
+
+
+def test_a_time_that_ends_before_it_starts_is_refused(memory):
+    pair = (datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+    refused(memory, lambda: memory.search("tea", user_id="ana", between=pair), "2026-01-02", "swap")
 
 
 def test_unknown_fields_of_an_item_are_refused(memory):
@@ -583,6 +632,12 @@ def test_a_scribbled_store_is_refused_or_named_by_check_but_never_crashes(store_
         ("workers", 0), ("workers", True), ("workers", 1.5), ("batch_tokens", 0), ("batch_tokens", "8"),
         ("padding_waste", 0.5), ("padding_waste", None), ("queue_tokens", 0), ("cache_bytes", -1), ("shelf_bytes", -1),
         ("max_content_bytes", 0), ("max_metadata_bytes", 1.0), ("providers", ()), ("providers", "CPUExecutionProvider"),
+        ("indexed_metadata", "topic"), ("indexed_metadata", ["topic"]), ("indexed_metadata", (3,)),
+        ("indexed_metadata", ("a b",)), ("indexed_metadata", ("a.",)), ("indexed_metadata", ("",)),
+        ("indexed_metadata", ("$.a",)), ("indexed_metadata", ("a'b",)), ("indexed_metadata", ('"a.b"',)),
+        ("indexed_metadata", ("role",)), ("indexed_metadata", ("created_at",)), ("indexed_metadata", ("OR",)),
+        ("indexed_metadata", ("a", "metadata.a")), ("indexed_metadata", ("x" * 1000,)),
+        ("indexed_metadata", tuple(f"key{number}" for number in range(17))),
     ],
 )  # fmt: skip
 def test_a_setting_out_of_its_range_is_refused_by_name(name, value):

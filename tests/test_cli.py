@@ -116,6 +116,14 @@ def test_every_field_of_a_text_can_be_given(run):
     assert run("list", "--agent", "desk", "--json").stdout.count("Hates flying") == 1
 
 
+def test_the_same_text_is_stored_once_when_asked(run):
+    first = run("add", "Is allergic to nuts", "--user", "ana", "--dedupe").stdout
+    assert run("add", "Is allergic to nuts", "--user", "ana", "--dedupe").stdout == first
+    several = run("add", "-", "--user", "ana", "--dedupe", stdin=jsonl("Is allergic to nuts", "Has a cat", "Has a cat"))
+    assert several.stdout == "3 memories stored or there already.\n"
+    assert contents(run) == ["Is allergic to nuts", "Has a cat"]
+
+
 def test_json_lines_may_be_texts_items_and_messages(run):
     items = jsonl(
         "Drinks tea",
@@ -263,6 +271,48 @@ def test_a_search_takes_filters_limits_and_thresholds(filled):
     assert (nothing.exit_code, nothing.output) == (1, "")
 
 
+def test_times_bound_searches_listings_and_deletions(filled):
+    days = ["--between", "2026-01-02T12:00:00Z..2026-01-04T12:00:00Z", "--json"]
+    assert sorted(match["record"]["id"] for match in lines_of(filled("search", "fact", "--user", "ana", *days))) == [
+        "m2", "m3"
+    ]  # fmt: skip
+    assert [record["id"] for record in lines_of(filled("list", "--user", "ana", *days))] == ["m3", "m2"]
+    from_the_fourth = ["--between", "2026-01-04T12:00:00Z.."]
+    assert [record["id"] for record in lines_of(filled("list", "--user", "ana", *from_the_fourth, "--json"))] == [
+        "m5", "m4"
+    ]  # fmt: skip
+    before_the_third = ["--between", "..2026-01-03T13:00:00+01:00"]
+    assert filled("delete", "--all", "--user", "ana", *before_the_third, "--yes").stdout == "2 memories deleted.\n"
+
+
+def test_what_expires_is_gone_and_shown_when_asked_for(filled, clock):
+    clock.now = datetime(2026, 3, 1, tzinfo=UTC)
+    filled("add", "Parked on level 3", "--user", "ana", "--id", "p1", "--ttl", "90.5")
+    filled("add", "-", "--user", "ana", "--ttl", "90", stdin=jsonl("In room 7", {"content": "At 8", "ttl": 3600}))
+    assert filled("list", "--user", "ana", "--json").stdout.count("2026-03-01T00:01:30") == 2
+    clock.wait(100)
+    assert filled("list", "--user", "ana", "--filter", '{"id": "p1"}').exit_code == 1
+    [shown] = lines_of(filled("list", "--user", "ana", "--filter", '{"id": "p1"}', "--show-expired", "--json"))
+    assert shown["expires_at"] == "2026-03-01T00:01:30.500000+00:00"
+    assert "Parked" not in filled("search", "parked on level 3", "--user", "ana").stdout
+    assert "Parked" in filled("search", "parked on level 3", "--user", "ana", "--show-expired").stdout
+    assert "At 8" in filled("list", "--user", "ana").stdout
+
+
+def test_what_was_known_then_is_searched_and_listed(filled, clock):
+    clock.now = datetime(2200, 1, 1, tzinfo=UTC)
+    filled("delete", "m1")
+    filled("add", "Fact number 6", "--user", "ana", "--id", "m6")
+    then = ["--as-of", "2199-12-31T23:59:59Z", "--json"]
+    listed = [record["id"] for record in lines_of(filled("list", "--user", "ana", *then))]
+    assert listed == ["m5", "m4", "m3", "m2", "m1"]
+    assert len(lines_of(filled("search", "fact", "--user", "ana", *then))) == 5
+    then[1] = "2200-01-01T01:00:00Z"
+    listed = [record["id"] for record in lines_of(filled("list", "--user", "ana", *then))]
+    assert listed == ["m6", "m5", "m4", "m3", "m2"]
+    assert filled("list", "--user", "ana", "--as-of", "2000-01-01T00:00:00Z").exit_code == 1
+
+
 def test_a_search_explains_itself_when_asked(filled):
     result = filled("search", "fact number 3", "--user", "ana", "--limit", "1", "--explain")
     line, explanation = result.stdout.splitlines()
@@ -385,6 +435,7 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     problems = [
         "memory 'm3' points to the vector of another text.",
         "memory 'm3' is not found by its words: its terms are not those of its text.",
+        "memory 'm3' is not found by its text: its twin is that of another text or scope.",
     ]
     assert result.stdout.splitlines() == problems
     assert json.loads(filled("check", "--json").stdout) == {"healthy": False, "problems": problems}
@@ -414,6 +465,10 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["add", "x", "--user", "a", "--metadata", "{"], ["add", "x", "--user", "a", "--metadata", "[]"],
         ["add", "x", "--user", "a", "--created-at", "yesterday"],
         ["add", "x", "--user", "a", "--created-at", "2026-01-01T00:00:00"], ["add", "x", "--colour", "red"],
+        ["add", "x", "--user", "a", "--ttl", "soon"],
+        ["list", "--user", "a", "--between", "2026-01-01T00:00:00Z"], ["list", "--user", "a", "--between", "May..June"],
+        ["search", "q", "--user", "a", "--between", "2026-01-01T00:00:00.."], ["delete", "m", "--between", ".."],
+        ["list", "--user", "a", "--as-of", "then"],
         ["search", "q"], ["search", "q", "--user", "a", "--all-scopes"], ["search", "q", "--user", "a", "--limit", "0"],
         ["search", "q", "--user", "a", "--threshold", "2"], ["search", "q", "--user", "a", "--filter", "3"],
         ["list"], ["list", "--user", "a", "--order", "random"], ["delete"], ["delete", "--all"],
@@ -434,7 +489,9 @@ def test_wrong_usage_exits_with_2_and_makes_no_store(run, db, command):
     "command",
     [["search", "q", "--user", "ana", "--filter", '{"day": {"above": 1}}'], ["list", "--user", "ana", "--after", "x"],
      ["add", "x", "--user", "ana", "--id", "m1"], ["search", " ", "--user", "ana"], ["add", "x", "--user", ""],
-     ["add", " ", "--user", "ana"]],
+     ["add", " ", "--user", "ana"], ["add", "x", "--user", "ana", "--ttl", "0"],
+     ["add", "x", "--user", "ana", "--ttl", "5", "--expires-at", "2200-01-01T00:00:00Z"],
+     ["list", "--user", "ana", "--between", "2026-02-01T00:00:00Z..2026-01-01T00:00:00Z"]],
     ids=" ".join,
 )  # fmt: skip
 def test_input_that_the_memory_refuses_exits_with_2_and_one_sentence(filled, command):

@@ -52,12 +52,14 @@ class Remembered:
 
 class MemoryMachine(RuleBasedStateMachine):
     ids = Bundle("ids")
+    instants = Bundle("instants")
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.embedder = HashEmbedder()
         self.expected: dict[str, Remembered] = {}
+        self.pasts: list[list[Remembered]] = []
         self.reopen_with: dict[str, Any] = {}
         self.memory = self._open()
 
@@ -145,10 +147,14 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(key=ids)
     def restore(self, key):
         known = self.expected[key]
-        assert self.memory.restore(key) == known.record
-        if known.deleted:
-            known.deleted = False
+        if not known.visible:
+            expired = known.record.expires_at is PAST
+            if expired and not known.deleted:
+                known.events.append("expire")
+            known.record = replace(known.record, expires_at=None if expired else known.record.expires_at)
             known.events.append("restore")
+            known.deleted = False
+        assert self.memory.restore(key) == known.record
 
     @rule(owner=few_owners, word=st.one_of(st.none(), st.sampled_from(WORDS[:12])), dry_run=st.booleans())
     def delete_all(self, owner, word, dry_run):
@@ -173,7 +179,8 @@ class MemoryMachine(RuleBasedStateMachine):
         known = self.expected[key]
         assert self.memory.get(key) == (known.record if known.visible else None)
         events = self.memory.history(key)
-        assert [event.what for event in events] == known.events
+        swept = ["expire"] if events[-1].what == "expire" and not known.visible else []
+        assert [event.what for event in events] == known.events + swept
         last = [event.after for event in events if event.after is not None][-1]
         assert (last.content, last.metadata, last.expires_at) == (
             known.record.content, known.record.metadata, known.record.expires_at,
@@ -193,6 +200,33 @@ class MemoryMachine(RuleBasedStateMachine):
                 break
         assert listed == [each.record for each in expected]
         assert self.memory.count(**owner) == len(expected)
+
+    @rule(target=instants)
+    def note_the_time(self):
+        self.pasts.append([replace(each) for each in self.expected.values()])
+        return datetime.now(UTC), len(self.pasts) - 1
+
+    @rule(instant=instants, owner=few_owners, query=sentences,
+          filters=st.sampled_from([None, {"topic": "*"}, {"NOT": {"topic": "*"}}]))  # fmt: skip
+    def look_back(self, instant, owner, query, filters):
+        moment, past = instant
+        known = [each for each in self.pasts[past] if each.visible and each.belongs_to(owner)]
+        if filters is not None:
+            known = [each for each in known if ("topic" in each.record.metadata) == ("topic" in filters)]
+        known.sort(key=lambda each: (each.record.created_at, each.order))
+        asked = {**owner, "filters": filters, "as_of": moment}
+        assert list(self.memory.get_all(**asked, order="oldest")) == [each.record for each in known]
+        assert self.memory.count(**asked) == len(known)
+        for each in self.expected.values():
+            seen = [then.record for then in known if then.order == each.order]
+            if each.belongs_to(owner) and filters is None:
+                assert self.memory.get(each.record.id, as_of=moment) == (seen[0] if seen else None)
+        matches = self.memory.search(query, **asked, limit=1000)
+        scores = self._brute_force(query, known)
+        assert {match.record.id for match in matches} == set(scores)
+        for match in matches:
+            assert match.record == next(each.record for each in known if each.record.id == match.record.id)
+            assert match.score == pytest.approx(scores[match.record.id], abs=3e-3)
 
     @rule(owner=st.one_of(few_owners, st.none()), query=sentences, limit=st.integers(1, 8),
           threshold=st.sampled_from([None, 0.5]),

@@ -132,7 +132,7 @@ def _ranked(snapshot: Snapshot, view: View, question: Question) -> Ranking:
     if question.recency is not None:
         recency = recency_factors((snapshot.moment - view.created_at[places]) / 1e6, question.recency)
     if question.importance is not None:
-        numbers = snapshot.numbers(view.keys[places], question.importance)
+        numbers = snapshot.numbers(view.keys[places], question.scope, question.importance)
         importance = importance_factors(np.array([numbers.get(key, 0.0) for key in view.keys[places].tolist()]))
     return Ranking(places, relevance, recency, importance, None if cosines is None else cosines[places], keywords)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from agentmem.errors import StoreError
-from agentmem.records import from_microseconds
+from agentmem.records import Scope, from_microseconds
 from agentmem.storage.database import Connection
+from agentmem.storage.rows import HIDING, twin_of
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
@@ -56,6 +57,7 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> It
         yield from _history_problems(connection)
         yield from _vector_problems(connection, digest_of, dimension)
         yield from _term_problems(connection)
+        yield from _twin_problems(connection)
     except StoreError as error:
         yield f"the database cannot be read to its end: {error}"
 
@@ -76,8 +78,10 @@ def _history_problems(connection: Connection) -> Iterator[str]:
                 yield f"the history of memory {memory!r} begins with {what!r}, not with 'add'."
         elif what == "add" or (what == "restore") != deleted:
             yield f"the history of memory {memory!r} has {what!r} where it cannot be."
-        deleted, present = what == "delete", bool(is_deleted)
-        if (what == "update") != (before is not None) or (before is not None and not _is_version(before)):
+        deleted, present = what in HIDING, bool(is_deleted)
+        # A restore replaces something when it takes away an expiry that had passed.
+        needless = before is not None and what not in ("update", "restore")
+        if needless or (what == "update" and before is None) or (before is not None and not _is_version(before)):
             yield f"the history of memory {memory!r} has an unreadable {what!r}."
     if deleted != present:
         yield f"memory {current!r} is not as its history left it: deleted in one of them only."
@@ -85,7 +89,7 @@ def _history_problems(connection: Connection) -> Iterator[str]:
 
 def _is_version(text: str) -> bool:
     try:
-        return set(json.loads(text)) == {"content", "metadata", "expires_at"}
+        return set(json.loads(text)) == {"content", "metadata", "expires_at", "updated_at"}
     except ValueError:
         return False
 
@@ -108,3 +112,11 @@ def _term_problems(connection: Connection) -> Iterator[str]:
     for memory, content, created_at, terms in connection.execute("SELECT id, content, created_at, terms FROM memory"):
         if terms != stored_terms(content, from_microseconds(created_at)):
             yield f"memory {memory!r} is not found by its words: its terms are not those of its text."
+
+
+def _twin_problems(connection: Connection) -> Iterator[str]:
+    """Deduplication finds a text by its twin; that no two are sole is for the unique index to say."""
+    rows = connection.execute("SELECT id, user_id, agent_id, run_id, content, twin FROM memory")
+    for memory, user_id, agent_id, run_id, content, twin in rows:
+        if twin_of(Scope(user_id, agent_id, run_id), content) != twin:
+            yield f"memory {memory!r} is not found by its text: its twin is that of another text or scope."

@@ -17,6 +17,7 @@ from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError, StoreE
 from agentmem.forks import restart
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database
+from agentmem.storage.expiry import Sweeper
 from agentmem.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class GroupCommit:
     def __init__(self, database: Database, timings: Timings) -> None:
         self._database = database
         self._timings = timings
+        self._sweeper = Sweeper()
         self.counts = CommitCounts()
         self._start()
 
@@ -189,6 +191,7 @@ class GroupCommit:
                         write.result = write.apply(transaction)
                     except AgentMemError as error:
                         write.error = error
+                self._sweeper.sweep(transaction)
                 transaction.flush()
             self._timings.record("commit", time.perf_counter() - began)
             self._complete(group)

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from agentmem.errors import (
     StoreReadOnlyError,
 )
 from agentmem.forks import abandon, restart
-from agentmem.storage.schema import APPLICATION_ID, MIGRATIONS
+from agentmem.storage.schema import APPLICATION_ID, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
 Connection = apsw.Connection
 
@@ -61,7 +61,9 @@ class Database:
         StoreOpenError: the path cannot be opened as a store of agentmem.
     """
 
-    def __init__(self, path: str, *, durability: str, busy_timeout: float) -> None:
+    def __init__(
+        self, path: str, *, durability: str, busy_timeout: float, indexed_metadata: tuple[str, ...] | None = None
+    ) -> None:
         self.path = path
         self.in_memory = path == ":memory:"
         self._durability = durability
@@ -70,6 +72,8 @@ class Database:
         try:
             with self.writing() as connection:
                 self._migrate(connection)
+                if indexed_metadata is not None:
+                    self._index_metadata(connection, indexed_metadata)
         except StoreReadOnlyError:
             self._check_schema_of_read_only()
         except BaseException:
@@ -234,6 +238,18 @@ class Database:
         if version == 0:
             connection.pragma("application_id", APPLICATION_ID)
 
+    def _index_metadata(self, connection: Connection, keys: tuple[str, ...]) -> None:
+        wanted = metadata_indexes(keys)
+        rows = connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?) = ?",
+            (len(INDEX_PREFIX), INDEX_PREFIX),
+        )
+        present = {row[0] for row in rows}
+        for name in present - set(wanted):
+            connection.execute(f'DROP INDEX "{name}"')
+        for name in set(wanted) - present:
+            connection.execute(wanted[name])
+
     def _schema_version(self, connection: Connection) -> int:
         version = int(connection.pragma("user_version"))
         if version > len(MIGRATIONS):
@@ -350,6 +366,11 @@ def only_row(connection: Connection, query: str, parameters: tuple[Any, ...] = (
 def key_array(keys: npt.NDArray[np.int64]) -> Any:
     """Integer keys (at least one) as a bound table: `... FROM carray(?)`."""
     return apsw.carray(np.ascontiguousarray(keys, dtype=np.int64))
+
+
+def integer_array(numbers: Iterable[int]) -> Any:
+    """Integers (at least one) as a bound table, likewise."""
+    return apsw.carray(np.fromiter(numbers, np.int64))
 
 
 def blob_array(blobs: tuple[bytes, ...]) -> Any:

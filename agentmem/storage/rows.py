@@ -1,14 +1,18 @@
 """How records, versions and events stand in the tables."""
 
 import json
+from hashlib import blake2b
 from typing import Any
 
-from agentmem.records import Event, Record, Version, from_microseconds, to_microseconds
+from agentmem.records import Event, Record, Scope, Version, from_microseconds, to_microseconds
 
 RECORD_COLUMNS = (
     "memory.key, memory.id, memory.content, memory.user_id, memory.agent_id, memory.run_id, memory.role, "
     "json(memory.metadata), memory.created_at, memory.updated_at, memory.expires_at"
 )
+
+HIDING = frozenset({"delete", "expire"})
+"""Events after which a memory is not visible."""
 
 
 def record_of(row: tuple[Any, ...]) -> Record:
@@ -28,6 +32,16 @@ def record_of(row: tuple[Any, ...]) -> Record:
     )
 
 
+def twin_of(scope: Scope, content: str) -> int:
+    """64 bits, signed: 24 of the scope, 40 of the content. The scope comes first so that the texts of one owner lie
+    together in the index, and a batch of them touches few of its pages (256 of them into 200,000 of 2,000 owners: 14 ms
+    on 2 cores, 31 ms with 64 bits of both). Others may share it: compare the texts too."""
+    # Neither names nor contents hold NUL, and no name is empty.
+    names = f"{scope.user_id or ''}\0{scope.agent_id or ''}\0{scope.run_id or ''}"
+    head, tail = blake2b(names.encode(), digest_size=3), blake2b(content.encode(), digest_size=5)
+    return int.from_bytes(head.digest() + tail.digest(), "big", signed=True)
+
+
 def version_json(record: Record) -> str:
     """What an event keeps of the state that it replaces."""
     return json.dumps(
@@ -35,6 +49,7 @@ def version_json(record: Record) -> str:
             "content": record.content,
             "metadata": record.metadata,
             "expires_at": None if record.expires_at is None else to_microseconds(record.expires_at),
+            "updated_at": to_microseconds(record.updated_at),
         },
         ensure_ascii=False,
         separators=(",", ":"),
@@ -51,12 +66,13 @@ def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
     """The history of one memory from its rows (seq, what, before, at), oldest first, and its present state.
 
     An event stores what it replaced; what it put in place is found in the next event that replaced something, or in
-    the present. A deletion changes no text, so that the state goes on below it, invisible until it is restored.
+    the present. A deletion or an expiry changes no text, so that the state goes on below it, invisible until it is
+    restored (then without the expiry that had passed).
     """
     events: list[Event] = []
     state: Version = Version(record.content, record.metadata, record.expires_at)
     for seq, what, before_json, at in reversed(rows):
-        after = None if what == "delete" else state
+        after = None if what in HIDING else state
         if before_json is not None:
             state = version_of_json(before_json)
         before = None if what in ("add", "restore") else state

@@ -24,35 +24,62 @@ MIGRATIONS: list[list[str]] = [
             id TEXT NOT NULL UNIQUE,
             user_id TEXT, agent_id TEXT, run_id TEXT,
             role TEXT,
-            content TEXT NOT NULL,
-            metadata BLOB,                      -- JSONB object, NULL when empty
             created_at INTEGER NOT NULL,        -- microseconds since 1970-01-01 UTC, like all times here
             updated_at INTEGER NOT NULL,
             expires_at INTEGER,
-            deleted_at INTEGER,
+            deleted_at INTEGER,                 -- by a user before expires_at, by a sweep at or after it
             vector_key INTEGER,                 -- NULL while the vector is still to come
             vector_error TEXT,                  -- why it never will
             seq INTEGER NOT NULL,               -- history.seq of the last change
-            terms BLOB                          -- of content and day, as `agentmem.terms` makes them
+            twin INTEGER NOT NULL,              -- hash of scope and content: equal for equal texts of one scope
+            sole INTEGER CHECK (sole = 1),      -- 1 where dedupe stored it, until it makes room for another, or changes
+            terms BLOB,                         -- of content and day, as `agentmem.terms` makes them
+            metadata BLOB,                      -- JSONB object, NULL when empty
+            content TEXT NOT NULL               -- the largest last: what stands before it is read without it
         ) STRICT""",
         "CREATE INDEX memory_pending ON memory (key) "
         "WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL",
         "CREATE INDEX memory_failed ON memory (key) WHERE vector_error IS NOT NULL",
+        # What keeps a second deduplicated text out; NULLs are distinct, so that the others may be as many as they like.
+        "CREATE UNIQUE INDEX memory_twin ON memory (twin, sole)",
+        "CREATE INDEX memory_expires ON memory (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL",
         # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
         "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",
         "CREATE INDEX memory_agent ON memory (agent_id, seq) WHERE agent_id IS NOT NULL",
         "CREATE INDEX memory_run ON memory (run_id, seq) WHERE run_id IS NOT NULL",
         "CREATE INDEX memory_seq ON memory (seq)",
-        # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at); what it put in
-        # its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
+        # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at, updated_at); what
+        # it put in its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
         # An event "embed" of memory 0 stands for the vectors that deferred memories got together.
         """CREATE TABLE history (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,
             memory_key INTEGER NOT NULL,
             what TEXT NOT NULL,
-            before TEXT,
-            at INTEGER NOT NULL
+            at INTEGER NOT NULL,                -- when it was committed; grows with seq but for changes of the clock
+            before TEXT
         ) STRICT""",
         "CREATE INDEX history_memory ON history (memory_key, seq)",
     ],
 ]
+
+INDEX_PREFIX = "metadata:"
+"""What the names of the indexes on metadata keys begin with."""
+
+
+def metadata_indexes(keys: tuple[str, ...]) -> dict[str, str]:
+    """The names of the indexes that serve filters on these (plain) keys, and how each is made.
+
+    One for each kind of owner and one across owners, because without an owner in front the planner reads all memories
+    of the owner rather than a range of values of everybody. Each holds only memories that have the owner and the key:
+    an ordinary memory stands in two of them, and one without the key in none.
+    """
+    indexes = {}
+    for key in keys:
+        path = key.removeprefix("metadata.")
+        value = f"metadata ->> '$.{path}'"
+        for owner in ("user_id", "agent_id", "run_id"):
+            indexes[f"{INDEX_PREFIX}{owner}:{path}"] = (
+                f"({owner}, {value}) WHERE {owner} IS NOT NULL AND {value} IS NOT NULL"
+            )
+        indexes[f"{INDEX_PREFIX}:{path}"] = f"({value}) WHERE {value} IS NOT NULL"
+    return {name: f'CREATE INDEX "{name}" ON memory {columns}' for name, columns in indexes.items()}

@@ -43,12 +43,21 @@ class Changes:
     runs: list[tuple[str | None, str] | None]
 
 
+NOT_DELETED = "memory.deleted_at IS NULL"
+# What was deleted at its expiry or later was deleted by the sweep: by then nobody else can see it to delete.
+NOT_DELETED_BY_A_USER = "(memory.deleted_at IS NULL OR memory.deleted_at >= memory.expires_at) IS TRUE"
+
+
 class Snapshot:
     """The store at one moment. Belongs to the thread that opened it, until its `with` block ends."""
 
-    def __init__(self, connection: Connection, moment: int) -> None:
+    def __init__(self, connection: Connection, moment: int, *, show_expired: bool = False) -> None:
         self._connection = connection
+        self._show_expired = show_expired
         self.moment = moment
+
+    _terms = "coalesce(memory.terms, x'')"
+    """What reads the terms of a memory."""
 
     def seq(self) -> int:
         """The number of the last change of any process that this snapshot sees."""
@@ -56,17 +65,21 @@ class Snapshot:
 
     def changes(self, owner: tuple[str, str] | None, since: int) -> Changes:
         """What changed for one owner (a field and its value; None: for everybody) after `since`."""
-        where, parameters = "memory.seq > ?", list[Any]((since,))
+        source, parameters = self._source(Scope() if owner is None else Scope(**{owner[0]: owner[1]}))
+        where, bound = "memory.seq > ?", list[Any]((since,))
         if owner is not None:
-            where, parameters = f"memory.{owner[0]} = ? AND {where}", [owner[1], *parameters]
+            where, bound = f"memory.{owner[0]} = ? AND {where}", [owner[1], since]
+        live, expires_at = NOT_DELETED, f"coalesce(memory.expires_at, {NEVER})"
+        if self._show_expired:
+            live, expires_at = NOT_DELETED_BY_A_USER, str(NEVER)
         rows = all_rows(
             self._connection,
-            "SELECT memory.key, memory.deleted_at IS NULL, memory.created_at, "
-            f"coalesce(memory.expires_at, {NEVER}), vector.data, coalesce(memory.terms, x''), memory.user_id, "
-            f"memory.run_id FROM memory LEFT JOIN vector ON vector.key = memory.vector_key WHERE {where} "
-            "ORDER BY memory.seq",
-            tuple(parameters),
+            f"{source}SELECT memory.key, {live}, memory.created_at, {expires_at}, vector.data, "
+            f"{self._terms}, memory.user_id, memory.run_id "
+            f"FROM memory LEFT JOIN vector ON vector.key = memory.vector_key WHERE {where} ORDER BY memory.seq",
+            (*parameters, *bound),
         )
+        rows = self._completed(rows)
         alive = [row for row in rows if row[1]]
         return Changes(
             np.array([row[0] for row in rows], np.int64),
@@ -80,21 +93,22 @@ class Snapshot:
 
     def keys(self, scope: Scope, condition: Condition | None) -> Keys:
         """The keys of the visible memories of a scope that satisfy a filter, in no order."""
-        where, parameters = self._visible(scope, condition)
+        source, parameters = self._source(scope)
+        where, bound = self._visible(scope, condition)
         # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
-        keys = only_row(
-            self._connection, f"SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where})", parameters
-        )[0]
+        query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where})"
+        keys = only_row(self._connection, query, (*parameters, *bound))[0]
         return np.array([] if keys is None else str(keys).split(","), np.int64)
 
-    def numbers(self, keys: Keys, field: Condition) -> dict[int, float]:
-        """The number that those of the memories have which have one at `field` (see `filters.number_at`)."""
+    def numbers(self, keys: Keys, scope: Scope, field: Condition) -> dict[int, float]:
+        """The number that those of the memories of a scope have which have one at `field` (see `filters.number_at`)."""
         if not len(keys):
             return {}
+        source, parameters = self._source(scope)
         rows = self._connection.execute(
-            f"SELECT memory.key, {field.sql} AS number FROM carray(?) AS wanted "
+            f"{source}SELECT memory.key, {field.sql} AS number FROM carray(?) AS wanted "
             "CROSS JOIN memory ON memory.key = wanted.value WHERE number IS NOT NULL",
-            (*field.parameters, key_array(keys)),
+            (*parameters, *field.parameters, key_array(keys)),
         )
         return {key: float(number) for key, number in rows}
 
@@ -102,25 +116,29 @@ class Snapshot:
         """The records of those keys that are visible in the scope; whatever an index believed, this decides."""
         if not len(keys):
             return {}
-        where, parameters = self._visible(scope, None)
+        source, parameters = self._source(scope)
+        where, bound = self._visible(scope, None)
         rows = only_row(  # As one value, like the keys.
             self._connection,
-            f"SELECT json_group_array(json_array({RECORD_COLUMNS})) FROM carray(?) AS wanted "
+            f"{source}SELECT json_group_array(json_array({RECORD_COLUMNS})) FROM carray(?) AS wanted "
             f"CROSS JOIN memory ON memory.key = wanted.value WHERE {where}",
-            (key_array(keys), *parameters),
+            (*parameters, key_array(keys), *bound),
         )[0]
         return {row[0]: record_of(row) for row in json.loads(rows)}
 
     def get(self, id: str, scope: Scope) -> Record | None:
-        where, parameters = self._visible(scope, None)
+        source, parameters = self._source(scope, id)
+        where, bound = self._visible(scope, None)
         row = self._connection.execute(
-            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ? AND {where}", (id, *parameters)
+            f"{source}SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ? AND {where}", (*parameters, id, *bound)
         ).fetchone()
         return None if row is None else record_of(row)
 
     def count(self, scope: Scope, condition: Condition | None) -> int:
-        where, parameters = self._visible(scope, condition)
-        return int(only_row(self._connection, f"SELECT count(*) FROM memory WHERE {where}", parameters)[0])
+        source, parameters = self._source(scope)
+        where, bound = self._visible(scope, condition)
+        query = f"{source}SELECT count(*) FROM memory WHERE {where}"
+        return int(only_row(self._connection, query, (*parameters, *bound))[0])
 
     def listing(
         self,
@@ -132,28 +150,44 @@ class Snapshot:
         limit: int,
     ) -> list[tuple[tuple[int, int], Record]]:
         """Visible memories by `created_at` and key, which never tie, each with its position; `after` a position."""
-        where, parameters = self._visible(scope, condition)
+        source, parameters = self._source(scope)
+        where, bound = self._visible(scope, condition)
         direction, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         if after is not None:
             where += f" AND (memory.created_at, memory.key) {beyond} (?, ?)"
-            parameters = (*parameters, *after)
+            bound = (*bound, *after)
         rows = self._connection.execute(
-            f"SELECT memory.created_at, {RECORD_COLUMNS} FROM memory WHERE {where} "
+            f"{source}SELECT memory.created_at, {RECORD_COLUMNS} FROM memory WHERE {where} "
             f"ORDER BY memory.created_at {direction}, memory.key {direction} LIMIT ?",
-            (*parameters, limit),
+            (*parameters, *bound, limit),
         )
         return [((row[0], row[1]), record_of(row[1:])) for row in rows]
 
+    def _completed(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """The rows of `changes` with what the tables do not have."""
+        return rows
+
+    def _source(self, scope: Scope, id: str | None = None) -> tuple[str, tuple[Any, ...]]:
+        """What stands before a query on the memories of a scope (or the one with an id), and its parameters: nothing,
+        when they are read as they are."""
+        return "", ()
+
     def _visible(self, scope: Scope, condition: Condition | None) -> tuple[str, tuple[Any, ...]]:
-        return visible(scope, condition, self.moment)
+        return visible(scope, condition, self.moment, show_expired=self._show_expired)
 
 
-def visible(scope: Scope, condition: Condition | None, moment: int) -> tuple[str, tuple[Any, ...]]:
-    """The one definition of what a caller may see: of the scope, not deleted, not expired, passing the filter."""
+def visible(
+    scope: Scope, condition: Condition | None, moment: int, *, show_expired: bool = False
+) -> tuple[str, tuple[Any, ...]]:
+    """The one definition of what a caller may see: of the scope, not deleted, not expired (unless asked for), passing
+    the filter."""
     parts = [f"memory.{name} = ?" for name, _ in scope.owners()]
     parameters: list[Any] = [value for _, value in scope.owners()]
-    parts.append("memory.deleted_at IS NULL AND (memory.expires_at IS NULL OR memory.expires_at > ?)")
-    parameters.append(moment)
+    if show_expired:
+        parts.append(NOT_DELETED_BY_A_USER)
+    else:
+        parts.append(f"{NOT_DELETED} AND (memory.expires_at IS NULL OR memory.expires_at > ?)")
+        parameters.append(moment)
     if condition is not None:
         parts.append(condition.sql)
         parameters.extend(condition.parameters)

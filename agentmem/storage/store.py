@@ -4,7 +4,7 @@ Nothing outside this folder knows that it is SQLite: what comes in and goes out 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,7 +13,6 @@ from typing import Any
 from agentmem.config import Config
 from agentmem.errors import (
     AgentMemError,
-    DuplicateIdError,
     ModelMismatchError,
     NotFoundError,
     StoreDamagedError,
@@ -36,6 +35,7 @@ from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
     Pending,
     claim,
@@ -46,9 +46,10 @@ from agentmem.storage.pending import (
     release,
     settle,
 )
-from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, version_json
+from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
+from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
 
 
@@ -79,7 +80,12 @@ class Store:
 
     def __init__(self, path: str, config: Config, timings: Timings) -> None:
         self._config = config
-        self._database = Database(path, durability=config.durability, busy_timeout=config.busy_timeout)
+        self._database = Database(
+            path,
+            durability=config.durability,
+            busy_timeout=config.busy_timeout,
+            indexed_metadata=config.indexed_metadata,
+        )
         self.writes = GroupCommit(self._database, timings)
         bind_analysis(self._database)
 
@@ -89,10 +95,18 @@ class Store:
     # -- reading --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, *, show_expired: bool = False) -> Iterator[Snapshot]:
         """A view of one moment, for the length of the block, seeing all that was acknowledged before it began."""
         with self._database.reading() as connection:
-            yield Snapshot(connection, to_microseconds(now()))
+            yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired)
+
+    @contextmanager
+    def past(
+        self, instant: datetime, digest_of: Callable[[str], bytes], *, show_expired: bool = False
+    ) -> Iterator[Snapshot]:
+        """A view of what was known at an instant. `digest_of` is the digest under which a text's vector is stored."""
+        with self._database.reading() as connection:
+            yield PastSnapshot(connection, to_microseconds(instant), digest_of, show_expired=show_expired)
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """The vectors that the store has, of these digests."""
@@ -170,23 +184,24 @@ class Store:
         self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
     ) -> Write[list[Record | AgentMemError]]:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
-        be filled until it is queued. Its result has a record for each draft, or the error that kept this one out: the
-        embedding's, or a DuplicateIdError. With `together`, the first such error is raised and nothing is written."""
+        be filled until it is queued. Its result has a record for each draft (an existing one where the draft asks not
+        to be stored twice), or the error that kept this one out: the embedding's, or a DuplicateIdError. With
+        `together`, the first such error is raised and nothing is written."""
         # Here and not in `apply`, which runs on the thread that leads a commit for many.
         terms = [stored_terms(draft.content, draft.created_at) for draft in drafts]
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
-            refusals = _refusals(transaction, drafts, embedded)
+            decided = outcomes(transaction, drafts, embedded)
             if together:
-                for position, refusal in enumerate(refusals):
-                    if refusal is not None:
-                        refusal.position = position
-                        raise refusal
+                for position, outcome in enumerate(decided):
+                    if isinstance(outcome, AgentMemError):
+                        outcome.position = position
+                        raise outcome
             results: list[Record | AgentMemError] = []
-            for draft, vector, words, refusal in zip(drafts, embedded, terms, refusals, strict=True):
-                if refusal is None and not isinstance(vector, AgentMemError):
+            for draft, vector, words, outcome in zip(drafts, embedded, terms, decided, strict=True):
+                if outcome is None and not isinstance(vector, AgentMemError):
                     transaction.insert(draft, vector, words)
-                results.append(refusal or draft.record())
+                results.append(outcome or draft.record())
             return results
 
         return Write(apply)
@@ -232,7 +247,8 @@ class Store:
             if embedded is not None:
                 [vector_key] = transaction.vector_keys([embedded])
                 connection.execute(
-                    "UPDATE memory SET vector_key = ?, vector_error = NULL WHERE key = ?", (vector_key, key)
+                    "UPDATE memory SET vector_key = ?, vector_error = NULL, twin = ?, sole = NULL WHERE key = ?",
+                    (vector_key, twin_of(_scope_of(new), new.content), key),
                 )
             return new
 
@@ -284,7 +300,8 @@ class Store:
         return self.writes.commit(apply)
 
     def restore(self, id: str, scope: Scope) -> Record:
-        """Brings a deleted memory back as it was; one that is not deleted is returned as it is.
+        """Makes a deleted or expired memory visible again, as it was; one whose `expires_at` has passed comes back
+        without it. One that is visible is returned as it is.
 
         Raises:
             NotFoundError: there never was such a memory in this scope.
@@ -295,12 +312,20 @@ class Store:
             row = self._row(connection, id, scope)
             if row is None:
                 raise _not_found(id, scope)
-            if connection.execute(
-                "SELECT 1 FROM memory WHERE key = ? AND deleted_at IS NOT NULL", (row[0],)
-            ).fetchone():
-                seq = transaction.record_event(row[0], "restore", None, transaction.moment)
-                connection.execute("UPDATE memory SET deleted_at = NULL, seq = ? WHERE key = ?", (seq, row[0]))
-            return record_of(row)
+            key, record = row[0], record_of(row)
+            [deleted_at] = only_row(connection, "SELECT deleted_at FROM memory WHERE key = ?", (key,))
+            expired = record.expires_at is not None and to_microseconds(record.expires_at) <= transaction.moment
+            if deleted_at is None and not expired:
+                return record
+            if deleted_at is None:
+                transaction.record_event(key, "expire", None, transaction.moment)  # As the sweep would have done.
+            before = version_json(record) if expired else None
+            seq = transaction.record_event(key, "restore", before, transaction.moment)
+            if expired:
+                record = replace(record, expires_at=None)
+                connection.execute("UPDATE memory SET expires_at = NULL WHERE key = ?", (key,))
+            connection.execute("UPDATE memory SET deleted_at = NULL, seq = ? WHERE key = ?", (seq, key))
+            return record
 
         return self.writes.commit(apply)
 
@@ -308,21 +333,8 @@ class Store:
         """Hides every visible memory of a scope that passes the filter, in one transaction; how many it were."""
 
         def apply(transaction: Transaction) -> int:
-            connection = transaction.connection
             where, parameters = visible(scope, condition, transaction.moment)
-            start = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
-            connection.execute(
-                "INSERT INTO history (memory_key, what, at) "
-                f"SELECT memory.key, 'delete', ? FROM memory WHERE {where} ORDER BY memory.key",
-                (transaction.moment, *parameters),
-            )
-            deleted = connection.changes()
-            connection.execute(
-                "UPDATE memory SET deleted_at = ?, seq = event.seq FROM history AS event "
-                "WHERE event.seq > ? AND event.memory_key = memory.key",
-                (transaction.moment, start),
-            )
-            return deleted
+            return transaction.hide("delete", f"{where} ORDER BY memory.key", parameters)
 
         return self.writes.commit(apply)
 
@@ -345,24 +357,8 @@ class Store:
         return row
 
 
-def _refusals(
-    transaction: Transaction, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None]
-) -> list[AgentMemError | None]:
-    """For each draft what speaks against storing it, before anything is stored."""
-    refusals: list[AgentMemError | None] = []
-    seen: set[str] = set()
-    for draft, vector in zip(drafts, embedded, strict=True):
-        # A copy: one error object may be the answer to several callers who waited for the same text.
-        refusal = type(vector)(*vector.args) if isinstance(vector, AgentMemError) else None
-        if refusal is None and draft.id_given:
-            stored = transaction.connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
-            if stored or draft.id in seen:
-                refusal = DuplicateIdError(
-                    f"id {draft.id!r} is taken (perhaps by a deleted memory); choose another or update that one."
-                )
-            seen.add(draft.id)
-        refusals.append(refusal)
-    return refusals
+def _scope_of(record: Record) -> Scope:
+    return Scope(record.user_id, record.agent_id, record.run_id)
 
 
 def _not_found(id: str, scope: Scope) -> NotFoundError:

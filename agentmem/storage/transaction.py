@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from agentmem.records import Draft, Embedded, now, to_microseconds
-from agentmem.storage.database import Connection, all_rows, blob_array, only_row
+from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
+from agentmem.storage.database import Connection, all_rows, blob_array, integer_array, only_row
+from agentmem.storage.rows import twin_of
 
 GATHERED_LIMIT = 1000
 """New memories that are gathered before they are written, so that a long batch stays small in memory."""
@@ -23,6 +24,8 @@ class Transaction:
         self.moment = to_microseconds(now())
         self._drafts: list[Draft] = []
         self._embedded: list[Embedded | None] = []
+        self._indexed = 0  # How many of the drafts stand in _by_text.
+        self._by_text: dict[tuple[Scope, str], Draft] = {}
         self._last_event: tuple[int, int, str, int] | None = None
         self._terms: list[bytes] = []
 
@@ -30,6 +33,20 @@ class Transaction:
     def connection(self) -> Connection:
         self.flush()
         return self._connection
+
+    @property
+    def stored(self) -> Connection:
+        """The same without the gathered memories, which stay gathered."""
+        return self._connection
+
+    def gathered(self, scope: Scope, content: str) -> Draft | None:
+        """The first gathered memory of exactly this scope and text that has not expired."""
+        # Indexed when first asked, so that adding without deduplication does not pay for it.
+        for draft in self._drafts[self._indexed :]:
+            if not draft.expired(self.moment):
+                self._by_text.setdefault((draft.scope, draft.content), draft)
+        self._indexed = len(self._drafts)
+        return self._by_text.get((scope, content))
 
     def insert(self, draft: Draft, embedded: Embedded | None, terms: bytes) -> None:
         """Adds a new memory with its event, its terms and its vector (None: it is deferred). Its id must be known to be
@@ -48,6 +65,26 @@ class Transaction:
         seq = self._connection.last_insert_rowid()
         self._last_event = (seq, memory_key, what, at)
         return seq
+
+    def hide(self, what: str, where: str, parameters: tuple[Any, ...]) -> int:
+        """Makes every memory that satisfies the condition (ORDER BY and LIMIT may follow) a deleted one, each with an
+        event of this name; how many they were."""
+        connection = self.connection
+        start = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
+        connection.execute(
+            f"INSERT INTO history (memory_key, what, at) SELECT memory.key, ?, ? FROM memory WHERE {where}",
+            (what, self.moment, *parameters),
+        )
+        hidden = connection.changes()
+        if hidden:
+            connection.execute(
+                "UPDATE memory SET deleted_at = ?, seq = event.seq FROM history AS event "
+                "WHERE event.seq > ? AND event.memory_key = memory.key",
+                (self.moment, start),
+            )
+            seq, key = only_row(connection, "SELECT seq, memory_key FROM history ORDER BY seq DESC LIMIT 1")
+            self._last_event = (seq, key, what, self.moment)
+        return hidden
 
     def went_through(self, connection: Connection) -> bool:
         """Whether another connection sees what this transaction did. Every change has an event; without one, nothing
@@ -88,28 +125,43 @@ class Transaction:
         if not self._drafts:
             return
         drafts, embedded, terms = self._drafts, self._embedded, self._terms
-        self._drafts, self._embedded, self._terms = [], [], []
+        self._drafts, self._embedded, self._terms, self._by_text, self._indexed = [], [], [], {}, 0
         connection = self._connection
         counters: dict[str, int] = dict(all_rows(connection, "SELECT name, seq FROM sqlite_sequence"))
         key, seq = counters.get("memory", 0), counters.get("history", 0)
         vectors = self.vector_keys(embedded)
+        twins = [twin_of(draft.scope, draft.content) for draft in drafts]
+        soles = self._make_room(drafts, twins)
         rows = []
-        for offset, (draft, vector_key, words) in enumerate(zip(drafts, vectors, terms, strict=True), start=1):
-            rows.append((*_columns(draft), vector_key, key + offset, seq + offset, words))
-        self._last_event = (seq + len(rows), key + len(rows), "add", rows[-1][8])
+        columns = zip(drafts, vectors, twins, terms, strict=True)
+        for offset, (draft, vector_key, twin, words) in enumerate(columns, start=1):
+            sole = 1 if soles.get(twin) is draft else None
+            rows.append((*_columns(draft), vector_key, key + offset, seq + offset, twin, sole, words))
+        self._last_event = (seq + len(rows), key + len(rows), "add", self.moment)
         _insert_rows(
             connection,
             "INSERT INTO history (memory_key, what, at, seq) VALUES",
             "(?, 'add', ?, ?)",
-            [(row[11], row[8], row[12]) for row in rows],
+            [(row[11], self.moment, row[12]) for row in rows],
         )
         _insert_rows(
             connection,
             "INSERT INTO memory (id, user_id, agent_id, run_id, role, content, metadata, created_at, updated_at, "
-            "expires_at, vector_key, key, seq, terms) VALUES",
-            "(?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?, ?, ?)",
+            "expires_at, vector_key, key, seq, twin, sole, terms) VALUES",
+            "(?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+
+    def _make_room(self, drafts: Sequence[Draft], twins: Sequence[int]) -> dict[int, Draft]:
+        """Which of the drafts become the sole holders of their twins. Whoever still holds one of those is deleted or
+        expired, or has another text by chance, and gives it up; likewise among the drafts."""
+        soles = {twin: draft for draft, twin in zip(drafts, twins, strict=True) if draft.dedupe}
+        if soles:
+            self._connection.execute(
+                "UPDATE memory SET sole = NULL WHERE sole = 1 AND twin IN (SELECT value FROM carray(?))",
+                (integer_array(soles),),
+            )
+        return soles
 
 
 def _insert_rows(connection: Connection, head: str, places: str, rows: Sequence[tuple[Any, ...]]) -> None:

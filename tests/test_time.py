@@ -1,0 +1,262 @@
+"""Expiry and its sweep, and reading by time."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from agentmem import InvalidInputError, Memory, NotFoundError
+from agentmem.storage.expiry import SWEEP_LIMIT
+from agentmem.testing import HashEmbedder
+from tests.children import run_python
+
+SECOND = timedelta(seconds=1)
+
+
+def contents_of(matches):
+    return sorted(match.record.content for match in matches)
+
+
+def events_of(memory, id):
+    return [event.what for event in memory.history(id)]
+
+
+def seen(memory, id, **asked):
+    """Whether each way of reading sees the memory; they must agree."""
+    ways = {
+        memory.get(id, **asked) is not None,
+        id in [record.id for record in memory.get_all(user_id="ana", **asked)],
+        id in [match.record.id for match in memory.search("tea", user_id="ana", limit=1000, **asked)],
+        memory.count(user_id="ana", filters={"id": id}, **asked) == 1,
+    }
+    if not asked:
+        ways.add(memory.delete_all(user_id="ana", filters={"id": id}, dry_run=True) == 1)
+    assert len(ways) == 1
+    return ways.pop()
+
+
+# -- expiry -------------------------------------------------------------------------------------------------------
+
+
+def test_a_memory_lives_for_its_ttl_and_not_a_microsecond_longer(memory, clock):
+    record = memory.add("tea", user_id="ana", ttl=60)
+    assert record.expires_at == clock.now + 60 * SECOND
+    clock.wait(59.999999)
+    assert seen(memory, record.id)
+    clock.wait(0.000001)
+    assert not seen(memory, record.id)
+    assert memory.delete(record.id) is False
+    with pytest.raises(NotFoundError):
+        memory.update(record.id, ttl=60)
+
+
+def test_a_shelf_that_is_loaded_forgets_what_expires_without_being_told(memory, clock):
+    memory.add("lasting tea", user_id="ana")
+    record = memory.add("tea", user_id="ana", ttl=60)
+    assert seen(memory, record.id)
+    clock.wait(60)
+    assert contents_of(memory.search("tea", user_id="ana")) == ["lasting tea"]
+
+
+def test_every_way_of_adding_takes_a_ttl(memory, clock):
+    records = memory.add_batch(
+        ["for a minute", {"content": "for an hour", "ttl": 3600.5}, {"content": "for ever", "expires_at": None},
+         {"content": "for ever too", "ttl": None}, {"content": "for a day", "expires_at": clock.now + 86400 * SECOND}],
+        user_id="ana", ttl=60,
+    )  # fmt: skip
+    records += memory.add_messages(
+        [{"role": "user", "content": "for a minute"}, {"role": "user", "content": "for two", "ttl": 120}],
+        user_id="ana", ttl=60,
+    )  # fmt: skip
+    seconds = [record.expires_at and (record.expires_at - clock.now) / SECOND for record in records]
+    assert seconds == [60, 3600.5, None, None, 86400, 60, 120]
+    memory.add_batch([{"content": "tea", "ttl": 5}], user_id="ana", expires_at=clock.now + SECOND)
+    clock.wait(4)
+    assert memory.count(user_id="ana", filters={"expires_at": {"lt": clock.now + 2 * SECOND}}) == 1
+
+
+def test_an_update_can_give_a_ttl_and_it_counts_from_the_update(memory, clock):
+    record = memory.add("tea", user_id="ana", ttl=60)
+    clock.wait(50)
+    assert memory.update(record.id, ttl=60).expires_at == clock.now + 60 * SECOND
+    clock.wait(59)
+    assert seen(memory, record.id)
+    clock.wait(1)
+    assert not seen(memory, record.id)
+
+
+def test_expired_memories_are_shown_when_asked_for_swept_or_not(memory, clock):
+    memory.add("lasting tea", user_id="ana")
+    expired = memory.add("yesterday's tea", user_id="ana", ttl=60)
+    deleted = memory.add("spilt tea", user_id="ana", ttl=60)
+    memory.delete(deleted.id)
+    clock.wait(61)
+    for _ in range(2):
+        assert not seen(memory, expired.id)
+        assert seen(memory, expired.id, show_expired=True)
+        assert memory.get(expired.id, show_expired=True) == expired
+        assert not seen(memory, deleted.id, show_expired=True)
+        found = memory.search("tea", user_id="ana", show_expired=True, explain=True)
+        assert contents_of(found) == ["lasting tea", "yesterday's tea"]
+        assert memory.search("tea", user_id="ben", show_expired=True) == []
+        memory.add("a write that sweeps", user_id="eve")
+    assert events_of(memory, expired.id) == ["add", "expire"]
+
+
+def test_shown_or_not_the_matches_of_what_is_alive_are_the_same(memory):
+    memory.add_batch([f"tea number {number}" for number in range(50)], user_id="ana")
+    alive = memory.search("tea number 7", user_id="ana", limit=5, threshold=0.3)
+    shown = memory.search("tea number 7", user_id="ana", limit=5, threshold=0.3, show_expired=True)
+    assert [match.record for match in shown] == [match.record for match in alive]
+    assert [match.score for match in shown] == pytest.approx([match.score for match in alive], abs=2e-3)
+
+
+# -- the sweep ----------------------------------------------------------------------------------------------------
+
+
+def test_the_next_write_of_anybody_turns_expired_memories_into_deleted_ones_with_an_event(memory, clock):
+    record = memory.add("tea", user_id="ana", ttl=60, metadata={"n": 1})
+    clock.wait(60)
+    assert events_of(memory, record.id) == ["add"]
+    memory.add("something else", user_id="ben")
+    assert events_of(memory, record.id) == ["add", "expire"]
+    event = memory.history(record.id)[-1]
+    assert (event.before.content, event.before.metadata, event.after, event.at) == ("tea", {"n": 1}, None, clock.now)
+    assert (memory.stats().memories, memory.stats().deleted) == (1, 1)
+    memory.add("once more", user_id="ben")
+    assert events_of(memory, record.id) == ["add", "expire"]
+
+
+def test_a_commit_sweeps_a_bounded_number_and_the_next_ones_the_rest(memory, clock):
+    memory.add_batch([f"tea {number}" for number in range(SWEEP_LIMIT * 2 + 10)], user_id="ana", ttl=60)
+    clock.wait(60)
+    swept = []
+    for _ in range(4):
+        memory.add("something else", user_id="ben")
+        swept.append(memory.stats().deleted)
+        assert memory.count(user_id="ana") == 0
+    assert swept == [SWEEP_LIMIT, SWEEP_LIMIT * 2, SWEEP_LIMIT * 2 + 10, SWEEP_LIMIT * 2 + 10]
+
+
+def test_the_sweep_goes_on_after_the_clock_was_put_back(memory, clock):
+    record = memory.add("tea", user_id="ana", ttl=60)
+    clock.wait(-3600)
+    memory.add("something else", user_id="ben")
+    assert seen(memory, record.id)
+    clock.wait(3660)
+    memory.add("something else", user_id="ben")
+    assert events_of(memory, record.id) == ["add", "expire"]
+
+
+def test_what_was_deleted_does_not_expire_any_more(memory, clock):
+    record = memory.add("tea", user_id="ana", ttl=60)
+    memory.delete(record.id)
+    clock.wait(60)
+    memory.add("something else", user_id="ben")
+    assert events_of(memory, record.id) == ["add", "delete"]
+
+
+@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_expired_memory_is_restored_without_its_expiry(memory, clock, swept, deleted):
+    record = memory.add("tea", user_id="ana", ttl=60)
+    if deleted:
+        memory.delete(record.id)
+    clock.wait(60)
+    if swept:
+        memory.add("something else", user_id="ben")
+    restored = memory.restore(record.id)
+    assert (restored.content, restored.expires_at) == ("tea", None)
+    assert memory.get(record.id) == restored
+    assert events_of(memory, record.id) == ["add", "delete" if deleted else "expire", "restore"]
+    assert memory.history(record.id)[0].after.expires_at == record.expires_at
+    assert memory.history(record.id)[-1].after.expires_at is None
+    assert seen(memory, record.id)
+
+
+def test_a_deleted_memory_is_restored_with_an_expiry_that_is_still_to_come(memory, clock):
+    record = memory.add("tea", user_id="ana", ttl=60)
+    memory.delete(record.id)
+    clock.wait(59)
+    assert memory.restore(record.id) == record
+    clock.wait(1)
+    assert not seen(memory, record.id)
+
+
+def test_what_another_process_swept_leaves_the_shelves_of_this_one(open_memory, store_path):
+    memory = open_memory()
+    memory.add("lasting tea", user_id="ana")
+    record = memory.add("tea", user_id="ana", ttl=3600)
+    assert len(memory.search("tea", user_id="ana")) == 2
+    code = """
+        import sys
+        from datetime import UTC, datetime, timedelta
+        from agentmem import Memory, records
+        from agentmem.testing import HashEmbedder
+        records.clock = lambda: datetime.now(UTC) + timedelta(hours=2)
+        with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
+            memory.add("something else", user_id="ben")
+    """
+    run_python(code, store_path)
+    assert contents_of(memory.search("tea", user_id="ana")) == ["lasting tea"]
+    assert events_of(memory, record.id) == ["add", "expire"]
+
+
+# -- between ------------------------------------------------------------------------------------------------------
+
+
+def test_between_keeps_what_was_created_from_the_first_moment_on_and_before_the_second(memory):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=number) for number in range(5)]
+    memory.add_batch([{"content": f"tea on day {n}", "created_at": day} for n, day in enumerate(days)], user_id="ana")
+    india = timezone(timedelta(hours=5, minutes=30))
+    for between, expected in (
+        ((days[1], days[3]), [1, 2]), ((days[1].astimezone(india), days[3]), [1, 2]), ([days[1], days[3]], [1, 2]),
+        ((None, days[2]), [0, 1]), ((days[3], None), [3, 4]), ((None, None), [0, 1, 2, 3, 4]), (None, [0, 1, 2, 3, 4]),
+        ((days[1], days[1]), []), ((days[1], days[1] + timedelta(microseconds=1)), [1]),
+        ((days[0] + timedelta(microseconds=1), days[1]), []),
+    ):  # fmt: skip
+        wanted = [f"tea on day {number}" for number in expected]
+        assert contents_of(memory.search("tea", user_id="ana", between=between)) == wanted
+        assert contents_of(memory.search_batch(["tea"], user_id="ana", between=between)[0]) == wanted
+        listed = memory.get_all(user_id="ana", between=between, order="oldest")
+        assert [record.content for record in listed] == wanted
+        assert memory.count(user_id="ana", between=between) == len(wanted)
+        assert memory.delete_all(user_id="ana", between=between, dry_run=True) == len(wanted)
+    assert memory.count(user_id="ana", between=(days[1], None), filters={"created_at": {"lt": days[2]}}) == 1
+    assert memory.delete_all(user_id="ana", between=(None, days[2])) == 2
+    assert memory.count(user_id="ana") == 3
+
+
+def test_between_decides_before_the_ranking(memory):
+    old = datetime(2020, 1, 1, tzinfo=UTC)
+    memory.add_batch(["tea"] * 50, user_id="ana")
+    memory.add("something else", user_id="ana", created_at=old)
+    [match] = memory.search("tea", user_id="ana", between=(None, old + SECOND), limit=3)
+    assert match.record.content == "something else"
+
+
+def test_pages_between_two_moments_go_on_where_they_stopped(memory):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    memory.add_batch([{"content": f"tea {n}", "created_at": start + n * SECOND} for n in range(20)], user_id="ana")
+    between, listed, after = (start + 5 * SECOND, start + 15 * SECOND), [], None
+    while True:
+        page = memory.get_all(user_id="ana", between=between, limit=3, after=after)
+        listed += [record.content for record in page]
+        after = page.next
+        if after is None:
+            break
+    assert listed == [f"tea {number}" for number in range(14, 4, -1)]
+
+
+def test_a_scope_has_the_same_words_for_time(clock):
+    with Memory(":memory:", embedder=HashEmbedder()) as memory:
+        ana = memory.scope(user_id="ana")
+        record = ana.add("tea", ttl=60)
+        memory.add("tea of ben", user_id="ben", ttl=60)
+        clock.wait(60)
+        assert ana.get(record.id) is None
+        assert ana.get(record.id, show_expired=True) == record
+        assert ana.count(show_expired=True, between=(None, clock.now)) == 1
+        assert contents_of(ana.search("tea", show_expired=True)) == ["tea"]
+        with pytest.raises(InvalidInputError):
+            ana.search("tea", show_expired=True, all_scopes=True)

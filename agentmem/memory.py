@@ -269,9 +269,9 @@ class ScopedMemory:
         `between`, a pair of aware datetimes (either may be None), keeps what has its `created_at` from the first on and
         before the second. `show_expired=True` finds expired memories too. `as_of`, an aware datetime, asks what was
         known at that instant: the memories that were there, with the contents and metadata that they had, for
-        `filters` too (a text that was replaced before it was ever embedded has keywords only). Whenever the system's
-        clock was changed, an instant means the state after the last event that is dated up to it. Either reads every
-        memory of the owner, instead of a shelf that stays.
+        `filters` too (a deferred text that was deleted or replaced before it was embedded has keywords only). Whenever
+        the system's clock was changed, an instant means the state after the last event that is dated up to it. Either
+        reads every memory of the owner, instead of a shelf that stays.
 
         Raises:
             InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: as `add` does.

@@ -47,7 +47,7 @@ class PastSnapshot(Snapshot):
 
     Opening it reads the events since then, newest first (some 0.1 microseconds each); a query reads what belongs to its
     scope. Vectors are never changed, so that those of replaced texts are still there, under the digest of the text,
-    unless the text was replaced before it was ever embedded; terms are made anew.
+    unless a deferred text was replaced before it was embedded; terms are made anew.
     """
 
     _terms = "coalesce(memory.terms, memory.content)"

@@ -18,7 +18,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from agentmem.backlog import EVERYBODY
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
 from agentmem.config import Config
 from agentmem.embedding.catalog import find_model
@@ -349,17 +348,22 @@ class ScopedMemory:
         """Searches in one snapshot, in which nothing of the scope that was there before waits for a vector which the
         mode needs."""
         engine, asked = self._engine, questions[0]
-        if asked.mode != "keyword" and engine.store.last_pending(EVERYBODY) is not None:
-            engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
-            engine.backlog.settle(asked.scope, timeout, urgent=True)
-        # The shelves hold what is visible now; whoever asks for something else has some of his own, for this once.
-        usual = not show_expired and as_of is None
-        retriever = engine.retriever if usual else Retriever(Shelves(engine.embedder.dimension, 0))
         with self._snapshot(show_expired, as_of) as snapshot:
-            began = time.perf_counter()
-            matches = [retriever.search(snapshot, question) for question in questions]
-            engine.timings.record("search", (time.perf_counter() - began) / len(questions))
-            return matches
+            if asked.mode == "keyword" or not snapshot.has_pending:
+                return self._matches(snapshot, questions, usual=not show_expired and as_of is None)
+        engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
+        engine.backlog.settle(asked.scope, timeout, urgent=True)
+        with self._snapshot(show_expired, as_of) as snapshot:
+            return self._matches(snapshot, questions, usual=not show_expired and as_of is None)
+
+    def _matches(self, snapshot: Snapshot, questions: Sequence[Question], *, usual: bool) -> list[list[Match]]:
+        """The shelves hold what is visible now; whoever asks for something else has some of his own, for this once."""
+        engine = self._engine
+        retriever = engine.retriever if usual else Retriever(Shelves(engine.embedder.dimension, 0))
+        began = time.perf_counter()
+        matches = [retriever.search(snapshot, question) for question in questions]
+        engine.timings.record("search", (time.perf_counter() - began) / len(questions))
+        return matches
 
     def _snapshot(self, show_expired: bool, as_of: Any) -> AbstractContextManager[Snapshot]:
         engine = self._engine

@@ -118,7 +118,7 @@ def _words(text: str) -> list[str]:
 
 def _query_words(query: str) -> Iterator[str]:
     """The same for a query; a single character of a script without spaces counts only where it means something."""
-    for word in _WORDS.findall(_folded(query)):
+    for word in _ASCII_WORDS.findall(query.lower()) if query.isascii() else _WORDS.findall(_folded(query)):
         if not _is_unspaced(word):
             yield word
             yield from _parts_of(word)

@@ -5,7 +5,6 @@ score. There is no inverted index, so there is nothing to keep in order: the ter
 other in two flat arrays, which one pass per query reads, however many terms the query has.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -25,6 +24,7 @@ MOST_TERMS = 64
 Number = TypeVar("Number", bound=np.generic)
 Places = npt.NDArray[np.intp]
 Numbers = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Terms:
         self._ends[first:last] = start + np.cumsum([len(text) // 4 for text in texts])
         self._count, self._places = end, last
 
-    def keep(self, kept: npt.NDArray[np.bool_]) -> None:
+    def keep(self, kept: Mask) -> None:
         """Leaves out the places where `kept` (n,) is False."""
         view = self.view()
         lengths = view.lengths()
@@ -102,54 +102,88 @@ def _room(array: npt.NDArray[Number], used: int, needed: int) -> npt.NDArray[Num
 
 
 @dataclass(frozen=True, slots=True)
-class Keyword:
-    """A word of the query that visible memories have. `share` is its part of what the query asks for: the shares of all
-    words, unknown ones too, add up to 1. `strength` (places,), from 0 to 1, says how fully each place has it."""
+class Keywords:
+    """The words of a query that visible memories have: t words, found p times. The shares of all words of the query,
+    unknown ones too, add up to 1.
 
-    word: str
-    share: float
-    places: Places
+    Attributes:
+        words: the t words.
+        shares: float64 (t,), the part of what the query asks for that each word is.
+        word, place: (p,), which word was found where; by place, each pair once.
+        strength: float32 (p,), from 0 to 1, how fully the place has the word.
+    """
+
+    words: list[str]
+    shares: npt.NDArray[np.float64]
+    word: Places
+    place: Places
     strength: Numbers
 
+    def among(self, where: Places) -> "Keywords":
+        """What was found at the candidates: `where` tells the candidate at a place, or -1; `place` becomes the
+        candidate."""
+        at = where[self.place]
+        kept = at >= 0
+        return Keywords(self.words, self.shares, self.word[kept], at[kept], self.strength[kept])
 
-def find_keywords(terms: TermsView, visible: npt.NDArray[np.bool_], query: Mapping[int, str]) -> list[Keyword]:
+    def at(self, place: int) -> list[tuple[str, float]]:
+        """The words that stand at a place, with what they add to its score."""
+        start, end = np.searchsorted(self.place, (place, place + 1))
+        return [
+            (self.words[word], float(self.shares[word]) * float(strength))
+            for word, strength in zip(self.word[start:end].tolist(), self.strength[start:end].tolist(), strict=True)
+        ]
+
+
+NOTHING = np.empty(0, np.intp)
+ZERO = np.zeros(1, np.intp)
+
+
+def find_keywords(terms: TermsView, visible: Mask, query: Mapping[int, str]) -> Keywords:
     """Looks the terms of a query up in the places that are `visible` (n,), which are also the statistics.
 
-    The sum over the keywords of share x strength is the BM25 score as a part of the highest that any text could have,
-    so that it runs from 0 to 1 and means the same for every query: 0, no word of it is there; 1, all are, endlessly
-    often. Weight of a word: ln(1 + (N - n + 0.5) / (n + 0.5)), for n of N memories; strength of f occurrences in a text
-    of length l: f / (f + K1 (1 - B + B l / mean l)).
+    The sum of share x strength at a place is its BM25 score as a part of the highest that any text could have, so that
+    it runs from 0 to 1 and means the same for every query: 0, no word of it is there; 1, all are, endlessly often.
+    Weight of a word: ln(1 + (N - n + 0.5) / (n + 0.5)), for n of N memories; strength of f occurrences in a text of
+    length l: f / (f + K1 (1 - B + B l / mean l)).
     """
     total = int(np.count_nonzero(visible))
     if not total or not query:
-        return []
+        return Keywords([], np.empty(0), NOTHING, NOTHING, np.empty(0, np.float32))
+    occurring, places = terms.occurrences(list(query))
+    sought = np.fromiter(query, np.uint32)
+    by_term = np.argsort(sought)
+    nearest = np.searchsorted(sought, occurring, sorter=by_term)
+    word = by_term.take(nearest, mode="clip")
+    seen = visible[places] & (sought[word] == occurring)
+    # A number for each pair of place and word, so that all words are counted at once.
+    pairs, counts = _counted(places[seen] * len(sought) + word[seen])
+    place, word = np.divmod(pairs, len(sought))
+    memories = np.bincount(word, minlength=len(sought))  # That have each word.
+    weights = np.log1p((total - memories + 0.5) / (memories + 0.5))
+    shares = weights / weights.sum()
+    looked_for = memories > 0
+    if (surplus := int(np.count_nonzero(looked_for)) - MOST_TERMS) > 0:
+        looked_for[np.argsort(np.where(looked_for, weights, np.inf), kind="stable")[:surplus]] = False
+        shares = weights / weights[looked_for | (memories == 0)].sum()
+        kept = looked_for[word]
+        word, place, counts = word[kept], place[kept], counts[kept]
     lengths = terms.lengths()
-    slowness = K1 * (1 - B + B * total / max(1, int(lengths.dot(visible))) * lengths)
-    occurring, places_of_all = terms.occurrences(list(query))
-    seen = visible[places_of_all]
-    occurring, places_of_all = occurring[seen], places_of_all[seen]
-    found: list[tuple[float, str, Places, Numbers]] = []
-    unknown = 0.0
-    for term, word in query.items():
-        places = places_of_all[occurring == term]
-        if len(places):
-            places, counts = _counted(places)
-            weight = math.log1p((total - len(places) + 0.5) / (len(places) + 0.5))
-            found.append((weight, word, places, (counts / (counts + slowness[places])).astype(np.float32)))
-        else:
-            unknown += math.log1p((total + 0.5) / 0.5)
-    if len(found) > MOST_TERMS:
-        found = sorted(found, key=lambda entry: -entry[0])[:MOST_TERMS]
-    whole = unknown + sum(weight for weight, *_ in found)
-    return [Keyword(word, weight / whole, places, strength) for weight, word, places, strength in found]
+    slowness = K1 * (1 - B) + K1 * B * total / max(1, int(lengths.dot(visible))) * lengths[place]
+    return Keywords(
+        [text for text, is_known in zip(query.values(), looked_for.tolist(), strict=True) if is_known],
+        shares[looked_for],
+        (np.cumsum(looked_for) - 1)[word],
+        place,
+        (counts / (counts + slowness)).astype(np.float32),
+    )
 
 
-def _counted(places: Places) -> tuple[Places, Places]:
-    """The different ones of some ascending places, and how often each is there. np.diff would cost thrice as much."""
-    if len(places) == 1:
-        return places, np.ones(1, np.intp)
-    firsts = np.flatnonzero(places[1:] != places[:-1])
-    firsts += 1
-    starts = np.concatenate(([0], firsts))
-    counts = np.concatenate((firsts, [len(places)])) - starts
-    return places[starts], counts
+def _counted(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The different ones, ascending, and how often each is there; np.unique does more and takes thrice as long."""
+    if not len(numbers):
+        return numbers, numbers
+    numbers.sort()
+    later = np.flatnonzero(numbers[1:] != numbers[:-1]) + 1
+    firsts = np.concatenate((ZERO, later))
+    return numbers[firsts], np.append(later, len(numbers)) - firsts

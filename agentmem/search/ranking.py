@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import Keyword, Numbers, Places
+from agentmem.search.keywords import Keywords, Numbers, Places
 
 KEYWORD_WEIGHT = 0.6
 VECTOR_WEIGHT = 0.4
@@ -73,28 +73,25 @@ class Parts:
     importance: float = 0.0
 
 
-def keyword_scores(keywords: Sequence[Keyword], where: Places, count: int) -> Numbers:
-    """The share of the query that each of `count` candidates has. `where` tells the candidate at a place, or -1."""
-    scores = np.zeros(count, np.float32)
-    for keyword in keywords:
-        at, strength = _at(keyword, where)
-        scores[at] += np.float32(keyword.share) * strength
-    return scores
+def keyword_scores(found: Keywords, count: int) -> Numbers:
+    """The share of the query that each of `count` candidates has, `found` among them."""
+    return np.bincount(found.place, found.shares[found.word] * found.strength, count).astype(np.float32)
 
 
-def hybrid_scores(line: Line, keywords: Sequence[Keyword], where: Places, cosines: Numbers) -> Numbers:
-    """Both searches added, each with what the neighbours in the run have: `cosines` (m,) from 0 to 1."""
+def hybrid_scores(line: Line, found: Keywords, cosines: Numbers) -> Numbers:
+    """Both searches added, each with what the neighbours in the run have: `cosines` (m,) from 0 to 1, `found` among the
+    candidates."""
     scores = np.float32(VECTOR_WEIGHT) * line.lifted(cosines, VECTOR_NEIGHBOURS)
+    if not line.links:
+        return scores + np.float32(KEYWORD_WEIGHT) * keyword_scores(found, len(scores))
     together = max(1, TOGETHER // max(1, len(scores)))
-    for start in range(0, len(keywords), together):
-        some = keywords[start : start + together]
-        own = np.zeros((len(some), len(scores)), np.float32)
-        for row, keyword in zip(own, some, strict=True):
-            at, strength = _at(keyword, where)
-            row[at] = strength
+    for start in range(0, len(found.words), together):
+        own = np.zeros((min(together, len(found.words) - start), len(scores)), np.float32)
+        here = (found.word >= start) & (found.word < start + together)
+        own[found.word[here] - start, found.place[here]] = found.strength[here]
         # Word by word, because a neighbour that repeats a word of the memory says nothing more about it.
-        for keyword, row in zip(some, line.lifted(own, KEYWORD_NEIGHBOURS), strict=True):
-            scores += np.float32(KEYWORD_WEIGHT * keyword.share) * row
+        for share, row in zip(found.shares[start:], line.lifted(own, KEYWORD_NEIGHBOURS), strict=False):
+            scores += np.float32(KEYWORD_WEIGHT * share) * row
     return scores
 
 
@@ -108,19 +105,3 @@ def importance_factors(importances: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     """What is left of a score with an importance; below 0 counts as 0, above 1 as 1."""
     factors: npt.NDArray[np.float64] = 1 - IMPORTANCE_WEIGHT * (1 - np.clip(importances, 0.0, 1.0))
     return factors
-
-
-def matched(keywords: Sequence[Keyword], place: int) -> list[tuple[Keyword, float]]:
-    """The keywords that stand at a place, with their strength there."""
-    found = []
-    for keyword in keywords:
-        at = int(np.searchsorted(keyword.places, place))
-        if at < len(keyword.places) and keyword.places[at] == place:
-            found.append((keyword, float(keyword.strength[at])))
-    return found
-
-
-def _at(keyword: Keyword, where: Places) -> tuple[Places, Numbers]:
-    at = where[keyword.places]
-    among = at >= 0
-    return at[among], keyword.strength[among]

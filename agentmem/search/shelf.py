@@ -7,15 +7,15 @@ nothing. Whatever it proposes is checked against the database afterwards.
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numkong
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import Terms, TermsView
-from agentmem.storage.snapshot import Changes, Keys, Snapshot
+from agentmem.search.keywords import Mask, Places, Terms, TermsView
+from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
 
 Owner = tuple[str, str] | None
 """A field and its value, as in ("user_id", "ana"); None for everybody."""
@@ -23,31 +23,56 @@ Owner = tuple[str, str] | None
 RUN_BYTES = 200
 """About what the name of a run takes."""
 
+VIEW_BYTES = 17
+"""What a view adds a place: two lists of places and a flag."""
+
 SLACK = 64
 """Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
 
 
-@dataclass(frozen=True, slots=True)
 class View:
-    """A shelf as it stood when it was looked at: n places.
+    """A shelf as it stands between two changes: n places. Shared by all threads that search meanwhile; what several
+    searches need is worked out by the first (threads that come together find the same).
 
     Attributes:
         vectors: float16 (n, dimension), zeros where `embedded` is False.
         live: False where the memory has changed or gone away.
         created_at, expires_at: in microseconds.
         runs: the number of each memory's run, -1 where there is none.
-        order: the places in the order of neighbours.
     """
 
-    keys: Keys
-    vectors: npt.NDArray[np.float16]
-    embedded: npt.NDArray[np.bool_]
-    live: npt.NDArray[np.bool_]
-    created_at: Keys
-    expires_at: Keys
-    runs: npt.NDArray[np.int32]
-    terms: TermsView
-    order: "Order"
+    def __init__(self, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView) -> None:
+        self.keys: Keys = columns["keys"]
+        self.vectors: npt.NDArray[np.float16] = columns["vectors"]
+        self.embedded: Mask = columns["embedded"]
+        # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
+        self.live: Mask = columns["live"].copy()
+        self.created_at: Keys = columns["created_at"]
+        self.expires_at: Keys = columns["expires_at"]
+        self.runs: npt.NDArray[np.int32] = columns["runs"]
+        self.terms = terms
+        self._first_expiry = int(self.expires_at.min(initial=NEVER))
+        self._in_order: Places | None = None
+        self._searchable: Places | None = None
+
+    def visible(self, moment: int) -> Mask:
+        """Which of the places are neither gone nor expired at a moment. Not to be changed."""
+        return self.live if moment < self._first_expiry else self.live & (self.expires_at > moment)
+
+    def with_vectors(self, passing: Mask) -> Places:
+        """Those of the passing places (n,) that have a vector."""
+        if passing is not self.live:
+            return np.flatnonzero(passing & self.embedded)
+        if self._searchable is None:
+            self._searchable = np.flatnonzero(self.live & self.embedded)
+        return self._searchable
+
+    def in_order(self, passing: Mask) -> Places:
+        """The passing places (n,) by run and age."""
+        if self._in_order is None:
+            order = np.lexsort((self.keys, self.runs))
+            self._in_order = order[self.live[order]]
+        return self._in_order if passing is self.live else self._in_order[passing[self._in_order]]
 
     def scores(self, query: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
         """The cosine of each place's vector and the query's (dimension,), both of unit length."""
@@ -55,21 +80,6 @@ class View:
             return np.empty(0)
         scores: npt.NDArray[np.float64] = np.asarray(numkong.cdist(query[np.newaxis], self.vectors, "dot"), np.float64)
         return scores.reshape(-1)
-
-
-class Order:
-    """The places of a shelf by run and age, found when first asked for and good until the shelf changes. Threads that
-    ask at the same time find the same."""
-
-    def __init__(self, keys: Keys, runs: npt.NDArray[np.int32]) -> None:
-        self._keys = keys
-        self._runs = runs
-        self._places: npt.NDArray[np.intp] | None = None
-
-    def places(self) -> npt.NDArray[np.intp]:
-        if self._places is None:
-            self._places = np.lexsort((self._keys, self._runs))
-        return self._places
 
 
 class Shelf:
@@ -93,27 +103,28 @@ class Shelf:
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
         self._terms = Terms()
         self._arrays = self._allocated(0)
-        self._order = Order(self._arrays["keys"], self._arrays["runs"])
+        self._view: View | None = None
+        self.bytes = 0
 
     def _allocated(self, capacity: int) -> dict[str, npt.NDArray[Any]]:
         return {name: np.empty((capacity, *shape), kind) for name, (kind, shape) in self._columns.items()}
 
-    @property
-    def bytes(self) -> int:
-        runs = RUN_BYTES * len(self._run_numbers)
-        return sum(array.nbytes for array in self._arrays.values()) + self._terms.size + runs
-
     def view(self, snapshot: Snapshot) -> View:
         """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads)."""
-        seq = snapshot.seq()
+        seq = snapshot.seq
         with self._lock:
             if seq > self._seq:
-                self._apply(snapshot.changes(self._owner, self._seq))
+                changes = snapshot.changes(self._owner, self._seq)
+                if len(changes.keys):
+                    self._view = None
+                    self._apply(changes)
                 self._seq = seq
-            columns = {name: array[: self._count] for name, array in self._arrays.items()}
-            # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
-            columns["live"] = columns["live"].copy()
-            return View(**columns, terms=self._terms.view(), order=self._order)
+            if self._view is None:
+                columns = {name: array[: self._count] for name, array in self._arrays.items()}
+                self._view = View(columns, self._terms.view())
+                held = sum(array.nbytes for array in self._arrays.values())
+                self.bytes = held + self._terms.size + VIEW_BYTES * self._count + RUN_BYTES * len(self._run_numbers)
+            return self._view
 
     def _apply(self, changes: Changes) -> None:
         known = changes.keys[changes.keys <= self._newest_key]
@@ -129,9 +140,6 @@ class Shelf:
             kept = self._arrays["live"][: self._count].copy()
             self._terms.keep(kept)
             self._move(self._count - self._dead, kept)
-        if len(changes.keys):
-            count = self._count
-            self._order = Order(self._arrays["keys"][:count], self._arrays["runs"][:count])
 
     def _append(self, fresh: Keys, changes: Changes) -> None:
         self._reserve(len(fresh))
@@ -193,6 +201,11 @@ class Shelves:
                 shelf = self._shelves[owner] = Shelf(owner, self._dimension)
             self._shelves.move_to_end(owner)
         view = shelf.view(snapshot)
+        if shelf.bytes != shelf.charged_bytes:
+            self._charge(owner, shelf)
+        return view
+
+    def _charge(self, owner: Owner, shelf: Shelf) -> None:
         with self._lock:
             if self._shelves.get(owner) is shelf:
                 self.bytes += shelf.bytes - shelf.charged_bytes
@@ -201,7 +214,6 @@ class Shelves:
                 _, evicted = self._shelves.popitem(last=False)
                 self.bytes -= evicted.charged_bytes
                 self.evicted += 1
-        return view
 
     def __len__(self) -> int:
         return len(self._shelves)

@@ -10,7 +10,7 @@ from agentmem.storage.database import Connection, only_row
 from agentmem.storage.transaction import Transaction
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
-_PENDING = (
+PENDING = (
     "FROM memory INDEXED BY memory_pending WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL"
 )
 
@@ -27,7 +27,7 @@ def pending_memories(connection: Connection, scope: Scope, after_key: int, last_
     """Those of a scope, oldest first, beyond a key and up to another."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     rows = connection.execute(
-        f"SELECT key, content {_PENDING}{owners} AND key > ? AND key <= ? ORDER BY key LIMIT ?",
+        f"SELECT key, content {PENDING}{owners} AND key > ? AND key <= ? ORDER BY key LIMIT ?",
         (*(value for _, value in scope.owners()), after_key, last_key, limit),
     )
     return [Pending(*row) for row in rows]
@@ -37,17 +37,17 @@ def last_pending(connection: Connection, scope: Scope) -> int | None:
     """The key of the newest of them, or None when there is none."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     parameters = tuple(value for _, value in scope.owners())
-    key = only_row(connection, f"SELECT max(key) {_PENDING}{owners}", parameters)[0]
+    key = only_row(connection, f"SELECT max(key) {PENDING}{owners}", parameters)[0]
     return None if key is None else int(key)
 
 
 def pending_count(connection: Connection) -> int:
-    return int(only_row(connection, f"SELECT count(*) {_PENDING}")[0])
+    return int(only_row(connection, f"SELECT count(*) {PENDING}")[0])
 
 
 def pending_counts(connection: Connection) -> dict[str, float]:
     """How many wait, for how long the oldest has, and how many have failed."""
-    count, oldest = only_row(connection, f"SELECT count(*), min(updated_at) {_PENDING}")
+    count, oldest = only_row(connection, f"SELECT count(*), min(updated_at) {PENDING}")
     failed = only_row(connection, "SELECT count(*) FROM memory WHERE vector_error IS NOT NULL AND deleted_at IS NULL")[
         0
     ]

@@ -18,6 +18,7 @@ HIDING = frozenset({"delete", "expire"})
 def record_of(row: tuple[Any, ...]) -> Record:
     """A record from a row of RECORD_COLUMNS; its metadata may be decoded already."""
     _, public_id, content, user_id, agent_id, run_id, role, metadata, created_at, updated_at, expires_at = row
+    created = from_microseconds(created_at)
     return Record(
         public_id,
         content,
@@ -26,8 +27,8 @@ def record_of(row: tuple[Any, ...]) -> Record:
         run_id,
         role,
         json.loads(metadata) if isinstance(metadata, str) else metadata or {},
-        from_microseconds(created_at),
-        from_microseconds(updated_at),
+        created,
+        created if updated_at == created_at else from_microseconds(updated_at),
         None if expires_at is None else from_microseconds(expires_at),
     )
 

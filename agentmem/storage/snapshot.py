@@ -11,6 +11,7 @@ import numpy.typing as npt
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
 from agentmem.storage.database import Connection, all_rows, blob_array, key_array, only_row
+from agentmem.storage.pending import PENDING
 from agentmem.storage.rows import RECORD_COLUMNS, record_of
 
 NEVER = 2**63 - 1
@@ -54,14 +55,29 @@ class Snapshot:
     def __init__(self, connection: Connection, moment: int, *, show_expired: bool = False) -> None:
         self._connection = connection
         self._show_expired = show_expired
+        self._known_state: tuple[int, bool] | None = None
         self.moment = moment
 
     _terms = "coalesce(memory.terms, x'')"
     """What reads the terms of a memory."""
 
+    @property
     def seq(self) -> int:
         """The number of the last change of any process that this snapshot sees."""
-        return int(only_row(self._connection, "SELECT coalesce(max(seq), 0) FROM history")[0])
+        return self._state()[0]
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether it sees memories, of anybody, that wait for their vectors."""
+        return self._state()[1]
+
+    def _state(self) -> tuple[int, bool]:
+        if self._known_state is None:
+            seq, pending = only_row(
+                self._connection, f"SELECT (SELECT max(seq) FROM history), EXISTS (SELECT 1 {PENDING})"
+            )
+            self._known_state = (seq or 0, bool(pending))
+        return self._known_state
 
     def changes(self, owner: tuple[str, str] | None, since: int) -> Changes:
         """What changed for one owner (a field and its value; None: for everybody) after `since`."""

@@ -13,7 +13,19 @@ import agentmem
 ROOT = Path(agentmem.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"config", "errors", "filters", "forks", "keys", "records", "statistics", "messages", "progress", "terms"}
+GROUND = {
+    "config",
+    "errors",
+    "failpoints",
+    "filters",
+    "forks",
+    "keys",
+    "records",
+    "statistics",
+    "messages",
+    "progress",
+    "terms",
+}
 """What every room may stand on."""
 
 MAY_IMPORT = {

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from agentmem.embedding.line import Line, Request
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+from agentmem.failpoints import reach
 from agentmem.statistics import Timings
 
 Run = Callable[[list[Any]], npt.NDArray[np.float32]]
@@ -302,6 +303,7 @@ class Collector:
         """Gives the answers to whoever waits for them, once."""
         for request, answer in zip(batch.requests, answers, strict=True):
             if isinstance(answer, bytes):
+                reach("cache: before a vector is kept")
                 self._keep(request.digest, answer)
         complete = []
         with self._lock:

@@ -1,6 +1,7 @@
 """Which analysis made the terms of a store; they are made anew when it is another one."""
 
 from agentmem.errors import StoreReadOnlyError
+from agentmem.failpoints import reach
 from agentmem.records import from_microseconds, now, to_microseconds
 from agentmem.storage.database import Connection, Database, all_rows
 from agentmem.storage.transaction import Transaction
@@ -18,6 +19,7 @@ def bind_analysis(database: Database) -> None:
     try:
         with database.writing() as connection:
             if _analysis_of(connection) not in (None, ANALYSIS):
+                reach("open: before the terms are made anew")
                 _renew(connection)
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('analysis', ?)", (ANALYSIS,))
     except StoreReadOnlyError:
@@ -40,3 +42,4 @@ def _renew(connection: Connection) -> None:
             "UPDATE memory SET terms = ?, seq = ? WHERE key = ?",
             [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows],
         )
+        reach("open: between the terms made anew")

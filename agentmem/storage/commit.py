@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError, StoreError
+from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database
@@ -161,9 +162,11 @@ class GroupCommit:
             others = [write for write in group if write is not own]
             with self._lock:
                 self._queue.extendleft(write for write in reversed(others) if not write.done)
+            reach("commit: before the answers")
             for write in others:
                 if write.done:
                     write.turn.release()
+                    reach("commit: between two answers")
         own.lead = False
         self._hand_over()
 
@@ -191,6 +194,7 @@ class GroupCommit:
                         write.result = write.apply(transaction)
                     except AgentMemError as error:
                         write.error = error
+                reach("commit: before the sweep")
                 self._sweeper.sweep(transaction)
                 transaction.flush()
             self._timings.record("commit", time.perf_counter() - began)

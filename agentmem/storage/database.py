@@ -24,6 +24,7 @@ from agentmem.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
+from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
 from agentmem.storage.schema import APPLICATION_ID, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
@@ -127,9 +128,13 @@ class Database:
             try:
                 # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
                 # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
+                reach("transaction: before BEGIN")
                 connection.execute("BEGIN IMMEDIATE")
+                reach("transaction: after BEGIN")
                 yield connection
+                reach("transaction: before COMMIT")
                 connection.execute("COMMIT")
+                reach("transaction: after COMMIT")
             except BaseException:
                 self._roll_back(connection)
                 raise
@@ -232,9 +237,12 @@ class Database:
     def _migrate(self, connection: Connection) -> None:
         version = self._schema_version(connection)
         for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+            reach("open: before a migration")
             for statement in migration:
                 connection.execute(statement)
+                reach("open: between the statements of a migration")
             connection.pragma("user_version", number)
+            reach("open: after a migration")
         if version == 0:
             connection.pragma("application_id", APPLICATION_ID)
 
@@ -248,7 +256,9 @@ class Database:
         for name in present - set(wanted):
             connection.execute(f'DROP INDEX "{name}"')
         for name in set(wanted) - present:
+            reach("open: before an index")
             connection.execute(wanted[name])
+            reach("open: after an index")
 
     def _schema_version(self, connection: Connection) -> int:
         version = int(connection.pragma("user_version"))
@@ -275,8 +285,10 @@ class Database:
         with self._write_lock:
             self._closed = True
             writer, self._writer = self._writer, None
+        reach("close: before the connections")
         for reader in self._take_idle():
             reader.close(True)
+        reach("close: before the checkpoint")
         if writer is not None:
             writer.close()  # The last connection to leave checkpoints the log into the file.
         _open_databases.discard(self)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentmem.errors import AgentMemError
+from agentmem.failpoints import reach
 from agentmem.records import Embedded, Scope, from_microseconds, now
 from agentmem.storage.database import Connection, only_row
 from agentmem.storage.transaction import Transaction
@@ -58,10 +59,12 @@ def pending_counts(connection: Connection) -> dict[str, float]:
 def settle(transaction: Transaction, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError]) -> None:
     """Gives the memories their vectors, or the reason why they get none. What was changed meanwhile is left alone: it
     has its vector by now, or it is still pending with another text."""
+    reach("backlog: before vectors are settled")
     connection = transaction.connection
     seq = transaction.record_event(0, "embed", None, transaction.moment)
     good = [(memory, answer) for memory, answer in zip(memories, answers, strict=True) if isinstance(answer, Embedded)]
     vector_keys = transaction.vector_keys([answer for _, answer in good]) if good else []
+    reach("backlog: between the event and the vectors it is for")
     guard = "WHERE key = ? AND content = ? AND vector_key IS NULL"
     connection.executemany(
         f"UPDATE memory SET vector_key = ?, seq = ? {guard}",
@@ -75,6 +78,7 @@ def settle(transaction: Transaction, memories: Sequence[Pending], answers: Seque
             if isinstance(answer, AgentMemError)
         ],
     )
+    reach("backlog: after vectors are settled")
 
 
 def claim(transaction: Transaction, owner: str, seconds: float) -> float:
@@ -88,10 +92,12 @@ def claim(transaction: Transaction, owner: str, seconds: float) -> float:
         left = (held["until"] - transaction.moment) / 1e6
         if held["owner"] != owner and 0 < left <= seconds:
             return float(left)
+    reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)
     connection.execute(
         "INSERT OR REPLACE INTO meta VALUES ('backlog', ?)", (json.dumps({"owner": owner, "until": until}),)
     )
+    reach("backlog: after a claim")
     return 0.0
 
 
@@ -99,4 +105,5 @@ def release(transaction: Transaction, owner: str) -> None:
     """Gives the right back, if it is held."""
     row = transaction.connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
     if row is not None and json.loads(str(row[0]))["owner"] == owner:
+        reach("backlog: before a release")
         transaction.connection.execute("DELETE FROM meta WHERE name = 'backlog'")

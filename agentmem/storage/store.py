@@ -18,6 +18,7 @@ from agentmem.errors import (
     StoreDamagedError,
     StoreReadOnlyError,
 )
+from agentmem.failpoints import reach
 from agentmem.filters import Condition
 from agentmem.records import (
     Draft,
@@ -162,7 +163,9 @@ class Store:
             value = json.dumps({"identity": identity, "name": name, "dimension": dimension}, sort_keys=True)
             try:
                 with self._database.writing() as connection:
+                    reach("open: before the model is bound")
                     connection.execute("INSERT OR IGNORE INTO meta VALUES ('model', ?)", (value,))
+                    reach("open: after the model is bound")
             except StoreReadOnlyError:
                 return
             stored = self._stored_model()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from agentmem.failpoints import reach
 from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
 from agentmem.storage.database import Connection, all_rows, blob_array, integer_array, only_row
 from agentmem.storage.rows import twin_of
@@ -64,6 +65,7 @@ class Transaction:
         )
         seq = self._connection.last_insert_rowid()
         self._last_event = (seq, memory_key, what, at)
+        reach("rows: after an event")
         return seq
 
     def hide(self, what: str, where: str, parameters: tuple[Any, ...]) -> int:
@@ -77,6 +79,7 @@ class Transaction:
         )
         hidden = connection.changes()
         if hidden:
+            reach("rows: between the events and the memories that they hide")
             connection.execute(
                 "UPDATE memory SET deleted_at = ?, seq = event.seq FROM history AS event "
                 "WHERE event.seq > ? AND event.memory_key = memory.key",
@@ -113,7 +116,9 @@ class Transaction:
         if new:
             key = int(only_row(connection, "SELECT coalesce(max(key), 0) FROM vector")[0])
             rows = [(number, *pair) for number, pair in enumerate(new.items(), start=key + 1)]
+            reach("rows: before the vectors")
             _insert_rows(connection, "INSERT INTO vector (key, digest, data) VALUES", "(?, ?, ?)", rows)
+            reach("rows: after the vectors")
             keys |= {digest: number for number, digest, _ in rows}
         return [None if entry is None else keys[entry.digest] for entry in embedded]
 
@@ -138,12 +143,14 @@ class Transaction:
             sole = 1 if soles.get(twin) is draft else None
             rows.append((*_columns(draft), vector_key, key + offset, seq + offset, twin, sole, words))
         self._last_event = (seq + len(rows), key + len(rows), "add", self.moment)
+        reach("rows: before the events")
         _insert_rows(
             connection,
             "INSERT INTO history (memory_key, what, at, seq) VALUES",
             "(?, 'add', ?, ?)",
             [(row[11], self.moment, row[12]) for row in rows],
         )
+        reach("rows: before the memories")
         _insert_rows(
             connection,
             "INSERT INTO memory (id, user_id, agent_id, run_id, role, content, metadata, created_at, updated_at, "
@@ -151,6 +158,7 @@ class Transaction:
             "(?, ?, ?, ?, ?, ?, jsonb(?), ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+        reach("rows: after the memories")
 
     def _make_room(self, drafts: Sequence[Draft], twins: Sequence[int]) -> dict[int, Draft]:
         """Which of the drafts become the sole holders of their twins. Whoever still holds one of those is deleted or

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.torture import kills
+from tests.torture import cuts, kills
 
 SEED = 1
 
@@ -16,3 +16,13 @@ def test_forty_kills_lose_nothing_and_leave_nothing_half(tmp_path):
     assert_nothing_wrong(figures)
     assert figures["kills"] >= 40
     assert figures["acknowledged"] > 400
+
+
+def test_sixty_power_cuts_lose_nothing_that_was_promised(tmp_path):
+    figures = cuts.run(tmp_path / "stores", 60, SEED)
+    assert_nothing_wrong(figures)
+    assert figures["cuts, full"] >= 30
+    assert figures["cuts, process"] >= 30
+    assert figures["acknowledged, full"] > 100
+    # The disk does lose what is not synced.
+    assert figures["acknowledged but missing, process"] > 0

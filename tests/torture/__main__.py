@@ -1,7 +1,7 @@
 """python -m tests.torture [kills=1000] [--seed N] [--json FILE]: every torture, or those named, in its long form.
 
-Prints what each did and found; the exit status is 1 when anything was lost, half or wrong. A seed repeats a case, as far
-as the machine's timing lets it: exactly, except for the kills.
+Prints what each did and found; the exit status is 1 when anything was lost, half or wrong. A seed repeats a case as far
+as the scheduling of threads lets it: exactly, except for kills and cuts.
 """
 
 import argparse
@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import kills
+from tests.torture import cuts, kills
 
 TORTURES: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] = {
     "kills": (kills.run, 1000),
+    "cuts": (cuts.run, 1000),
 }
 """Each with the cases of its long form."""
 

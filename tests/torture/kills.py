@@ -120,7 +120,7 @@ class Store:
         self.writers: dict[str, Child] = {}
         self._lives = 0
         self.ledger = Ledger()
-        nursery.run("tests.torture.writers:look", str(path), [], True, False)  # Killed before it, there are no tables.
+        nursery.run("tests.torture.writers:look", str(path), [], True)  # Killed before it, there are no tables.
 
     def start(self, armed: tuple[str, int] | None = None) -> str:
         self._lives += 1
@@ -214,7 +214,7 @@ def births(nursery: Nursery, folder: Path, chance: random.Random, points: Sequen
         for maker in makers:
             maker.hear_all()
             reached |= maker.wait() == -9
-        status, seen = nursery.run("tests.torture.writers:look", str(path), [], True, False)
+        status, seen = nursery.run("tests.torture.writers:look", str(path), [], True)
         problems = seen["problems"] if seen else [f"the next to open it ended with {status}"]
         yield {"kind": point, "reached": reached, "lost": [], "half": [], "problems": problems}
 

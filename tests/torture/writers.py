@@ -11,6 +11,8 @@ import json
 import os
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import apsw
@@ -33,9 +35,9 @@ State = tuple[str, dict[str, Any], bool, tuple[str, ...], bool, bool]
 class Writer:
     """One thread's work. Its memories are nobody else's, so that it knows what becomes of them."""
 
-    def __init__(self, memory: Memory, words: int, thread: int, name: str, seed: int) -> None:
-        self._memory = memory
-        self._words = words
+    def __init__(self, memory: Memory, say: Callable[[bytes], Any], thread: int, name: str, seed: int) -> None:
+        self.memory = memory
+        self._say = say
         self._thread = thread
         self._name = name
         self._chance = random.Random(f"{seed}/{name}/{thread}")
@@ -44,18 +46,19 @@ class Writer:
         self._groups: dict[str, dict[str, State]] = {}  # run -> token -> state
 
     def say(self, *words: Any) -> None:
-        os.write(self._words, (json.dumps([words[0], self._thread, *words[1:]]) + "\n").encode())
+        self._say((json.dumps([words[0], self._thread, *words[1:]]) + "\n").encode())
 
     def work(self, operations: int | None) -> None:
         kinds = [self.add, self.add_batch, self.update, self.delete, self.restore, self.forget, self.dedupe, self.find]
-        while operations is None or self._number < operations:
+        while operations is None or operations > 0:
+            operations = None if operations is None else operations - 1
             self._number += 1
             kind = self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3])[0]
             try:
                 kind()
             except AgentMemError as error:
                 self.say("r", f"{type(error).__name__}: {error}")
-                if self._memory._engine._closed:
+                if self.memory._engine._closed:
                     return
 
     def _content(self, token: str) -> str:
@@ -71,7 +74,7 @@ class Writer:
         how = self._chance.choices(["plain", "defer", "ttl"], [60, 30, 10])[0]
         state = (content, metadata, False, ("add",), how == "defer", how == "ttl")
         self.say("i", [[token, state]])
-        record = self._memory.add(
+        record = self.memory.add(
             content, user_id="ana", agent_id=self._name, metadata=metadata,
             id=f"id-{token}" if self._chance.random() < 0.3 else None,
             defer=how == "defer", ttl=0.001 if how == "ttl" else None,
@@ -87,7 +90,7 @@ class Writer:
             token = self._token()
             states[token] = (self._content(token), {}, False, ("add",), defer, False)
         self.say("i", list(states.items()))
-        records = self._memory.add_batch([state[0] for state in states.values()], run_id=run, defer=defer)
+        records = self.memory.add_batch([state[0] for state in states.values()], run_id=run, defer=defer)
         self.say("a", [record.id for record in records])
         self._groups[run] = states
 
@@ -108,19 +111,19 @@ class Writer:
             metadata = metadata | {"n": -self._number}
             new = self._content(token) if self._chance.random() < 0.6 else None
             state = (new or content, metadata, False, (*events, "update"), pending and new is None, False)
-            self._changed(token, state, lambda key: self._memory.update(key, new, metadata=metadata))
+            self._changed(token, state, lambda key: self.memory.update(key, new, metadata=metadata))
 
     def delete(self) -> None:
         if some := self._some(deleted=False):
             token, (content, metadata, _, events, pending, _) = some
             state = (content, metadata, True, (*events, "delete"), pending, False)
-            self._changed(token, state, self._memory.delete)
+            self._changed(token, state, self.memory.delete)
 
     def restore(self) -> None:
         if some := self._some(deleted=True):
             token, (content, metadata, _, events, pending, _) = some
             state = (content, metadata, False, (*events, "restore"), pending, False)
-            self._changed(token, state, self._memory.restore)
+            self._changed(token, state, self.memory.restore)
 
     def forget(self) -> None:
         if self._groups:
@@ -130,19 +133,19 @@ class Writer:
                 for token, (content, metadata, _, events, pending, _) in self._groups.pop(run).items()
             }
             self.say("i", list(states.items()))
-            self._memory.delete_all(run_id=run)
+            self.memory.delete_all(run_id=run)
             self.say("a", [])
 
     def dedupe(self) -> None:
         text = f"shared{self._chance.randrange(SHARED_TEXTS)} {' '.join(WORDS[:5])}"
         self.say("i", [])
-        record = self._memory.add(text, user_id="shared", dedupe=True, defer=self._chance.random() < 0.3)
+        record = self.memory.add(text, user_id="shared", dedupe=True, defer=self._chance.random() < 0.3)
         self.say("a", [record.id, text])
 
     def find(self) -> None:
         if some := self._some(deleted=False):
             self.say("i", [])
-            [match] = self._memory.search(some[1][0], user_id="ana", agent_id=self._name, limit=1, mode="vector")
+            [match] = self.memory.search(some[1][0], user_id="ana", agent_id=self._name, limit=1, mode="vector")
             self.say("a", [])
             if match.record.content != some[1][0]:
                 self.say("wrong", some[0], match.record.content)
@@ -163,7 +166,7 @@ def write(
             change_facts(path, "DELETE FROM meta WHERE name = 'backlog'")  # Or the claim of a dead one stands a minute.
     config = Config(durability=durability, busy_timeout=60, indexed_metadata=indexed)
     memory = Memory(path, embedder=HashEmbedder(), config=config)
-    writers = [Writer(memory, words, thread, name, seed) for thread in range(4)]
+    writers = [Writer(memory, partial(os.write, words), thread, name, seed) for thread in range(4)]
     for writer in writers:
         threading.Thread(target=writer.work, args=(3 if closes and writer is writers[0] else None,)).start()
     if closes:
@@ -190,9 +193,12 @@ def change_facts(path: str, statement: str) -> None:
 
 
 def rows_of(path: str) -> dict[str, Any]:
-    """Everything that the tables say, of one moment, read past agentmem."""
+    """Everything that the tables say, of one moment, read past agentmem; of a store without tables nothing."""
     connection = apsw.Connection(path)
     connection.set_busy_timeout(60_000)
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'history'").fetchone():
+        connection.close()
+        return {"rows": [], "seqs": []}
     with connection:
         events: dict[int, list[str]] = {}
         for key, what in connection.execute("SELECT memory_key, what FROM history ORDER BY seq"):
@@ -212,10 +218,13 @@ def rows_of(path: str) -> dict[str, Any]:
     }
 
 
-def look(path: str, texts: list[tuple[str, str]], finish: bool = False, whole: bool = True) -> dict[str, Any]:
-    """What a fresh process finds: the rows, then what `check` says, which of the texts (user, text) the search does not
-    find, and, at the finish, how many memories never get their vectors. One that is not `whole` has no tables yet."""
-    seen = rows_of(path) if whole else {}
+def look(path: str, texts: list[tuple[str, str]], finish: bool = False) -> dict[str, Any]:
+    (
+        """What a fresh process finds: the rows, then what `check` says, which of the texts (user, text) the search does not
+    find, and, at the finish, how many memories never get their vectors."""
+        ""
+    )
+    seen = rows_of(path)
     with Memory(path, embedder=HashEmbedder(), config=Config(busy_timeout=60)) as memory:
         seen["problems"] = memory.check()
         seen["unfound"] = []

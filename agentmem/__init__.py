@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ModelError,
         ModelMismatchError,
         NotFoundError,
+        OutcomeUnknownError,
         OverloadedError,
         StoreBusyError,
         StoreDamagedError,
@@ -43,8 +44,8 @@ _HOMES = {
     "config": ("Config",),
     "errors": (
         "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
-        "ModelError", "ModelMismatchError", "NotFoundError", "OverloadedError", "StoreBusyError", "StoreDamagedError",
-        "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
+        "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError", "OverloadedError",
+        "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
     ),
     "memory": ("Memory", "ScopedMemory"),
     "records": ("Event", "Match", "Page", "Record", "Version"),
@@ -54,9 +55,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
-    "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError", "OverloadedError",
-    "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError",
-    "StoreOpenError", "StoreReadOnlyError", "Version", "__version__",
+    "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
+    "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
+    "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "Version",
+    "__version__",
 ]  # fmt: skip
 
 

@@ -64,6 +64,10 @@ class StoreFullError(StoreError):
     """The disk is full; the transaction was rolled back and the store stays usable."""
 
 
+class OutcomeUnknownError(StoreError):
+    """The disk failed in the commit and could not be asked afterwards: the write is stored whole, or not at all."""
+
+
 class StoreReadOnlyError(StoreError):
     """The file or its folder cannot be written; reads go on working."""
 

@@ -45,6 +45,7 @@ POINTS = (
     "rows: between the events and the memories that they hide",
     # Around it.
     "commit: before the sweep",
+    "commit: before it is asked what became of it",
     "commit: before the answers",
     "commit: between two answers",
     # Deferred work.

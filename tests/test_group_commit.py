@@ -19,6 +19,7 @@ from agentmem import (
     StoreBusyError,
     StoreError,
     StoreFullError,
+    failpoints,
 )
 from agentmem.statistics import Timings
 from agentmem.storage.commit import GroupCommit, Write
@@ -56,6 +57,9 @@ class StepDatabase:
 
     def reading(self):
         return self.database.reading()
+
+    def overwrite_log(self) -> None:
+        self.database.overwrite_log()
 
     def notes(self) -> list[str]:
         with self.database.reading() as connection:
@@ -173,6 +177,33 @@ def test_a_commit_that_went_through_is_not_done_again_whatever_its_leader_is_tol
         for each in waiting[1:]:
             each.exception(SECONDS)
     assert steps.notes() == ["first", "note 0", "note 1", "note 2", "note 3"]
+
+
+def test_a_second_interrupt_while_it_is_asked_what_became_of_the_commit_tells_nobody_an_error(steps):
+    """The first interrupt strikes just after the commit, the second in the recovery from it: what is stored stays
+    stored, once, and those who wait for it are told so by the next leader."""
+
+    def interrupt() -> None:
+        failpoints.disarm()
+        raise KeyboardInterrupt
+
+    commits = GroupCommit(steps, Timings())
+    writes = [Write(note(f"note {number}")) for number in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(commits.commit, note("first"))
+        assert steps.began.acquire(timeout=SECONDS)
+        commits.enqueue(writes)
+        waiting = [pool.submit(commits.finish, write, None) for write in writes]
+        steps.allowed.release()
+        assert first.result(SECONDS) == "first"
+        assert steps.began.acquire(timeout=SECONDS)
+        steps.failure_after_commit = KeyboardInterrupt()
+        failpoints.arm("commit: before it is asked what became of it", interrupt)
+        steps.allowed.release(20)
+        assert isinstance(waiting[0].exception(SECONDS), KeyboardInterrupt)
+        assert [each.result(SECONDS) for each in waiting[1:]] == ["note 1", "note 2", "note 3"]
+        assert pool.submit(commits.commit, note("later")).result(SECONDS) == "later"
+    assert steps.notes() == ["first", "note 0", "note 1", "note 2", "note 3", "later"]
 
 
 def test_everyone_is_answered_under_load_with_bad_writes_among_them(store_path):

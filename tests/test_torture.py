@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.torture import cuts, kills
+from tests.torture import cuts, faults, kills
 
 SEED = 1
 
@@ -26,3 +26,10 @@ def test_sixty_power_cuts_lose_nothing_that_was_promised(tmp_path):
     assert figures["acknowledged, full"] > 100
     # The disk does lose what is not synced.
     assert figures["acknowledged but missing, process"] > 0
+
+
+def test_every_call_of_a_script_fails_and_what_was_told_is_true(tmp_path):
+    figures = faults.run(tmp_path / "stores", 1, SEED)
+    assert_nothing_wrong(figures)
+    assert min(figures[variant] for variant in faults.VARIANTS) > 50
+    assert {call.split()[0] for call in figures["calls that failed first"]} >= {"open", "read", "write", "sync", "lock"}

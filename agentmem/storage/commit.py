@@ -13,7 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from agentmem.errors import AgentMemError, DeadlineError, StoreBusyError, StoreError
+from agentmem.errors import (
+    AgentMemError,
+    DeadlineError,
+    OutcomeUnknownError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+)
 from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.statistics import Timings
@@ -32,13 +39,14 @@ class Write(Generic[T]):
     """One caller's change on its way into a commit. `apply` checks first and changes afterwards: when it raises one
     of our errors, it has changed nothing. It may run twice, in two transactions, the first of them rolled back."""
 
-    __slots__ = ("apply", "cancelled", "done", "error", "lead", "queued", "result", "turn")
+    __slots__ = ("apply", "attempt", "cancelled", "done", "error", "lead", "queued", "result", "turn")
 
     def __init__(self, apply: Callable[[Transaction], T]) -> None:
         self.apply = apply
         self.result: T | None = None
         self.error: BaseException | None = None
         self.done = False  # The result or the error stands.
+        self.attempt: Transaction | None = None  # That was to commit it, when it is in doubt whether it did.
         self.queued = False
         self.cancelled = False
         self.lead = False  # Whether the turn that came is to lead; otherwise it is the answer.
@@ -156,7 +164,8 @@ class GroupCommit:
         with self._lock:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_LIMIT))]
         try:
-            self._commit_together(group)
+            self._settle_doubts(group)
+            self._commit_together([write for write in group if not write.done])
         finally:
             # An interrupt of the leader takes only its own write away: the others are answered, or stand in line again.
             others = [write for write in group if write is not own]
@@ -180,11 +189,23 @@ class GroupCommit:
         if successor is not None:
             successor.turn.release()
 
+    def _settle_doubts(self, group: Sequence[Write[Any]]) -> None:
+        """A write whose leader was interrupted may be committed already."""
+        for write in group:
+            attempt, write.attempt = write.attempt, None
+            if attempt is not None:
+                try:
+                    write.done = self._went_through(attempt, in_log=True)
+                except OutcomeUnknownError as error:
+                    write.error, write.done = error, True
+
     def _commit_together(self, group: Sequence[Write[Any]]) -> None:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
         the database rejects, a full disk) is found out by running each write alone."""
+        if not group:
+            return
         began = time.perf_counter()
-        transaction: Transaction | None = None
+        attempt: Transaction | None = None  # The transaction, once it has come as far as its COMMIT.
         try:
             with self._database.writing() as connection:
                 transaction = Transaction(connection)
@@ -197,11 +218,23 @@ class GroupCommit:
                 reach("commit: before the sweep")
                 self._sweeper.sweep(transaction)
                 transaction.flush()
+                attempt = transaction
             self._timings.record("commit", time.perf_counter() - began)
             self._complete(group)
         except BaseException as error:
-            # What the leader was told may not be what happened: an interrupt may strike just after the commit.
-            if transaction is not None and self._went_through(transaction):
+            # What the leader was told may not be what happened: an interrupt may strike just after the commit, and a
+            # disk that fails in the commit does not say whether it has failed.
+            for write in group:
+                write.attempt = attempt  # Another interrupt may strike before the answer.
+            try:
+                committed = attempt is not None and self._went_through(attempt, in_log=_may_stand_in_log(error))
+            except OutcomeUnknownError as unknown:
+                for write in group:
+                    write.error, write.done = unknown, True
+                if not isinstance(error, Exception):
+                    raise error from None
+                return
+            if committed:
                 self._complete(group)
                 if not isinstance(error, Exception):
                     raise
@@ -215,15 +248,35 @@ class GroupCommit:
                 for write in group:
                     self._commit_together([write])
 
-    def _went_through(self, transaction: Transaction) -> bool:
+    def _went_through(self, transaction: Transaction, *, in_log: bool) -> bool:
+        """Whether a transaction that came as far as its COMMIT is in the store; one that is not, but may stand `in_log`
+        all the same, is made sure never to be.
+
+        Raises:
+            OutcomeUnknownError: nobody can tell.
+        """
+        reach("commit: before it is asked what became of it")
         try:
             with self._database.reading() as connection:
-                return transaction.went_through(connection)
-        except StoreError:
-            return False  # A database that cannot be read has not said that it committed.
+                if transaction.went_through(connection):
+                    return True
+            if in_log:
+                self._database.overwrite_log()
+        except StoreError as failure:
+            raise OutcomeUnknownError(
+                f"{failure} It happened in the commit, and the disk could not be asked afterwards: the write is stored "
+                "whole or not at all; look for it before you try again (with an id of your own, a second add is safe)."
+            ) from failure
+        return False
 
     def _complete(self, group: Sequence[Write[Any]]) -> None:
         self.counts.commits += 1
         self.counts.writes += len(group)
         for write in group:
             write.done = True
+
+
+def _may_stand_in_log(error: BaseException) -> bool:
+    """Whether a COMMIT that answered with this error may have written all of the transaction. Not on a full disk, which
+    had no room for its end; an interrupt struck before or after, not within."""
+    return isinstance(error, StoreError) and not isinstance(error, StoreFullError)

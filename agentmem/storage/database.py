@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,12 @@ class Database:
                 self._roll_back(connection)
                 raise
 
+    def overwrite_log(self) -> None:
+        """Commits a transaction that changes nothing. It stands where one that failed in its COMMIT stood in the log,
+        which otherwise might come to life when the log is read after a crash: its sync failed, its bytes are there."""
+        with self.writing() as connection:
+            connection.pragma("user_version", connection.pragma("user_version"))
+
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:
             try:
@@ -147,7 +153,7 @@ class Database:
                 # Nothing is known about this connection any more; the next writer opens another, and SQLite recovers
                 # the file from its log.
                 self._writer = None
-                connection.close(True)
+                _close(connection)
 
     def _borrow(self, read: "_Read") -> Connection:
         with self._pool_lock:
@@ -173,7 +179,7 @@ class Database:
                 self._idle.append(connection)
             self._pool_changed.notify_all()
         if connection is not None and not reusable:
-            connection.close(True)
+            _close(connection)
 
     # -- opening --------------------------------------------------------------------------------------------------
 
@@ -203,7 +209,7 @@ class Database:
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
             return connection
         except BaseException:
-            connection.close(True)
+            _close(connection)
             raise
 
     def _use_log(self, connection: Connection) -> Any:
@@ -287,10 +293,10 @@ class Database:
             writer, self._writer = self._writer, None
         reach("close: before the connections")
         for reader in self._take_idle():
-            reader.close(True)
+            _close(reader)
         reach("close: before the checkpoint")
         if writer is not None:
-            writer.close()  # The last connection to leave checkpoints the log into the file.
+            _close(writer)  # The last connection to leave checkpoints the log into the file.
         _open_databases.discard(self)
 
     def _take_idle(self) -> list[Connection]:
@@ -318,10 +324,10 @@ class Database:
         drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
         if drained and not self._closed:
             if self._writer is not None:
-                self._writer.close()
+                _close(self._writer)
                 self._writer = None
             while self._idle:
-                self._idle.pop().close()
+                _close(self._idle.pop())
         return True
 
     def resume(self) -> None:
@@ -361,6 +367,13 @@ _EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = 
     (apsw.CantOpenError, StoreOpenError, "the file cannot be opened; check its permissions and the open files limit"),
     (apsw.IOError, StoreError, "reading or writing failed; nothing was acknowledged, check the disk"),
 ]
+
+
+def _close(connection: Connection) -> None:
+    """Lets go of a connection, well or not: what it may still fail at is the checkpoint, and then the log stays, where
+    whoever opens the file next finds everything."""
+    with suppress(apsw.Error):
+        connection.close(True)
 
 
 def all_rows(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import cuts, kills
+from tests.torture import cuts, faults, kills
 
 TORTURES: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] = {
     "kills": (kills.run, 1000),
     "cuts": (cuts.run, 1000),
+    "faults": (faults.run, 20),
 }
 """Each with the cases of its long form."""
 

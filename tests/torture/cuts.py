@@ -33,8 +33,8 @@ CUTS_A_RUN = 20
 
 
 def write_and_cut(folder: str, seed: int, durability: Any) -> dict[str, Any]:
-    """Writes into a store, with cuts on the way: `spoken` is what the writers said, each of `cuts` a folder and how much
-    had been said by then."""
+    """Writes into a store, with cuts on the way: `spoken` is what the writers said, each of `cuts` a folder and how
+    much had been said by then."""
     chance = random.Random(seed)
     disk = Disk()
     spoken: list[bytes] = []

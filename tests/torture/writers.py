@@ -1,9 +1,9 @@
 """What the tortured processes do: four threads that say what they are about to do, do it, and say that it was done.
 
 A line of words is a JSON list: ["i", thread, [[token, state], ...]] before a change, ["a", thread, ids] after it and
-before anything else, ["r", thread, error] when it was refused. The token is the first word of a content and names its
-memory; its state is what must be seen of it: content, metadata, whether it is deleted, its events, whether its vector
-may still be to come, whether it may have expired.
+before anything else, ["r", thread, error] when it was refused, ["u", thread] when nobody knows. The token is the first
+word of a content and names its memory; its state is what must be seen of it: content, metadata, whether it is deleted,
+its events, whether its vector may still be to come, whether it may have expired.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 
-from agentmem import AgentMemError, Config, Memory, failpoints
+from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError, failpoints
 from agentmem.testing import HashEmbedder
 from tests.torture.nursery import PIPE_BYTES
 
@@ -42,10 +42,13 @@ class Writer:
         self._name = name
         self._chance = random.Random(f"{seed}/{name}/{thread}")
         self._number = 0
+        self._about: list[str] = []  # The tokens of the change that goes on.
         self._single: dict[str, tuple[str, State]] = {}  # token -> id, state
         self._groups: dict[str, dict[str, State]] = {}  # run -> token -> state
 
     def say(self, *words: Any) -> None:
+        if words[0] == "i":
+            self._about = [token for token, _ in words[1]]
         self._say((json.dumps([words[0], self._thread, *words[1:]]) + "\n").encode())
 
     def work(self, operations: int | None) -> None:
@@ -56,6 +59,10 @@ class Writer:
             kind = self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3])[0]
             try:
                 kind()
+            except OutcomeUnknownError:
+                self.say("u")
+                for token in self._about:
+                    self._single.pop(token, None)
             except AgentMemError as error:
                 self.say("r", f"{type(error).__name__}: {error}")
                 if self.memory._engine._closed:
@@ -219,11 +226,8 @@ def rows_of(path: str) -> dict[str, Any]:
 
 
 def look(path: str, texts: list[tuple[str, str]], finish: bool = False) -> dict[str, Any]:
-    (
-        """What a fresh process finds: the rows, then what `check` says, which of the texts (user, text) the search does not
+    """What a fresh process finds: the rows, then what `check` says, which of the texts (user, text) the search does not
     find, and, at the finish, how many memories never get their vectors."""
-        ""
-    )
     seen = rows_of(path)
     with Memory(path, embedder=HashEmbedder(), config=Config(busy_timeout=60)) as memory:
         seen["problems"] = memory.check()

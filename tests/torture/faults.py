@@ -1,0 +1,241 @@
+"""Failing system calls: the k-th call that SQLite makes of its VFS (write, sync, open, truncate, read, lock, delete,
+size) fails, for every k of a script; once, or from then on. Afterwards what was acknowledged is there, what was refused
+is not, also after a crash in the midst of it, and the store goes on."""
+
+import random
+import shutil
+import threading
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from agentmem import AgentMemError, Config, Memory
+from agentmem.testing import HashEmbedder
+from tests.torture.cuts import CHECKPOINT_PAGES
+from tests.torture.disk import PLAIN
+from tests.torture.kills import Ledger
+from tests.torture.nursery import Nursery
+from tests.torture.writers import Writer, look
+
+OPERATIONS = 8
+
+VARIANTS = ("fails once", "fails from then on", "disk full from then on")
+
+CASES_A_CHILD = 40
+
+_ERRORS: dict[str, tuple[type[apsw.Error], int]] = {
+    "write": (apsw.IOError, apsw.SQLITE_IOERR_WRITE),
+    "sync": (apsw.IOError, apsw.SQLITE_IOERR_FSYNC),
+    "truncate": (apsw.IOError, apsw.SQLITE_IOERR_TRUNCATE),
+    "read": (apsw.IOError, apsw.SQLITE_IOERR_READ),
+    "size": (apsw.IOError, apsw.SQLITE_IOERR_FSTAT),
+    "lock": (apsw.IOError, apsw.SQLITE_IOERR_LOCK),
+    "delete": (apsw.IOError, apsw.SQLITE_IOERR_DELETE),
+    "open": (apsw.CantOpenError, apsw.SQLITE_CANTOPEN),
+    "full": (apsw.FullError, apsw.SQLITE_FULL),
+}
+
+
+class Faults:
+    """Which calls fail."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # Guards: everything below.
+        self._from = 0
+        self._variant: str | None = None
+        self._first = ""
+        self.calls = 0
+        self.struck: list[str] = []
+
+    def arm(self, k: int, variant: str, first: str = "") -> None:
+        """The k-th call fails, or the k-th of a kind, when its name (`sync of db-wal`) is given."""
+        with self._lock:
+            self._from, self._variant, self._first, self.calls, self.struck = k, variant, first, 0, []
+
+    def disarm(self) -> None:
+        with self._lock:
+            self._variant = None
+
+    def meet(self, kind: str, path: str) -> None:
+        """Raises when this call is one of those."""
+        with self._lock:
+            if self._variant is None or (self._variant.startswith("disk full") and kind != "write"):
+                return
+            name = f"{kind} of {path.rpartition('.')[2]}"
+            self.calls += not self._first or bool(self.struck) or self._first == name
+            if self.calls < self._from or (self._variant == "fails once" and self.calls > self._from):
+                return
+            self.struck.append(name)
+            error, code = _ERRORS["full" if self._variant.startswith("disk full") else kind]
+        failure = error(f"the {kind} was made to fail")
+        failure.extendedresult = code
+        raise failure
+
+
+class FaultyVFS(apsw.VFS):
+    """The default VFS of this process."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        super().__init__("faulty", PLAIN, makedefault=True)
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name or "temporary"
+        self._faults.meet("open", path)
+        return FaultyFile(name, flags, path, self._faults)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        self._faults.meet("delete", filename)
+        super().xDelete(filename, syncdir)
+
+
+class FaultyFile(apsw.VFSFile):
+    """A file some of whose calls fail."""
+
+    def __init__(self, name: Any, flags: list[int], path: str, faults: Faults) -> None:
+        self._path = path
+        self._faults = faults
+        super().__init__(PLAIN, name, flags)
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        self._faults.meet("read", self._path)
+        return super().xRead(amount, offset)
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        self._faults.meet("write", self._path)
+        super().xWrite(data, offset)
+
+    def xTruncate(self, newsize: int) -> None:
+        self._faults.meet("truncate", self._path)
+        super().xTruncate(newsize)
+
+    def xSync(self, flags: int) -> None:
+        self._faults.meet("sync", self._path)
+
+    def xFileSize(self) -> int:
+        self._faults.meet("size", self._path)
+        return super().xFileSize()
+
+    def xLock(self, level: int) -> None:
+        self._faults.meet("lock", self._path)
+        super().xLock(level)
+
+
+def one_case(faults: Faults, path: Path, seed: int, k: int, variant: str) -> dict[str, Any]:
+    """Runs the script with its k-th call failing; what is wrong afterwards, and what was hit."""
+    chance = random.Random(seed)
+    spoken: list[bytes] = []
+    wrong: list[str] = []
+    refused: list[str] = []
+    if chance.random() < 0.5:  # A store that is there already.
+        Memory(path, embedder=HashEmbedder()).close()
+    memory: Memory | None = None
+    crash = path.with_name("crash")
+    crash.mkdir()
+    faults.arm(k, variant)
+    writer: Writer | None = None
+    try:
+        for _ in range(2):
+            try:
+                memory = Memory(path, embedder=HashEmbedder(), config=Config(busy_timeout=0.2))
+            except AgentMemError as error:
+                refused.append(f"{type(error).__name__}: {error}")
+                continue
+            writer = writer or Writer(memory, spoken.append, 0, "p", seed)
+            writer.memory = memory
+            writer.work(OPERATIONS // 2)
+            if memory is not None and chance.random() < 0.5:
+                try:
+                    memory.close()
+                except AgentMemError as error:
+                    refused.append(f"{type(error).__name__}: {error}")
+                memory = None
+            if memory is not None:
+                break
+        for name in (path.name, f"{path.name}-wal"):
+            if path.with_name(name).exists():
+                shutil.copy(path.with_name(name), crash / name)
+    except Exception:
+        wrong.append(f"not one of our errors: {traceback.format_exc()[-1500:]}")
+    struck = faults.struck
+    faults.disarm()
+    if memory is not None:
+        try:
+            memory.add("and this is taken", user_id="ben")
+            if found := memory.check():
+                wrong += found
+        except AgentMemError as error:
+            wrong.append(f"not usable afterwards: {type(error).__name__}: {error}")
+        memory.close()
+    wrong += _compare(spoken, path)
+    ghosts = _compare(spoken, crash / path.name)
+    return {"wrong": wrong, "struck": struck, "spoken": spoken, "refused": refused, "ghosts": ghosts}
+
+
+def _compare(spoken: list[bytes], path: Path) -> list[str]:
+    """What is not as the writer was told."""
+    seen = look(str(path), [], True)
+    ledger = Ledger()
+    ledger.hear("p", spoken)
+    lost, half = ledger.compare(seen, ledger.sure, ledger.shared, set())
+    return [*(f"lost: {each}" for each in lost), *(f"not as told: {each}" for each in half), *seen["problems"]]
+
+
+def some_cases(folder: str, seed: int, first: int, variant: str) -> list[dict[str, Any]]:
+    """The cases from the `first` k on; they end early when no call was left to fail."""
+    faults = Faults()
+    vfs = FaultyVFS(faults)
+    apsw.connection_hooks.append(lambda connection: connection.wal_autocheckpoint(CHECKPOINT_PAGES))
+    cases = []
+    for k in range(first, first + CASES_A_CHILD):
+        place = Path(folder) / f"{variant}-{k}"
+        place.mkdir(parents=True)
+        cases.append(one_case(faults, place / "store.db", seed, k, variant) | {"k": k})
+        shutil.rmtree(place)
+        if not cases[-1]["struck"]:
+            break
+    vfs.unregister()
+    return cases
+
+
+def run(folder: Path, cases: int, seed: int) -> dict[str, Any]:
+    """Every k of `cases` scripts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures: Counter[str] = Counter()
+    struck: Counter[str] = Counter()
+    failures: list[str] = []
+    with Nursery() as nursery:
+        for script in range(cases):
+            for variant in VARIANTS:
+                first, more = 1, True
+                while more:
+                    place = folder / f"{script}-{first}"
+                    status, done = nursery.run(
+                        "tests.torture.faults:some_cases", str(place), seed + script, first, variant
+                    )
+                    if done is None:
+                        failures.append(f"script {script}, {variant}, from call {first}: the process ended: {status}")
+                        break
+                    for case in done:
+                        figures["told that the outcome is unknown"] += sum(b'["u",' in line for line in case["spoken"])
+                        figures["refused"] += sum(b'["r",' in line for line in case["spoken"]) + len(case["refused"])
+                        figures["cases"] += bool(case["struck"])
+                        figures[variant] += bool(case["struck"])
+                        struck.update(case["struck"][:1])
+                        figures["wrong"] += len(case["wrong"])
+                        figures["told refused, there after a crash"] += len(case["ghosts"])
+                        failures += [
+                            f"script {script}, {variant}, call {case['k']} ({case['struck'][:2]}), crashed: {each}"
+                            for each in case["ghosts"][:3]
+                        ]
+                        failures += [
+                            f"script {script}, {variant}, call {case['k']} ({case['struck'][:1]}): {each}"
+                            for each in case["wrong"][:3]
+                        ]
+                    more = bool(done[-1]["struck"])
+                    first += len(done)
+            figures["scripts"] += 1
+    return {"seed": seed, **figures, "calls that failed first": dict(struck), "failures": failures}

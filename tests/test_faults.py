@@ -1,5 +1,12 @@
 """A disk, a file or a limit that fails: what is told is true, nothing is torn, and the store goes on, or says why."""
 
+from datetime import timedelta
+
+import apsw
+import pytest
+
+from agentmem import Memory, StoreDamagedError, StoreError
+from agentmem.testing import HashEmbedder
 from tests.children import run_python
 
 PRELUDE = """
@@ -83,3 +90,71 @@ def test_closing_on_a_disk_that_fails_ends_and_loses_nothing(store_path):
     """,
         store_path,
     )
+
+
+def test_a_store_that_is_empty_beside_its_log_is_not_taken_for_a_new_one(store_path):
+    """SQLite would erase the log, and everything in it, with the first question."""
+    run_python(
+        PRELUDE
+        + """
+    from agentmem import StoreDamagedError
+    crash = path.with_name("crash")
+    crash.mkdir()
+    shutil.copy(str(path) + "-wal", crash / (path.name + "-wal"))
+    for make in (lambda: None, (crash / path.name).touch):
+        make()
+        with pytest.raises(StoreDamagedError, match="its log is there"):
+            Memory(crash / path.name, embedder=HashEmbedder())
+    shutil.copy(path, crash / path.name)
+    with Memory(crash / path.name, embedder=HashEmbedder()) as left:
+        assert contents(left) == ["there before"]
+    memory.close()
+    """,
+        store_path,
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE memory SET content = CAST(x'41ff42' AS TEXT)",
+        "UPDATE memory SET created_at = 9223372036854775807",
+        "UPDATE memory SET metadata = x'ffff'",
+        "UPDATE memory SET terms = x'414243'",
+        "UPDATE vector SET data = x'4142'",
+        "UPDATE history SET before = '{}'",
+        "UPDATE history SET before = '[1'",
+        "UPDATE meta SET value = CAST(x'41ff42' AS TEXT) WHERE name = 'model'",
+        "UPDATE meta SET value = '{' WHERE name = 'model'",
+    ],
+)
+def test_rows_that_make_no_sense_are_said_to_be_damage(store_path, statement):
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        record = memory.add("prefers window seats", user_id="ana", metadata={"n": 1})
+        memory.update(record.id, metadata={"n": 2})
+    connection = apsw.Connection(str(store_path))
+    connection.execute(statement)
+    connection.close()
+    questions = [
+        lambda memory: memory.check(),
+        lambda memory: memory.get_all(user_id="ana").records,
+        lambda memory: memory.search("seats", user_id="ana"),
+        lambda memory: memory.search("seats", user_id="ana", as_of=record.created_at + timedelta(days=1)),
+        lambda memory: memory.history(record.id),
+        lambda memory: memory.update(record.id, metadata={"n": 3}),
+        lambda memory: memory.stats(),
+    ]
+    said = []
+    try:
+        memory = Memory(store_path, embedder=HashEmbedder())
+    except StoreDamagedError as error:
+        said.append(str(error))
+    else:
+        with memory:
+            said += memory.check()
+            for question in questions:
+                try:
+                    question(memory)
+                except StoreError as error:
+                    said.append(str(error))
+    assert said

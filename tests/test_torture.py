@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.torture import cuts, faults, kills
+from tests.torture import cuts, damage, faults, kills
 
 SEED = 1
 
@@ -33,3 +33,11 @@ def test_every_call_of_a_script_fails_and_what_was_told_is_true(tmp_path):
     assert_nothing_wrong(figures)
     assert min(figures[variant] for variant in faults.VARIANTS) > 50
     assert {call.split()[0] for call in figures["calls that failed first"]} >= {"open", "read", "write", "sync", "lock"}
+
+
+def test_a_hundred_damaged_stores_crash_nobody_and_hang_nobody(tmp_path):
+    figures = damage.run(tmp_path / "stores", 100, SEED)
+    assert_nothing_wrong(figures)
+    assert figures["an error said so"] > 5
+    assert figures["unharmed"] > 5
+    assert sum(figures["unsaid"].values()) <= 5

@@ -192,6 +192,8 @@ class Database:
             parent = os.path.dirname(path)  # noqa: PTH120
             if not os.path.isdir(parent):  # noqa: PTH112
                 raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
+            if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
+                raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
         try:
             connection = apsw.Connection(path)
         except apsw.CantOpenError as error:
@@ -348,6 +350,12 @@ class Database:
             raise
         except apsw.Error as error:
             raise self.explain(error) from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Pages that are well formed may hold anything: text that is not UTF-8, numbers that are no time, no JSON.
+            raise StoreDamagedError(
+                f"{self.path!r}: what was read makes no sense ({type(error).__name__}: {error}); run check() and "
+                "restore a backup."
+            ) from error
 
     def explain(self, error: apsw.Error) -> StoreError:
         """SQLite's error as ours, in one sentence."""
@@ -367,6 +375,14 @@ _EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = 
     (apsw.CantOpenError, StoreOpenError, "the file cannot be opened; check its permissions and the open files limit"),
     (apsw.IOError, StoreError, "reading or writing failed; nothing was acknowledged, check the disk"),
 ]
+
+
+def _size_of(path: str) -> int:
+    """Bytes; 0 for a file that is not there."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0
 
 
 def _close(connection: Connection) -> None:

@@ -179,7 +179,8 @@ class Store:
     def _stored_model(self) -> dict[str, Any] | None:
         with self._database.reading() as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
-        return None if row is None else json.loads(row[0])
+            stored = None if row is None else json.loads(row[0])
+            return stored and {name: stored[name] for name in ("identity", "name", "dimension")}
 
     # -- changing -------------------------------------------------------------------------------------------------
 

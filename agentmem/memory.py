@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -24,7 +24,7 @@ from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
 from agentmem.engine import Engine
-from agentmem.errors import AgentMemError, InvalidInputError
+from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
 from agentmem.messages import item_of_message
 from agentmem.progress import with_progress
@@ -352,7 +352,9 @@ class ScopedMemory:
             if asked.mode == "keyword" or not snapshot.has_pending:
                 return self._matches(snapshot, questions, usual=not show_expired and as_of is None)
         engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
-        engine.backlog.settle(asked.scope, timeout, urgent=True)
+        # A store that takes no vectors can still be searched; these memories have their keywords until it does.
+        with suppress(StoreFullError, StoreReadOnlyError):
+            engine.backlog.settle(asked.scope, timeout, urgent=True)
         with self._snapshot(show_expired, as_of) as snapshot:
             return self._matches(snapshot, questions, usual=not show_expired and as_of is None)
 

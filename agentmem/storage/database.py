@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 import numpy as np
@@ -195,7 +196,11 @@ class Database:
             if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
                 raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
         try:
-            connection = apsw.Connection(path)
+            if self.in_memory or not _is_sealed(path):
+                connection = apsw.Connection(path)
+            else:
+                uri = f"file:{quote(path)}?immutable=1"
+                connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         except apsw.CantOpenError as error:
             raise StoreOpenError(f"{path!r} cannot be opened ({error}); check its permissions.") from error
         try:
@@ -375,6 +380,15 @@ _EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = 
     (apsw.CantOpenError, StoreOpenError, "the file cannot be opened; check its permissions and the open files limit"),
     (apsw.IOError, StoreError, "reading or writing failed; nothing was acknowledged, check the disk"),
 ]
+
+
+def _is_sealed(path: str) -> bool:
+    """Whether nobody can write the file, nor the log beside it, because their file system is read-only. SQLite needs to
+    be told so, or it insists on making the shared memory of a log."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not _size_of(f"{path}-wal")
+    except OSError:
+        return False
 
 
 def _size_of(path: str) -> int:

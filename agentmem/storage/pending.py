@@ -52,7 +52,8 @@ def pending_counts(connection: Connection) -> dict[str, float]:
     failed = only_row(connection, "SELECT count(*) FROM memory WHERE vector_error IS NOT NULL AND deleted_at IS NULL")[
         0
     ]
-    seconds = 0.0 if oldest is None else (now() - from_microseconds(oldest)).total_seconds()
+    # Never below 0: the clock may have been put back.
+    seconds = 0.0 if oldest is None else max(0.0, (now() - from_microseconds(oldest)).total_seconds())
     return {"pending": count, "pending_seconds": seconds, "pending_failed": failed}
 
 

@@ -15,7 +15,7 @@ from agentmem.errors import (
     AgentMemError,
     ModelMismatchError,
     NotFoundError,
-    StoreDamagedError,
+    StoreError,
     StoreReadOnlyError,
 )
 from agentmem.failpoints import reach
@@ -147,7 +147,7 @@ class Store:
         try:
             with self._database.reading() as connection:
                 return list(problems_of(connection, digest_of, dimension))
-        except StoreDamagedError as error:
+        except StoreError as error:  # Damage of the schema is told as an error of the statement.
             return [f"the database cannot be read to its end: {error}"]
 
     # -- the model ------------------------------------------------------------------------------------------------

@@ -205,7 +205,9 @@ class Backlog:
     def _drain(self) -> float | None:
         """Works until nothing is pending. Returns the seconds after which to look again because another process is at
         work, or None."""
-        while self._store.last_pending(EVERYBODY) is not None:
+        before: int | None = None
+        while (last := self._store.last_pending(EVERYBODY)) not in (None, before) and not self._closed:
+            before = last  # One that a whole pass did not settle (in a damaged file), no pass will.
             left = self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
             if left:
                 return left

@@ -15,6 +15,8 @@ from agentmem import (
     StoreFullError,
     StoreReadOnlyError,
 )
+from agentmem.records import Scope
+from agentmem.storage.rows import twin_of
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 
@@ -358,3 +360,30 @@ def test_what_is_deferred_and_cannot_get_its_vector_for_a_full_or_sealed_disk_is
         memory.flush(60)
         assert memory.stats().pending == 0
         assert memory.check() == []
+
+
+def test_an_index_that_lists_pending_memories_which_are_none_keeps_nobody_busy_for_ever(store_path):
+    """The background once went round and round, and `close` waited for it."""
+    user = next(f"user {number}" for number in range(100) if twin_of(Scope(f"user {number}"), "a text") < 0)
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        memory.add("a text", user_id=user)
+    connection = apsw.Connection(str(store_path))
+    roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_schema"))
+    connection.close()
+    content = bytearray(store_path.read_bytes())
+    target, source = ((roots[name] - 1) * 4096 for name in ("memory_pending", "memory_twin"))
+    content[target : target + 4096] = content[source : source + 4096]  # SQLite's own check finds no fault in it.
+    store_path.write_bytes(content)
+    run_python(
+        """
+        import sys
+        from agentmem import Memory
+        from agentmem.testing import HashEmbedder
+
+        memory = Memory(sys.argv[1], embedder=HashEmbedder())
+        memory.flush(60)
+        assert len(memory.search("a text", all_scopes=True)) == 1
+        memory.close()
+        """,
+        store_path,
+    )

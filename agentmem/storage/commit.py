@@ -192,12 +192,12 @@ class GroupCommit:
     def _settle_doubts(self, group: Sequence[Write[Any]]) -> None:
         """A write whose leader was interrupted may be committed already."""
         for write in group:
-            attempt, write.attempt = write.attempt, None
-            if attempt is not None:
+            if write.attempt is not None:
                 try:
-                    write.done = self._went_through(attempt, in_log=True)
+                    write.done = self._went_through(write.attempt, in_log=True)
                 except OutcomeUnknownError as error:
                     write.error, write.done = error, True
+                write.attempt = None
 
     def _commit_together(self, group: Sequence[Write[Any]]) -> None:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
@@ -230,7 +230,7 @@ class GroupCommit:
                 committed = attempt is not None and self._went_through(attempt, in_log=_may_stand_in_log(error))
             except OutcomeUnknownError as unknown:
                 for write in group:
-                    write.error, write.done = unknown, True
+                    write.error, write.done = write.error or unknown, True
                 if not isinstance(error, Exception):
                     raise error from None
                 return

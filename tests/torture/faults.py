@@ -43,7 +43,7 @@ class Faults:
     """Which calls fail."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # Guards: everything below.
+        self.lock = threading.RLock()  # Guards: everything below, and that nobody writes while files are copied.
         self._from = 0
         self._variant: str | None = None
         self._first = ""
@@ -52,16 +52,16 @@ class Faults:
 
     def arm(self, k: int, variant: str, first: str = "") -> None:
         """The k-th call fails, or the k-th of a kind, when its name (`sync of db-wal`) is given."""
-        with self._lock:
+        with self.lock:
             self._from, self._variant, self._first, self.calls, self.struck = k, variant, first, 0, []
 
     def disarm(self) -> None:
-        with self._lock:
+        with self.lock:
             self._variant = None
 
     def meet(self, kind: str, path: str) -> None:
         """Raises when this call is one of those."""
-        with self._lock:
+        with self.lock:
             if self._variant is None or (self._variant.startswith("disk full") and kind != "write"):
                 return
             name = f"{kind} of {path.rpartition('.')[2]}"
@@ -88,8 +88,9 @@ class FaultyVFS(apsw.VFS):
         return FaultyFile(name, flags, path, self._faults)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        self._faults.meet("delete", filename)
-        super().xDelete(filename, syncdir)
+        with self._faults.lock:
+            self._faults.meet("delete", filename)
+            super().xDelete(filename, syncdir)
 
 
 class FaultyFile(apsw.VFSFile):
@@ -105,12 +106,14 @@ class FaultyFile(apsw.VFSFile):
         return super().xRead(amount, offset)
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        self._faults.meet("write", self._path)
-        super().xWrite(data, offset)
+        with self._faults.lock:
+            self._faults.meet("write", self._path)
+            super().xWrite(data, offset)
 
     def xTruncate(self, newsize: int) -> None:
-        self._faults.meet("truncate", self._path)
-        super().xTruncate(newsize)
+        with self._faults.lock:
+            self._faults.meet("truncate", self._path)
+            super().xTruncate(newsize)
 
     def xSync(self, flags: int) -> None:
         self._faults.meet("sync", self._path)
@@ -155,9 +158,10 @@ def one_case(faults: Faults, path: Path, seed: int, k: int, variant: str) -> dic
                 memory = None
             if memory is not None:
                 break
-        for name in (path.name, f"{path.name}-wal"):
-            if path.with_name(name).exists():
-                shutil.copy(path.with_name(name), crash / name)
+        with faults.lock:  # The background may be at work.
+            for name in (path.name, f"{path.name}-wal"):
+                if path.with_name(name).exists():
+                    shutil.copy(path.with_name(name), crash / name)
     except Exception:
         wrong.append(f"not one of our errors: {traceback.format_exc()[-1500:]}")
     struck = faults.struck

@@ -173,6 +173,8 @@ class Backlog:
             return
         try:
             while memories := self._store.pending_memories(scope, after_key, last_key, CHUNK):
+                if memories[-1].key <= after_key:  # Out of order, in a damaged file: there would be no end to it.
+                    break
                 after_key = memories[-1].key
                 left = max(0.0, deadline - time.monotonic())
                 current, ahead = ahead, _Chunk(self._embedder, memories, urgent=urgent, timeout=left)

@@ -362,17 +362,20 @@ def test_what_is_deferred_and_cannot_get_its_vector_for_a_full_or_sealed_disk_is
         assert memory.check() == []
 
 
-def test_an_index_that_lists_pending_memories_which_are_none_keeps_nobody_busy_for_ever(store_path):
+@pytest.mark.parametrize("other", ["memory_twin", "memory_seq"])
+def test_an_index_that_lists_pending_memories_which_are_none_keeps_nobody_busy_for_ever(store_path, other):
     """The background once went round and round, and `close` waited for it."""
     user = next(f"user {number}" for number in range(100) if twin_of(Scope(f"user {number}"), "a text") < 0)
     with Memory(store_path, embedder=HashEmbedder()) as memory:
-        memory.add("a text", user_id=user)
+        record = memory.add("a text", user_id=user)
+        for number in range(3):
+            memory.update(record.id, metadata={"n": number})
     connection = apsw.Connection(str(store_path))
     roots = dict(connection.execute("SELECT name, rootpage FROM sqlite_schema"))
     connection.close()
     content = bytearray(store_path.read_bytes())
-    target, source = ((roots[name] - 1) * 4096 for name in ("memory_pending", "memory_twin"))
-    content[target : target + 4096] = content[source : source + 4096]  # SQLite's own check finds no fault in it.
+    target, source = ((roots[name] - 1) * 4096 for name in ("memory_pending", other))
+    content[target : target + 4096] = content[source : source + 4096]
     store_path.write_bytes(content)
     run_python(
         """

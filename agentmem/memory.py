@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
-from agentmem.config import Config
+from agentmem.config import Config, Durability
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
@@ -144,6 +144,7 @@ class ScopedMemory:
         dedupe: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         defer: bool = False,
+        durability: Durability | None = None,
         progress: bool = False,
         timeout: float | None = None,
     ) -> list[Any]:
@@ -157,10 +158,17 @@ class ScopedMemory:
         `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` and
         `dedupe` (among the items too) are as in `add`.
 
+        `durability` is this call's own (default: `Config.durability`). What was committed with `"full"` survives a
+        power cut, and so does everything committed before it; what was committed with `"process"` survives a crash of
+        the process, and a power cut once a later commit with `"full"` has returned. A commit that several calls share
+        is as durable as the strongest of them asks.
+
         Returns a Record (or exception) for each item. Raises as `add` does.
         """
         if on_error not in ("raise", "return"):
             raise InvalidInputError(f"on_error is {shorten(on_error)}; use 'raise' or 'return'.")
+        if durability not in (None, "full", "process"):
+            raise InvalidInputError(f"durability is {shorten(durability)}; use 'full' or 'process'.")
         if isinstance(contents, str | bytes | Mapping) or not isinstance(contents, Iterable):
             raise InvalidInputError(f"contents is {shorten(contents)}; pass a list of texts or mappings.")
         defaults = {
@@ -174,7 +182,7 @@ class ScopedMemory:
             for _ in drafter.draw(contents, together=True):
                 pass
         drawn = drafter.draw(with_progress(contents, "memories") if progress else contents, together=together)
-        return store_all(self._engine, drawn, seconds, together=together, defer=defer)
+        return store_all(self._engine, drawn, seconds, together=together, defer=defer, durability=durability)
 
     def add_messages(
         self,

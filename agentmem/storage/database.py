@@ -14,6 +14,7 @@ import apsw
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.config import Durability
 from agentmem.errors import (
     AgentMemError,
     ClosedError,
@@ -28,6 +29,9 @@ from agentmem.forks import abandon, restart
 from agentmem.storage.schema import APPLICATION_ID, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
 Connection = apsw.Connection
+
+SYNCHRONOUS = {"full": 2, "process": 1}
+"""SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
 
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
@@ -62,11 +66,16 @@ class Database:
     """
 
     def __init__(
-        self, path: str, *, durability: str, busy_timeout: float, indexed_metadata: tuple[str, ...] | None = None
+        self,
+        path: str,
+        *,
+        durability: Durability,
+        busy_timeout: float,
+        indexed_metadata: tuple[str, ...] | None = None,
     ) -> None:
         self.path = path
         self.in_memory = path == ":memory:"
-        self._durability = durability
+        self._durability: Durability = durability
         self._busy_milliseconds = int(busy_timeout * 1000)
         self._start()
         try:
@@ -89,6 +98,7 @@ class Database:
         self._idle: list[Connection] = []
         self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
         self._writer: Connection | None = None
+        self._writer_durability = self._durability
         self._pid = os.getpid()  # Last, see Restartable.
 
     # -- transactions ---------------------------------------------------------------------------------------------
@@ -113,8 +123,9 @@ class Database:
                 self._give_back(read)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A write transaction, committed when the block ends well and rolled back otherwise.
+    def writing(self, durability: Durability | None = None) -> Iterator[Connection]:
+        """A write transaction, committed when the block ends well and rolled back otherwise; as durable as it says, or
+        as the database was opened.
 
         Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
         """
@@ -124,7 +135,12 @@ class Database:
             connection = self._writer
             if connection is None:
                 connection = self._writer = self._connect()
+                self._writer_durability = self._durability
+            durability = durability or self._durability
             try:
+                if durability != self._writer_durability:  # Before BEGIN: within, it has no effect.
+                    connection.pragma("synchronous", SYNCHRONOUS[durability])
+                    self._writer_durability = durability
                 # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
                 # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
                 connection.execute("BEGIN IMMEDIATE")
@@ -193,7 +209,7 @@ class Database:
                     mode = self._use_log(connection)
                     if mode != "wal":
                         raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
-                connection.pragma("synchronous", 2 if self._durability == "full" else 1)
+                connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
             return connection

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from agentmem.config import Config
+from agentmem.config import Config, Durability
 from agentmem.errors import (
     AgentMemError,
     ModelMismatchError,
@@ -181,7 +181,12 @@ class Store:
     # -- changing -------------------------------------------------------------------------------------------------
 
     def insertion(
-        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
+        self,
+        drafts: Sequence[Draft],
+        embedded: Sequence[Embedded | AgentMemError | None],
+        *,
+        together: bool,
+        durability: Durability | None = None,
     ) -> Write[list[Record | AgentMemError]]:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
         be filled until it is queued. Its result has a record for each draft (an existing one where the draft asks not
@@ -204,13 +209,18 @@ class Store:
                 results.append(outcome or draft.record())
             return results
 
-        return Write(apply)
+        return Write(apply, durability)
 
     def insert(
-        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
+        self,
+        drafts: Sequence[Draft],
+        embedded: Sequence[Embedded | AgentMemError | None],
+        *,
+        together: bool,
+        durability: Durability | None = None,
     ) -> list[Record | AgentMemError]:
         """Commits such a write."""
-        return self.writes.run(self.insertion(drafts, embedded, together=together))
+        return self.writes.run(self.insertion(drafts, embedded, together=together, durability=durability))
 
     def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
         """Gives a visible memory a new version; returns the record as it then is.

@@ -143,6 +143,7 @@ _store = _together(
     _model,
     _json,
 )
+_path = click.argument("path", required=False)
 _owner = _together(
     click.option("--user", "user_id", metavar="NAME", help="The user who owns the memories."),
     click.option("--agent", "agent_id", metavar="NAME", help="The agent who does."),
@@ -350,7 +351,7 @@ def list_(everything: bool, full: bool, db: str, model: str | None, as_json: boo
     found = False
     if everything:
         asked["limit"] = PAGE
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         while True:
             page = memory.get_all(**asked)
             found = found or bool(page.records)
@@ -377,7 +378,7 @@ def history(id: str, full: bool, db: str, model: str | None, as_json: bool) -> i
 
     With --json an event on a line. Exits with 1 when there never was such a memory.
     """
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         events = memory.history(id)
     if not events:
         complain(f"There never was a memory {id!r}.")
@@ -412,7 +413,7 @@ def delete(
         raise click.UsageError("--filter, --between and --all-scopes go with --all.")
     if everything:
         _require_owner(asked)
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         if everything:
             missing: list[str] = []
             deleted = _delete_all(memory, asked, dry_run=dry_run, ask=not yes, as_json=as_json)
@@ -451,7 +452,7 @@ def _delete_all(memory: "Memory", asked: dict[str, Any], *, dry_run: bool, ask: 
 @_store
 def stats(db: str, model: str | None, as_json: bool) -> int:
     """Print how much the store holds. With --json one object."""
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         counts = memory.stats()
         told = {"path": memory.path, **{name: getattr(counts, name) for name in STORED}}
     if as_json:
@@ -463,14 +464,15 @@ def stats(db: str, model: str | None, as_json: bool) -> int:
 
 
 @main.command()
+@_path
 @_store
-def check(db: str, model: str | None, as_json: bool) -> int:
-    """Read the whole store and print what is wrong with it. Exits with 1 when something is.
+def check(path: str | None, db: str, model: str | None, as_json: bool) -> int:
+    """Read the whole store (PATH, or --db) and print what is wrong with it. No model is needed.
 
-    With --json one object: healthy, problems.
+    Exits with 0 when it is healthy, with 1 when something is wrong. With --json one object: healthy, problems.
     """
     try:
-        with _open(db, model) as memory:
+        with _open(path or db, model, model_needed=False) as memory:
             problems = memory.check()
     except StoreDamagedError as error:
         problems = [str(error)]
@@ -481,11 +483,29 @@ def check(db: str, model: str | None, as_json: bool) -> int:
     return NOTHING if problems else DONE
 
 
+@main.command()
+@click.argument("store")
+@click.argument("copy")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there (never one that is open).")
+@_json
+def backup(store: str, copy: str, overwrite: bool, as_json: bool) -> int:
+    """Copy STORE to COPY as it is at one moment, while others use it. To restore is to open the copy.
+
+    The copy is verified before it gets its name. With --json one object: path, bytes.
+    """
+    with _open(store, None, model_needed=False) as memory:
+        path = memory.backup(copy, overwrite=overwrite)
+    size = Path(path).stat().st_size
+    print_json({"path": path, "bytes": size}) if as_json else print_lines(escape(f"{path}: {size:,} bytes."))
+    return DONE
+
+
 # -- what the commands share --------------------------------------------------------------------------------------
 
 
-def _open(db: str, model: str | None, *, create: bool = False) -> "Memory":
-    """The store at a path. Only a command that adds makes one that is not there.
+def _open(db: str, model: str | None, *, create: bool = False, model_needed: bool = True) -> "Memory":
+    """The store at a path. Only a command that adds makes one that is not there, and one that embeds nothing takes the
+    store of any model.
 
     Raises:
         StoreOpenError: there is none.
@@ -497,7 +517,7 @@ def _open(db: str, model: str | None, *, create: bool = False) -> "Memory":
         raise StoreOpenError(f"There is no store at {db!r}; make one with `agentmem add`, or name another with --db.")
     from agentmem.memory import DEFAULT_MODEL, Memory
 
-    return Memory(db, model=model or DEFAULT_MODEL)
+    return Memory(db, model=model or (DEFAULT_MODEL if model_needed else None))
 
 
 def _require_owner(asked: dict[str, Any]) -> None:

@@ -19,10 +19,11 @@ from agentmem import Memory
 from agentmem.cli import main
 from agentmem.demo import QUESTIONS, conversation
 from agentmem.terminal import clip, escape, table, width
+from agentmem.testing import HashEmbedder
 
 ROOT = Path(__file__).resolve().parent.parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
-COMMANDS = ["add", "check", "delete", "demo", "history", "list", "search", "stats"]
+COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "search", "stats"]
 
 
 @pytest.fixture
@@ -442,6 +443,26 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     db.write_bytes(whole)
 
 
+def test_the_store_of_any_embedder_is_checked_listed_and_copied(run, db, tmp_path):
+    with Memory(db, embedder=HashEmbedder()) as memory:
+        memory.add("tea", user_id="ana", id="m1")
+        memory.add("coffee", user_id="ana", defer=True)
+    assert run("check", db, "--db", "elsewhere.db").stdout == "healthy\n"
+    assert "tea" in run("list", "--user", "ana").stdout
+    assert run("history", "m1").exit_code == run("stats").exit_code == run("delete", "m1").exit_code == 0
+    assert_one_sentence(run("search", "tea", "--user", "ana"), 4)
+    copy = tmp_path / "copy.db"
+    result = run("backup", db, copy)
+    assert (result.exit_code, result.stdout) == (0, f"{copy}: {copy.stat().st_size:,} bytes.\n")
+    assert_one_sentence(run("backup", db, copy), 2)
+    assert_one_sentence(run("backup", db, db, "--overwrite"), 2)
+    assert_one_sentence(run("backup", tmp_path / "no.db", copy), 3)
+    told = json.loads(run("backup", db, copy, "--overwrite", "--json").stdout)
+    assert told == {"path": str(copy), "bytes": copy.stat().st_size}
+    assert run("check", copy).stdout == "healthy\n"
+    db.unlink()
+
+
 # -- usage and errors ---------------------------------------------------------------------------------------------
 
 
@@ -473,6 +494,7 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["search", "q", "--user", "a", "--threshold", "2"], ["search", "q", "--user", "a", "--filter", "3"],
         ["list"], ["list", "--user", "a", "--order", "random"], ["delete"], ["delete", "--all"],
         ["delete", "m", "--all", "--user", "a"], ["delete", "m", "--filter", '{"a": 1}'], ["history"],
+        ["backup"], ["backup", "a.db"],
         ["stats", "--db", ":memory:"], ["remember"], [],
     ],
     ids=" ".join,

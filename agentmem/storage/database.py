@@ -150,6 +150,18 @@ class Database:
                 self._roll_back(connection)
                 raise
 
+    @contextmanager
+    def between_transactions(self) -> Iterator[Connection]:
+        """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers of this
+        process wait until the block ends."""
+        self._ensure_open()
+        with self._mapped(), self._write_lock:
+            self._ensure_open()
+            if self._writer is None:
+                self._writer = self._connect()
+                self._writer_durability = self._durability
+            yield self._writer
+
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:
             try:
@@ -211,6 +223,8 @@ class Database:
                         raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
                 connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
+            # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
+            connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
             return connection
         except BaseException:
@@ -345,14 +359,28 @@ class Database:
         except AgentMemError:
             raise
         except apsw.Error as error:
-            raise self.explain(error) from error
+            raise explained(self.path, error) from error
 
-    def explain(self, error: apsw.Error) -> StoreError:
-        """SQLite's error as ours, in one sentence."""
-        for kind, ours, sentence in _EXPLANATIONS:
-            if isinstance(error, kind):
-                return ours(f"{self.path!r}: {sentence} ({error}).")
-        return StoreError(f"{self.path!r}: the database refused ({type(error).__name__}: {error}).")
+
+@contextmanager
+def other_file(path: str) -> Iterator[Connection]:
+    """A database beside the store, such as a copy in the making, for the length of the block."""
+    try:
+        connection = apsw.Connection(path)
+        try:
+            yield connection
+        finally:
+            connection.close(True)
+    except apsw.Error as error:
+        raise explained(path, error) from error
+
+
+def explained(path: str, error: apsw.Error) -> StoreError:
+    """SQLite's error as ours, in one sentence."""
+    for kind, ours, sentence in _EXPLANATIONS:
+        if isinstance(error, kind):
+            return ours(f"{path!r}: {sentence} ({error}).")
+    return StoreError(f"{path!r}: the database refused ({type(error).__name__}: {error}).")
 
 
 _EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = [

@@ -32,6 +32,7 @@ from agentmem.records import (
 )
 from agentmem.statistics import Timings
 from agentmem.storage.analysis import bind_analysis
+from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
@@ -149,23 +150,29 @@ class Store:
         except StoreDamagedError as error:
             return [f"the database cannot be read to its end: {error}"]
 
+    def back_up(self, path: str, *, overwrite: bool) -> None:
+        """Copies the store as it is at one moment; see `Memory.backup`."""
+        back_up(self._database, path, overwrite=overwrite)
+
     # -- the model ------------------------------------------------------------------------------------------------
 
-    def bind_model(self, *, identity: str, name: str, dimension: int) -> None:
-        """Remembers which model makes this store's vectors, the first time; afterwards insists on it.
+    def bind_model(self, *, identity: str, name: str, dimension: int, document_prefix: str) -> None:
+        """Remembers which model makes this store's vectors, the first time; afterwards insists on it. With the prefix
+        of the texts, their digests can be checked without the model.
 
         Raises:
             ModelMismatchError: the store's vectors are of another model.
         """
-        stored = self._stored_model()
+        stored = self.model()
         if stored is None:
-            value = json.dumps({"identity": identity, "name": name, "dimension": dimension}, sort_keys=True)
+            model = {"identity": identity, "name": name, "dimension": dimension, "document_prefix": document_prefix}
+            value = json.dumps(model, sort_keys=True)
             try:
                 with self._database.writing() as connection:
                     connection.execute("INSERT OR IGNORE INTO meta VALUES ('model', ?)", (value,))
             except StoreReadOnlyError:
                 return
-            stored = self._stored_model()
+            stored = self.model()
         if stored is not None and (stored["identity"], stored["dimension"]) != (identity, dimension):
             raise ModelMismatchError(
                 f"The vectors in {self._database.path!r} were made by {stored['name']!r} ({stored['identity'][:80]}, "
@@ -173,7 +180,8 @@ class Store:
                 "model, or add its memories to a new store."
             )
 
-    def _stored_model(self) -> dict[str, Any] | None:
+    def model(self) -> dict[str, Any] | None:
+        """What the store remembers of its model: identity, name, dimension and document_prefix; None of none yet."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
         return None if row is None else json.loads(row[0])

@@ -449,6 +449,43 @@ def _delete_all(memory: "Memory", asked: dict[str, Any], *, dry_run: bool, ask: 
 
 
 @main.command()
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every memory of the owner, deleted ones too.")
+@_owner
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_store
+def purge(
+    ids: tuple[str, ...], everything: bool, yes: bool, db: str, model: str | None, as_json: bool, **owner: str | None
+) -> int:
+    """Erase the memories IDS, or with --all those of an owner, for good: no byte of them stays in the store's files.
+
+    Deleted and expired memories too; nothing brings them back. With --json one object: purged, missing. Exits with 1
+    when an id is missing, or nothing was there.
+    """
+    if bool(ids) == everything:
+        raise click.UsageError("Give either ids, or --all with an owner.")
+    named = {name: value for name, value in owner.items() if value is not None}
+    if everything and not named:
+        raise click.UsageError("Name an owner with --user, --agent or --run.")
+    different = list(dict.fromkeys(ids))
+    with _open(db, model, model_needed=False) as memory:
+        scope = memory.scope(**named) if named else memory
+        whose = " and ".join(f"{name.removesuffix('_id')} {value!r}" for name, value in named.items())
+        what = f"every memory of {whose}" if everything else _counted(len(different))
+        if not yes:
+            if as_json or not sys.stdin.isatty():
+                raise click.UsageError(f"This would erase {what} for good; pass --yes to do it.")
+            if not click.confirm(f"Erase {what} for good?", err=True):
+                return NOTHING
+        missing = [each for each in different if not scope.purge(each)]
+        purged = scope.purge() if everything else len(different) - len(missing)
+    for name in missing:
+        complain(f"There is no memory {name!r} to erase.")
+    print_json({"purged": purged, "missing": missing}) if as_json else print_lines(f"{_counted(purged)} erased.")
+    return NOTHING if missing or not purged else DONE
+
+
+@main.command()
 @_store
 def stats(db: str, model: str | None, as_json: bool) -> int:
     """Print how much the store holds. With --json one object."""

@@ -526,6 +526,38 @@ class ScopedMemory:
                 return snapshot.count(scope, condition)
         return self._engine.store.delete_all(scope, condition)
 
+    def purge(
+        self,
+        id: str | None = None,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+    ) -> int:
+        """Erases for good the memory with this id, or (without one) every memory of an owner, in a scoped view those of
+        the scope; deleted and expired ones too. Returns how many it were.
+
+        On return no byte of their texts, of earlier versions, of metadata or owners is left in the file or its log, and
+        no read finds them, `history` and `as_of` included; a vector stays only where another memory has the same text.
+        Their ids are free again. What remains is a number and the time of the purge. Other processes' shelves let go of
+        them with their next search. Copies (`backup`, `export`) are yours to erase.
+
+        Many memories go in several transactions; after a crash between them, or an error, what is left is whole: purge
+        again. Waits for other reads of the file, as long as `Config.busy_timeout`.
+
+        Raises:
+            InvalidInputError: neither an id nor an owner was given, or both.
+            StoreBusyError: they are erased, but a read that began before keeps their bytes in the log; purge again.
+        """
+        if id is not None and (user_id, agent_id, run_id) != (None, None, None):
+            raise InvalidInputError(f"Both the id {shorten(id)} and an owner were given; drop one of them.")
+        scope = self._bound if id is not None else self._scope(user_id, agent_id, run_id)
+        engine = self._engine
+        erased = engine.store.purge(scope, None if id is None else check_id(id), engine.embedder.digest)
+        engine.embedder.forget(erased.digests)
+        engine.shelves.drop([*erased.owners, None])
+        return erased.count
+
     def scope(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> "ScopedMemory":

@@ -23,7 +23,7 @@ from agentmem.testing import HashEmbedder
 
 ROOT = Path(__file__).resolve().parent.parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
-COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "search", "stats"]
+COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "purge", "search", "stats"]
 
 
 @pytest.fixture
@@ -463,6 +463,25 @@ def test_the_store_of_any_embedder_is_checked_listed_and_copied(run, db, tmp_pat
     db.unlink()
 
 
+def test_what_is_purged_is_gone_and_nothing_is_without_a_yes(filled, db):
+    filled("delete", "m2")
+    for arguments in (["m1"], ["--all", "--user", "ana"], ["m1", "--json"]):
+        assert_one_sentence(filled("purge", *arguments), 2)
+    result = filled("purge", "m1", "m2", "m1", "no-such", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "2 memories erased.\n")
+    assert "There is no memory 'no-such' to erase." in result.stderr
+    assert filled("history", "m1").exit_code == 1
+    assert b"Fact number 1" not in db.read_bytes()
+    assert json.loads(filled("purge", "m3", "--user", "nobody", "--yes", "--json").stdout)["missing"] == ["m3"]
+    assert filled("purge", "m3", "--yes").exit_code == 0
+    told = json.loads(filled("purge", "--all", "--user", "ana", "--yes", "--json").stdout)
+    assert told["missing"] == []
+    assert told["purged"] >= 1
+    assert filled("purge", "--all", "--user", "ana", "--yes").exit_code == 1
+    assert filled("list", "--user", "ana").exit_code == 1
+    assert b"Fact number" not in db.read_bytes()
+
+
 # -- usage and errors ---------------------------------------------------------------------------------------------
 
 
@@ -495,6 +514,7 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["list"], ["list", "--user", "a", "--order", "random"], ["delete"], ["delete", "--all"],
         ["delete", "m", "--all", "--user", "a"], ["delete", "m", "--filter", '{"a": 1}'], ["history"],
         ["backup"], ["backup", "a.db"],
+        ["purge"], ["purge", "--all"], ["purge", "m", "--all", "--user", "a"],
         ["stats", "--db", ":memory:"], ["remember"], [],
     ],
     ids=" ".join,

@@ -4,7 +4,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -166,6 +166,11 @@ class Embedder:
                 found.append((index, vector))
         self.hits += len(found)
         return found, missing
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Drops vectors from the cache."""
+        for digest in digests:
+            self._cache.discard(digest)
 
     def embedded(self, texts: Sequence[str], answers: Sequence[Answer]) -> list[Embedded | AgentMemError]:
         """Answers for documents as the store takes them."""

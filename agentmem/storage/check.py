@@ -26,7 +26,8 @@ _QUESTIONS = [
         "memory {!r} is not as its history left it: its seq is not that of its last event",
     ),
     (
-        "SELECT DISTINCT memory_key FROM history WHERE memory_key != 0 AND memory_key NOT IN (SELECT key FROM memory)",
+        "SELECT DISTINCT memory_key FROM history WHERE memory_key != 0 AND what != 'purge' "
+        "AND memory_key NOT IN (SELECT key FROM memory)",
         "the history has events of a memory (key {!r}) that is not there",
     ),
     (

@@ -47,6 +47,7 @@ from agentmem.storage.pending import (
     release,
     settle,
 )
+from agentmem.storage.purge import Erased, purge
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
@@ -355,6 +356,10 @@ class Store:
             return transaction.hide("delete", f"{where} ORDER BY memory.key", parameters)
 
         return self.writes.commit(apply)
+
+    def purge(self, scope: Scope, id: str | None, digest_of: Digest) -> Erased:
+        """Erases memories of a scope for good; see `purge`."""
+        return purge(self._database, self.writes, scope, id, digest_of)
 
     def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
         where, parameters = visible(scope, None, transaction.moment)

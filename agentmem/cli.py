@@ -521,6 +521,30 @@ def check(path: str | None, db: str, model: str | None, as_json: bool) -> int:
 
 
 @main.command()
+@_path
+@click.option(
+    "--db", envvar="AGENTMEM_DB", show_envvar=True, default="agentmem.db", show_default=True, help="The store."
+)
+@_json
+def repair(path: str | None, db: str, as_json: bool) -> int:
+    """Mend the store (PATH, or --db) and print what was done; also one that cannot be opened. No model is needed.
+
+    Exits with 0 when it is healthy now, with 1 when something could not be saved or mended: what was set aside and kept
+    is named. With --json one object: healthy, done, problems.
+    """
+    store = _existing(path or db)
+    from agentmem.rescue import rescue
+
+    done, problems = rescue(store)
+    lost = any("set aside" in each or "is lost" in each or "was damaged" in each for each in done)
+    if as_json:
+        print_json({"healthy": not problems, "done": done, "problems": problems})
+    else:
+        print_lines(*map(escape, [*done, *(f"Still: {each}" for each in problems)] or ["healthy; nothing to mend"]))
+    return NOTHING if problems or lost else DONE
+
+
+@main.command()
 @click.argument("store")
 @click.argument("copy")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there (never one that is open).")
@@ -547,14 +571,22 @@ def _open(db: str, model: str | None, *, create: bool = False, model_needed: boo
     Raises:
         StoreOpenError: there is none.
     """
+    if not create:
+        _existing(db)
     if db == ":memory:":
         raise click.UsageError("':memory:' would be gone when the command ends; pass the path of a file.")
-    path = Path(db)
-    if not create and (not path.exists() or (path.is_file() and not path.stat().st_size)):
-        raise StoreOpenError(f"There is no store at {db!r}; make one with `agentmem add`, or name another with --db.")
     from agentmem.memory import DEFAULT_MODEL, Memory
 
     return Memory(db, model=model or (DEFAULT_MODEL if model_needed else None))
+
+
+def _existing(db: str) -> str:
+    if db == ":memory:":
+        raise click.UsageError("':memory:' would be gone when the command ends; pass the path of a file.")
+    path = Path(db)
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        raise StoreOpenError(f"There is no store at {db!r}; make one with `agentmem add`, or name another with --db.")
+    return db
 
 
 def _require_owner(asked: dict[str, Any]) -> None:

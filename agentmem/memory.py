@@ -626,6 +626,24 @@ class Memory(ScopedMemory):
         """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file."""
         return self._engine.store.check(self._engine.embedder.digest, self._engine.embedder.dimension)
 
+    def repair(self) -> list[str]:
+        """Mends what `check` names, and says what it did, a sentence each; an empty list: nothing had to be.
+
+        All that is derived (terms, twins, indexes, wrong or missing vectors, which come like deferred ones) is made
+        anew from the memories, and a history that does not lead to its memory is put right. From a file with damaged
+        pages every row that can be read is put into a whole one, which takes its place in one transaction. What cannot
+        be used is set aside in a file beside the store, the damaged file is kept under another; both are named, hold
+        texts, and are out of the reach of `purge`. Other processes may have the store open; they wait for the write
+        lock meanwhile.
+
+        Raises:
+            StoreBusyError: others kept the write lock; nothing was mended, try again.
+        """
+        engine = self._engine
+        told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension)
+        engine.backlog.wake(0)
+        return told
+
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> str:
         """Copies the store as it is at one moment, while others read and write, and returns the copy's full path. To
         restore is to open the copy.

@@ -23,7 +23,7 @@ from agentmem.testing import HashEmbedder
 
 ROOT = Path(__file__).resolve().parent.parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
-COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "purge", "search", "stats"]
+COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "purge", "repair", "search", "stats"]
 
 
 @pytest.fixture
@@ -482,12 +482,55 @@ def test_what_is_purged_is_gone_and_nothing_is_without_a_yes(filled, db):
     assert b"Fact number" not in db.read_bytes()
 
 
+@pytest.mark.parametrize("damage", ["terms", "page", "header", "none"])
+def test_a_damaged_store_is_repaired_by_its_path(run, db, tmp_path, damage):
+    with Memory(db, embedder=HashEmbedder()) as memory:
+        memory.add_batch([f"text number {number} " + "word " * 30 for number in range(300)], user_id="ana")
+    whole = bytearray(db.read_bytes())
+    page = whole.index(b"text number 150 ") // 4096 * 4096
+    place = whole.index(b"text number 17 ")
+    ranges = {"terms": (place, place + 4), "page": (page, page + 4096), "header": (0, 100), "none": (0, 0)}
+    start, end = ranges[damage]
+    whole[start:end] = b"Text" if damage == "terms" else os.urandom(end - start)
+    db.write_bytes(whole)
+    assert run("check", db).exit_code == (3 if damage == "header" else damage != "none")
+    result = run("repair", db, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["healthy"]) == (damage in ("page", "header"), True)
+    if damage == "terms":
+        assert any("its text is not the one it was stored with" in each for each in told["done"])
+    assert (told["done"] == []) == (damage == "none")
+    count = len(run("list", "--user", "ana", "--all").stdout.splitlines())
+    assert count < 300 if damage == "page" else count == 300
+    assert count > 250
+    kept = [each for each in tmp_path.glob("agent.db.damaged-*") if not each.name.endswith("-wal")]
+    assert len(kept) == (damage in ("page", "header"))
+    assert all(each.read_bytes() == whole for each in kept)
+    assert not list(tmp_path.glob("*unfinished*")) + list(tmp_path.glob("*salvaged*"))
+    assert run("repair", "--db", db).stdout == "healthy; nothing to mend\n"
+    with Memory(db, embedder=HashEmbedder()) as memory:
+        assert memory.search("text number 299", user_id="ana", mode="vector")[0].record.content.startswith(
+            "text number 299 "
+        )
+        memory.flush()
+        assert memory.check() == []
+    db.unlink()
+
+
 # -- usage and errors ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "command",
-    [["search", "q", "--user", "a"], ["list", "--user", "a"], ["history", "m"], ["delete", "m"], ["stats"], ["check"]],
+    [
+        ["search", "q", "--user", "a"],
+        ["list", "--user", "a"],
+        ["history", "m"],
+        ["delete", "m"],
+        ["stats"],
+        ["check"],
+        ["repair"],
+    ],
     ids=lambda command: command[0],
 )
 def test_reading_where_nothing_is_makes_no_store(run, db, command):

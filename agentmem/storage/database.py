@@ -1,5 +1,6 @@
 """SQLite as it is used here: connections, pragmas, migrations, and its errors as ours. The only importer of apsw."""
 
+import fcntl
 import logging
 import os
 import threading
@@ -29,6 +30,7 @@ from agentmem.forks import abandon, restart
 from agentmem.storage.schema import APPLICATION_ID, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
 Connection = apsw.Connection
+ConstraintError = apsw.ConstraintError
 
 SYNCHRONOUS = {"full": 2, "process": 1}
 """SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
@@ -161,6 +163,13 @@ class Database:
                 self._writer = self._connect()
                 self._writer_durability = self._durability
             yield self._writer
+
+    def renew_writer(self) -> None:
+        """Closes the writer's connection, with whatever an error left unfinished in it; the next writer opens one."""
+        with self._write_lock:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close(True)
 
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:
@@ -358,6 +367,8 @@ class Database:
             yield
         except AgentMemError:
             raise
+        except UnicodeDecodeError as error:
+            raise StoreDamagedError(f"{self.path!r}: a text in the file is damaged ({error}); run check().") from error
         except apsw.Error as error:
             raise explained(self.path, error) from error
 
@@ -373,6 +384,47 @@ def other_file(path: str) -> Iterator[Connection]:
             connection.close(True)
     except apsw.Error as error:
         raise explained(path, error) from error
+
+
+@contextmanager
+def raw_file(path: str) -> Iterator[apsw.VFSFile]:
+    """The bytes of a store's file. Through SQLite, because the system drops all locks that a process has on a file as
+    soon as it closes any descriptor of it."""
+    try:
+        file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+        try:
+            yield file
+        finally:
+            file.xClose()
+    except apsw.Error as error:
+        raise explained(path, error) from error
+
+
+@contextmanager
+def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
+    """Keeps all writers away from the database at `path` for the length of the block, which calls what it is handed to
+    have the whole of it replaced by the database at `source`, in one transaction."""
+    with other_file(source) as new, other_file(path) as old:
+        old.set_busy_timeout(10_000)
+        old.pragma("writable_schema", 1)  # Or a file that is shorter than it says could not be written.
+        old.pragma("synchronous", 2)
+        with old.backup("main", new, "main") as backup:
+            backup.step(0)  # Takes the lock.
+            yield lambda: backup.step(-1)
+
+
+def is_open_elsewhere(path: str) -> bool:
+    """Whether this process or another has a connection to the database at a path."""
+    real = os.path.realpath(path)
+    if any(not each.in_memory and os.path.realpath(each.path) == real for each in list(_open_databases)):
+        return True
+    with open(path, "r+b") as file:  # noqa: PTH123
+        try:
+            # The bytes that every connection holds a shared lock on, see https://www.sqlite.org/fileformat2.html.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+        except OSError:
+            return True
+    return False
 
 
 def explained(path: str, error: apsw.Error) -> StoreError:

@@ -48,6 +48,7 @@ from agentmem.storage.pending import (
     settle,
 )
 from agentmem.storage.purge import Erased, purge
+from agentmem.storage.repair import repair
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
@@ -89,7 +90,11 @@ class Store:
             indexed_metadata=config.indexed_metadata,
         )
         self.writes = GroupCommit(self._database, timings)
-        bind_analysis(self._database)
+        try:
+            bind_analysis(self._database)
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         self._database.close()
@@ -150,6 +155,10 @@ class Store:
                 return list(problems_of(connection, digest_of, dimension))
         except StoreDamagedError as error:
             return [f"the database cannot be read to its end: {error}"]
+
+    def repair(self, digest_of: Digest, dimension: int) -> list[str]:
+        """Mends what `check` names; says what was done, a sentence each."""
+        return repair(self._database, self.writes, digest_of, dimension)
 
     def back_up(self, path: str, *, overwrite: bool) -> None:
         """Copies the store as it is at one moment; see `Memory.backup`."""

@@ -142,6 +142,9 @@ class Backlog:
                 return
             if self._count is not None:
                 self._count -= missed
+            if self._embedder.absent:
+                self._changed.notify_all()
+                return
             self._awake = True
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="agentmem-backlog", daemon=True)

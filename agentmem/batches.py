@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from agentmem.config import Durability
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -60,9 +61,19 @@ class Drafter:
 class Chunk:
     """Some items on their way: sent to the model when made (deferred ones are not), then stored."""
 
-    def __init__(self, engine: Engine, drawn: list[Drawn], timeout: float, *, start: int, defer: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        drawn: list[Drawn],
+        timeout: float,
+        *,
+        start: int,
+        defer: bool,
+        durability: Durability | None,
+    ) -> None:
         """`start` is the position of the first item among all."""
         self._engine = engine
+        self._durability = durability
         self._start = start
         self._drawn = drawn
         self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
@@ -94,7 +105,7 @@ class Chunk:
         stored: list[Record | AgentMemError] = []
         try:
             if drafts:
-                stored = engine.store.insert(drafts, embedded, together=together)
+                stored = engine.store.insert(drafts, embedded, together=together, durability=self._durability)
         except AgentMemError as error:
             if error.position is None:
                 raise
@@ -107,7 +118,13 @@ class Chunk:
 
 
 def store_all(
-    engine: Engine, drawn: Iterator[Drawn], timeout: float, *, together: bool, defer: bool
+    engine: Engine,
+    drawn: Iterator[Drawn],
+    timeout: float,
+    *,
+    together: bool,
+    defer: bool,
+    durability: Durability | None = None,
 ) -> list[Record | AgentMemError]:
     """Stores the items, a commit a chunk; the next chunk goes to the model before this one is committed, so that the
     model never waits. When the items or a chunk raise, what came before is stored and nothing after it."""
@@ -116,7 +133,8 @@ def store_all(
     start = 0
     try:
         while chunk := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
-            current, ahead = ahead, Chunk(engine, chunk, timeout, start=start, defer=defer)
+            current = ahead
+            ahead = Chunk(engine, chunk, timeout, start=start, defer=defer, durability=durability)
             start += len(chunk)
             if current is not None:
                 try:

@@ -143,6 +143,7 @@ _store = _together(
     _model,
     _json,
 )
+_path = click.argument("path", required=False)
 _owner = _together(
     click.option("--user", "user_id", metavar="NAME", help="The user who owns the memories."),
     click.option("--agent", "agent_id", metavar="NAME", help="The agent who does."),
@@ -350,7 +351,7 @@ def list_(everything: bool, full: bool, db: str, model: str | None, as_json: boo
     found = False
     if everything:
         asked["limit"] = PAGE
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         while True:
             page = memory.get_all(**asked)
             found = found or bool(page.records)
@@ -377,7 +378,7 @@ def history(id: str, full: bool, db: str, model: str | None, as_json: bool) -> i
 
     With --json an event on a line. Exits with 1 when there never was such a memory.
     """
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         events = memory.history(id)
     if not events:
         complain(f"There never was a memory {id!r}.")
@@ -412,7 +413,7 @@ def delete(
         raise click.UsageError("--filter, --between and --all-scopes go with --all.")
     if everything:
         _require_owner(asked)
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         if everything:
             missing: list[str] = []
             deleted = _delete_all(memory, asked, dry_run=dry_run, ask=not yes, as_json=as_json)
@@ -448,10 +449,47 @@ def _delete_all(memory: "Memory", asked: dict[str, Any], *, dry_run: bool, ask: 
 
 
 @main.command()
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every memory of the owner, deleted ones too.")
+@_owner
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_store
+def purge(
+    ids: tuple[str, ...], everything: bool, yes: bool, db: str, model: str | None, as_json: bool, **owner: str | None
+) -> int:
+    """Erase the memories IDS, or with --all those of an owner, for good: no byte of them stays in the store's files.
+
+    Deleted and expired memories too; nothing brings them back. With --json one object: purged, missing. Exits with 1
+    when an id is missing, or nothing was there.
+    """
+    if bool(ids) == everything:
+        raise click.UsageError("Give either ids, or --all with an owner.")
+    named = {name: value for name, value in owner.items() if value is not None}
+    if everything and not named:
+        raise click.UsageError("Name an owner with --user, --agent or --run.")
+    different = list(dict.fromkeys(ids))
+    with _open(db, model, model_needed=False) as memory:
+        scope = memory.scope(**named) if named else memory
+        whose = " and ".join(f"{name.removesuffix('_id')} {value!r}" for name, value in named.items())
+        what = f"every memory of {whose}" if everything else _counted(len(different))
+        if not yes:
+            if as_json or not sys.stdin.isatty():
+                raise click.UsageError(f"This would erase {what} for good; pass --yes to do it.")
+            if not click.confirm(f"Erase {what} for good?", err=True):
+                return NOTHING
+        missing = [each for each in different if not scope.purge(each)]
+        purged = scope.purge() if everything else len(different) - len(missing)
+    for name in missing:
+        complain(f"There is no memory {name!r} to erase.")
+    print_json({"purged": purged, "missing": missing}) if as_json else print_lines(f"{_counted(purged)} erased.")
+    return NOTHING if missing or not purged else DONE
+
+
+@main.command()
 @_store
 def stats(db: str, model: str | None, as_json: bool) -> int:
     """Print how much the store holds. With --json one object."""
-    with _open(db, model) as memory:
+    with _open(db, model, model_needed=False) as memory:
         counts = memory.stats()
         told = {"path": memory.path, **{name: getattr(counts, name) for name in STORED}}
     if as_json:
@@ -463,14 +501,15 @@ def stats(db: str, model: str | None, as_json: bool) -> int:
 
 
 @main.command()
+@_path
 @_store
-def check(db: str, model: str | None, as_json: bool) -> int:
-    """Read the whole store and print what is wrong with it. Exits with 1 when something is.
+def check(path: str | None, db: str, model: str | None, as_json: bool) -> int:
+    """Read the whole store (PATH, or --db) and print what is wrong with it. No model is needed.
 
-    With --json one object: healthy, problems.
+    Exits with 0 when it is healthy, with 1 when something is wrong. With --json one object: healthy, problems.
     """
     try:
-        with _open(db, model) as memory:
+        with _open(path or db, model, model_needed=False) as memory:
             problems = memory.check()
     except StoreDamagedError as error:
         problems = [str(error)]
@@ -481,23 +520,73 @@ def check(db: str, model: str | None, as_json: bool) -> int:
     return NOTHING if problems else DONE
 
 
+@main.command()
+@_path
+@click.option(
+    "--db", envvar="AGENTMEM_DB", show_envvar=True, default="agentmem.db", show_default=True, help="The store."
+)
+@_json
+def repair(path: str | None, db: str, as_json: bool) -> int:
+    """Mend the store (PATH, or --db) and print what was done; also one that cannot be opened. No model is needed.
+
+    Exits with 0 when it is healthy now, with 1 when something could not be saved or mended: what was set aside and kept
+    is named. With --json one object: healthy, done, problems.
+    """
+    store = _existing(path or db)
+    from agentmem.rescue import rescue
+
+    done, problems = rescue(store)
+    lost = any("set aside" in each or "is lost" in each or "was damaged" in each for each in done)
+    if as_json:
+        print_json({"healthy": not problems, "done": done, "problems": problems})
+    else:
+        print_lines(*map(escape, [*done, *(f"Still: {each}" for each in problems)] or ["healthy; nothing to mend"]))
+    return NOTHING if problems or lost else DONE
+
+
+@main.command()
+@click.argument("store")
+@click.argument("copy")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there (never one that is open).")
+@_json
+def backup(store: str, copy: str, overwrite: bool, as_json: bool) -> int:
+    """Copy STORE to COPY as it is at one moment, while others use it. To restore is to open the copy.
+
+    The copy is verified before it gets its name. With --json one object: path, bytes.
+    """
+    with _open(store, None, model_needed=False) as memory:
+        path = memory.backup(copy, overwrite=overwrite)
+    size = Path(path).stat().st_size
+    print_json({"path": path, "bytes": size}) if as_json else print_lines(escape(f"{path}: {size:,} bytes."))
+    return DONE
+
+
 # -- what the commands share --------------------------------------------------------------------------------------
 
 
-def _open(db: str, model: str | None, *, create: bool = False) -> "Memory":
-    """The store at a path. Only a command that adds makes one that is not there.
+def _open(db: str, model: str | None, *, create: bool = False, model_needed: bool = True) -> "Memory":
+    """The store at a path. Only a command that adds makes one that is not there, and one that embeds nothing takes the
+    store of any model.
 
     Raises:
         StoreOpenError: there is none.
     """
+    if not create:
+        _existing(db)
+    if db == ":memory:":
+        raise click.UsageError("':memory:' would be gone when the command ends; pass the path of a file.")
+    from agentmem.memory import DEFAULT_MODEL, Memory
+
+    return Memory(db, model=model or (DEFAULT_MODEL if model_needed else None))
+
+
+def _existing(db: str) -> str:
     if db == ":memory:":
         raise click.UsageError("':memory:' would be gone when the command ends; pass the path of a file.")
     path = Path(db)
-    if not create and (not path.exists() or (path.is_file() and not path.stat().st_size)):
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
         raise StoreOpenError(f"There is no store at {db!r}; make one with `agentmem add`, or name another with --db.")
-    from agentmem.memory import DEFAULT_MODEL, Memory
-
-    return Memory(db, model=model or DEFAULT_MODEL)
+    return db
 
 
 def _require_owner(asked: dict[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Literal
 from agentmem.errors import InvalidInputError
 from agentmem.keys import plain_path
 
+Durability = Literal["full", "process"]
+
 MIB = 1024 * 1024
 
 MAX_INDEXED = 16
@@ -25,9 +27,10 @@ class Config:
         InvalidInputError: a value is out of its range.
     """
 
-    durability: Literal["full", "process"] = "full"
+    durability: Durability = "full"
     """`"full"`: what `add` returned survives a power cut (one fsync a commit, shared by whoever commits at that
-    moment). `"process"`: it survives a crash of the process, but a power cut may take the last commits; no fsync."""
+    moment). `"process"`: it survives a crash of the process, but a power cut may take the last commits; no fsync.
+    `add_batch` takes a level of its own."""
 
     timeout: float = 60.0
     """Seconds that a call may wait for its embedding before `DeadlineError` or `OverloadedError`, unless it says so

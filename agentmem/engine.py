@@ -5,6 +5,7 @@ import threading
 
 from agentmem.backlog import Backlog
 from agentmem.config import Config
+from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.search.retriever import Retriever
@@ -14,17 +15,21 @@ from agentmem.storage.store import Store
 
 
 class Engine:
-    """Opens the store and readies the rest, all of it cheap: models, threads and shelves come with their first use."""
+    """Opens the store and readies the rest, all of it cheap: models, threads and shelves come with their first use.
+    Without a source there is no model, and nothing is embedded."""
 
-    def __init__(self, path: str, source: ModelCard | GivenEmbedder, config: Config) -> None:
+    def __init__(self, path: str, source: ModelCard | GivenEmbedder | None, config: Config) -> None:
         self.config = config
         self.timings = Timings()
         self.store = Store(path, config, self.timings)
         try:
-            self.embedder = Embedder(source, config, self.store.known_vectors, self.timings)
-            self.store.bind_model(
-                identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension
-            )
+            model = AbsentModel.of(self.store.model()) if source is None else source
+            self.embedder = Embedder(model, config, self.store.known_vectors, self.timings)
+            if source is not None:
+                self.store.bind_model(
+                    identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension,
+                    document_prefix=self.embedder.document_prefix,
+                )  # fmt: skip
             self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
             self.retriever = Retriever(self.shelves)
             self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit, patience=config.timeout)

@@ -57,7 +57,8 @@ class StoreOpenError(StoreError):
 
 
 class StoreBusyError(StoreError, TimeoutError):
-    """Another process kept the write lock longer than `Config.busy_timeout`; nothing was written, a retry is safe."""
+    """Others kept a lock of the file longer than `Config.busy_timeout`; nothing was written, unless the message says
+    otherwise, and a retry is safe."""
 
 
 class StoreFullError(StoreError):

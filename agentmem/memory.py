@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
-from agentmem.config import Config
+from agentmem.config import Config, Durability
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
@@ -144,6 +144,7 @@ class ScopedMemory:
         dedupe: bool = False,
         on_error: Literal["raise", "return"] = "raise",
         defer: bool = False,
+        durability: Durability | None = None,
         progress: bool = False,
         timeout: float | None = None,
     ) -> list[Any]:
@@ -157,10 +158,17 @@ class ScopedMemory:
         `contents` may be any iterable and is never held whole. `progress` shows a bar on standard error. `defer` and
         `dedupe` (among the items too) are as in `add`.
 
+        `durability` is this call's own (default: `Config.durability`). What was committed with `"full"` survives a
+        power cut, and so does everything committed before it; what was committed with `"process"` survives a crash of
+        the process, and a power cut once a later commit with `"full"` has returned. A commit that several calls share
+        is as durable as the strongest of them asks.
+
         Returns a Record (or exception) for each item. Raises as `add` does.
         """
         if on_error not in ("raise", "return"):
             raise InvalidInputError(f"on_error is {shorten(on_error)}; use 'raise' or 'return'.")
+        if durability not in (None, "full", "process"):
+            raise InvalidInputError(f"durability is {shorten(durability)}; use 'full' or 'process'.")
         if isinstance(contents, str | bytes | Mapping) or not isinstance(contents, Iterable):
             raise InvalidInputError(f"contents is {shorten(contents)}; pass a list of texts or mappings.")
         defaults = {
@@ -174,7 +182,7 @@ class ScopedMemory:
             for _ in drafter.draw(contents, together=True):
                 pass
         drawn = drafter.draw(with_progress(contents, "memories") if progress else contents, together=together)
-        return store_all(self._engine, drawn, seconds, together=together, defer=defer)
+        return store_all(self._engine, drawn, seconds, together=together, defer=defer, durability=durability)
 
     def add_messages(
         self,
@@ -520,6 +528,38 @@ class ScopedMemory:
                 return snapshot.count(scope, condition)
         return self._engine.store.delete_all(scope, condition)
 
+    def purge(
+        self,
+        id: str | None = None,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+    ) -> int:
+        """Erases for good the memory with this id, or (without one) every memory of an owner, in a scoped view those of
+        the scope; deleted and expired ones too. Returns how many it were.
+
+        On return no byte of their texts, of earlier versions, of metadata or owners is left in the file or its log, and
+        no read finds them, `history` and `as_of` included; a vector stays only where another memory has the same text.
+        Their ids are free again. What remains is a number and the time of the purge. Other processes' shelves let go of
+        them with their next search. Copies (`backup`, `export`) are yours to erase.
+
+        Many memories go in several transactions; after a crash between them, or an error, what is left is whole: purge
+        again. Waits for other reads of the file, as long as `Config.busy_timeout`.
+
+        Raises:
+            InvalidInputError: neither an id nor an owner was given, or both.
+            StoreBusyError: they are erased, but a read that began before keeps their bytes in the log; purge again.
+        """
+        if id is not None and (user_id, agent_id, run_id) != (None, None, None):
+            raise InvalidInputError(f"Both the id {shorten(id)} and an owner were given; drop one of them.")
+        scope = self._bound if id is not None else self._scope(user_id, agent_id, run_id)
+        engine = self._engine
+        erased = engine.store.purge(scope, None if id is None else check_id(id), engine.embedder.digest)
+        engine.embedder.forget(erased.digests)
+        engine.shelves.drop([*erased.owners, None])
+        return erased.count
+
     def scope(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> "ScopedMemory":
@@ -541,6 +581,9 @@ class Memory(ScopedMemory):
     processes the file. Use it as a context manager or call `close`; a process that dies without loses nothing that was
     acknowledged.
 
+    With `model=None` no model is asked for and any store opens: everything works but what embeds a text (then it is a
+    ModelError), so `add` only with `defer=True` and `search` only with `mode="keyword"`.
+
     Raises:
         StoreOpenError: the path is a directory, unreadable, not a database, or another application's.
         ModelError, ModelMismatchError: no such model; the store's vectors are of another one.
@@ -551,7 +594,7 @@ class Memory(ScopedMemory):
         self,
         path: str | os.PathLike[str] = "agentmem.db",
         *,
-        model: str = DEFAULT_MODEL,
+        model: str | None = DEFAULT_MODEL,
         embedder: GivenEmbedder | None = None,
         config: Config | None = None,
     ) -> None:
@@ -559,10 +602,10 @@ class Memory(ScopedMemory):
             raise InvalidInputError(f"config is {shorten(config)}; pass a Config.")
         if embedder is not None and model != DEFAULT_MODEL:
             raise InvalidInputError(f"Both model={model!r} and an embedder were given; drop one of them.")
-        if embedder is None and (not isinstance(model, str) or not model):
-            raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder.")
+        if embedder is None and model is not None and (not isinstance(model, str) or not model):
+            raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder, or None.")
         self.path = _path_of(path)
-        source = find_model(model) if embedder is None else embedder
+        source = embedder if embedder is not None or model is None else find_model(model)
         super().__init__(Engine(self.path, source, config or Config()), Scope())
         self._finalizer = weakref.finalize(self, self._engine.close_aside)
         self._finalizer.atexit = False  # The engine sees to that itself.
@@ -584,6 +627,41 @@ class Memory(ScopedMemory):
     def check(self) -> list[str]:
         """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file."""
         return self._engine.store.check(self._engine.embedder.digest, self._engine.embedder.dimension)
+
+    def repair(self) -> list[str]:
+        """Mends what `check` names, and says what it did, a sentence each; an empty list: nothing had to be.
+
+        All that is derived (terms, twins, indexes, wrong or missing vectors, which come like deferred ones) is made
+        anew from the memories, and a history that does not lead to its memory is put right. From a file with damaged
+        pages every row that can be read is put into a whole one, which takes its place in one transaction. What cannot
+        be used is set aside in a file beside the store, the damaged file is kept under another; both are named, hold
+        texts, and are out of the reach of `purge`. Other processes may have the store open; they wait for the write
+        lock meanwhile.
+
+        Raises:
+            StoreBusyError: others kept the write lock; nothing was mended, try again.
+        """
+        engine = self._engine
+        told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension)
+        engine.backlog.wake(0)
+        return told
+
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> str:
+        """Copies the store as it is at one moment, while others read and write, and returns the copy's full path. To
+        restore is to open the copy.
+
+        The copy is one file; it is complete, read back and verified, and survives a power cut, when it gets its name.
+        A file that is there is only replaced with `overwrite=True`, and never while it seems to be open. Blocks for
+        about 3 seconds a gigabyte. A process that dies meanwhile leaves a file `....unfinished`.
+
+        Raises:
+            InvalidInputError: there is such a file, or it is the store itself.
+            StoreDamagedError: the store cannot be read to its end; nothing was copied.
+            StoreFullError, StoreOpenError: there is no room for it, or no such folder.
+        """
+        target = _path_of(path)
+        self._engine.store.back_up(target, overwrite=overwrite)
+        return target
 
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,

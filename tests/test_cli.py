@@ -19,10 +19,11 @@ from agentmem import Memory
 from agentmem.cli import main
 from agentmem.demo import QUESTIONS, conversation
 from agentmem.terminal import clip, escape, table, width
+from agentmem.testing import HashEmbedder
 
 ROOT = Path(__file__).resolve().parent.parent
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
-COMMANDS = ["add", "check", "delete", "demo", "history", "list", "search", "stats"]
+COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "purge", "repair", "search", "stats"]
 
 
 @pytest.fixture
@@ -442,12 +443,94 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     db.write_bytes(whole)
 
 
+def test_the_store_of_any_embedder_is_checked_listed_and_copied(run, db, tmp_path):
+    with Memory(db, embedder=HashEmbedder()) as memory:
+        memory.add("tea", user_id="ana", id="m1")
+        memory.add("coffee", user_id="ana", defer=True)
+    assert run("check", db, "--db", "elsewhere.db").stdout == "healthy\n"
+    assert "tea" in run("list", "--user", "ana").stdout
+    assert run("history", "m1").exit_code == run("stats").exit_code == run("delete", "m1").exit_code == 0
+    assert_one_sentence(run("search", "tea", "--user", "ana"), 4)
+    copy = tmp_path / "copy.db"
+    result = run("backup", db, copy)
+    assert (result.exit_code, result.stdout) == (0, f"{copy}: {copy.stat().st_size:,} bytes.\n")
+    assert_one_sentence(run("backup", db, copy), 2)
+    assert_one_sentence(run("backup", db, db, "--overwrite"), 2)
+    assert_one_sentence(run("backup", tmp_path / "no.db", copy), 3)
+    told = json.loads(run("backup", db, copy, "--overwrite", "--json").stdout)
+    assert told == {"path": str(copy), "bytes": copy.stat().st_size}
+    assert run("check", copy).stdout == "healthy\n"
+    db.unlink()
+
+
+def test_what_is_purged_is_gone_and_nothing_is_without_a_yes(filled, db):
+    filled("delete", "m2")
+    for arguments in (["m1"], ["--all", "--user", "ana"], ["m1", "--json"]):
+        assert_one_sentence(filled("purge", *arguments), 2)
+    result = filled("purge", "m1", "m2", "m1", "no-such", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "2 memories erased.\n")
+    assert "There is no memory 'no-such' to erase." in result.stderr
+    assert filled("history", "m1").exit_code == 1
+    assert b"Fact number 1" not in db.read_bytes()
+    assert json.loads(filled("purge", "m3", "--user", "nobody", "--yes", "--json").stdout)["missing"] == ["m3"]
+    assert filled("purge", "m3", "--yes").exit_code == 0
+    told = json.loads(filled("purge", "--all", "--user", "ana", "--yes", "--json").stdout)
+    assert told["missing"] == []
+    assert told["purged"] >= 1
+    assert filled("purge", "--all", "--user", "ana", "--yes").exit_code == 1
+    assert filled("list", "--user", "ana").exit_code == 1
+    assert b"Fact number" not in db.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["terms", "page", "header", "none"])
+def test_a_damaged_store_is_repaired_by_its_path(run, db, tmp_path, damage):
+    with Memory(db, embedder=HashEmbedder()) as memory:
+        memory.add_batch([f"text number {number} " + "word " * 30 for number in range(300)], user_id="ana")
+    whole = bytearray(db.read_bytes())
+    page = whole.index(b"text number 150 ") // 4096 * 4096
+    place = whole.index(b"text number 17 ")
+    ranges = {"terms": (place, place + 4), "page": (page, page + 4096), "header": (0, 100), "none": (0, 0)}
+    start, end = ranges[damage]
+    whole[start:end] = b"Text" if damage == "terms" else os.urandom(end - start)
+    db.write_bytes(whole)
+    assert run("check", db).exit_code == (3 if damage == "header" else damage != "none")
+    result = run("repair", db, "--json")
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["healthy"]) == (damage in ("page", "header"), True)
+    if damage == "terms":
+        assert any("its text is not the one it was stored with" in each for each in told["done"])
+    assert (told["done"] == []) == (damage == "none")
+    count = len(run("list", "--user", "ana", "--all").stdout.splitlines())
+    assert count < 300 if damage == "page" else count == 300
+    assert count > 250
+    kept = [each for each in tmp_path.glob("agent.db.damaged-*") if not each.name.endswith("-wal")]
+    assert len(kept) == (damage in ("page", "header"))
+    assert all(each.read_bytes() == whole for each in kept)
+    assert not list(tmp_path.glob("*unfinished*")) + list(tmp_path.glob("*salvaged*"))
+    assert run("repair", "--db", db).stdout == "healthy; nothing to mend\n"
+    with Memory(db, embedder=HashEmbedder()) as memory:
+        assert memory.search("text number 299", user_id="ana", mode="vector")[0].record.content.startswith(
+            "text number 299 "
+        )
+        memory.flush()
+        assert memory.check() == []
+    db.unlink()
+
+
 # -- usage and errors ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "command",
-    [["search", "q", "--user", "a"], ["list", "--user", "a"], ["history", "m"], ["delete", "m"], ["stats"], ["check"]],
+    [
+        ["search", "q", "--user", "a"],
+        ["list", "--user", "a"],
+        ["history", "m"],
+        ["delete", "m"],
+        ["stats"],
+        ["check"],
+        ["repair"],
+    ],
     ids=lambda command: command[0],
 )
 def test_reading_where_nothing_is_makes_no_store(run, db, command):
@@ -473,6 +556,8 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["search", "q", "--user", "a", "--threshold", "2"], ["search", "q", "--user", "a", "--filter", "3"],
         ["list"], ["list", "--user", "a", "--order", "random"], ["delete"], ["delete", "--all"],
         ["delete", "m", "--all", "--user", "a"], ["delete", "m", "--filter", '{"a": 1}'], ["history"],
+        ["backup"], ["backup", "a.db"],
+        ["purge"], ["purge", "--all"], ["purge", "m", "--all", "--user", "a"],
         ["stats", "--db", ":memory:"], ["remember"], [],
     ],
     ids=" ".join,

@@ -37,5 +37,12 @@ class VectorCache:
                 _, evicted = self._vectors.popitem(last=False)
                 self.bytes -= len(evicted) + ENTRY_BYTES
 
+    def discard(self, digest: bytes) -> None:
+        """Forgets a text."""
+        with self._lock:
+            vector = self._vectors.pop(digest, None)
+            if vector is not None:
+                self.bytes -= len(vector) + ENTRY_BYTES
+
     def __len__(self) -> int:
         return len(self._vectors)

@@ -4,13 +4,14 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.config import Config
+from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.cache import VectorCache
 from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
@@ -64,7 +65,7 @@ class Embedder:
 
     def __init__(
         self,
-        source: ModelCard | GivenEmbedder,
+        source: ModelCard | AbsentModel | GivenEmbedder,
         config: Config,
         recall: Callable[[Sequence[bytes]], dict[bytes, bytes]],
         timings: Timings,
@@ -76,11 +77,13 @@ class Embedder:
         self._recall = recall
         self._timings = timings
         _check_source(source)
-        self.name = source.name if isinstance(source, ModelCard) else type(source).__name__
+        self.absent = isinstance(source, AbsentModel)
+        self.name = source.name if isinstance(source, ModelCard | AbsentModel) else type(source).__name__
         self.identity, self.dimension = source.identity, source.dimension
         self._prefixes: dict[Kind, str] = {"query": "", "document": ""}
-        if isinstance(source, ModelCard):
+        if isinstance(source, ModelCard | AbsentModel):
             self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
+        self.document_prefix = self._prefixes["document"]
         self._hash = hashlib.blake2b(self.identity.encode() + b"\0", digest_size=DIGEST_BYTES)
         self.hits = 0
         self._start()
@@ -164,6 +167,11 @@ class Embedder:
         self.hits += len(found)
         return found, missing
 
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Drops vectors from the cache."""
+        for digest in digests:
+            self._cache.discard(digest)
+
     def embedded(self, texts: Sequence[str], answers: Sequence[Answer]) -> list[Embedded | AgentMemError]:
         """Answers for documents as the store takes them."""
         return [
@@ -201,6 +209,8 @@ class Embedder:
             return self._encoder, self._collector
 
     def _make_encoder(self) -> _Encoder:
+        if isinstance(self._source, AbsentModel):
+            raise self._source.error()
         if not isinstance(self._source, ModelCard):
             return _GivenEncoder(self._source)
         from agentmem.embedding.model import Model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
@@ -278,8 +288,10 @@ class Sent:
         self._embedder.cancel(self._ticket)
 
 
-def _check_source(source: ModelCard | GivenEmbedder) -> None:
+def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
     """A given embedder is refused here, with its value, and not at the first text."""
+    if isinstance(source, AbsentModel):
+        return
     for attribute in ("identity", "dimension", "embed"):
         if not isinstance(source, ModelCard) and not hasattr(source, attribute):
             raise InvalidInputError(f"embedder is {source!r}, without {attribute!r}; see the README on embedder=.")

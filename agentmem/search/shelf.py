@@ -7,7 +7,7 @@ nothing. Whatever it proposes is checked against the database afterwards.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numkong
@@ -214,6 +214,14 @@ class Shelves:
                 _, evicted = self._shelves.popitem(last=False)
                 self.bytes -= evicted.charged_bytes
                 self.evicted += 1
+
+    def drop(self, owners: Iterable[Owner]) -> None:
+        """Lets go of the shelves of some owners; the next search loads them anew."""
+        with self._lock:
+            for owner in owners:
+                shelf = self._shelves.pop(owner, None)
+                if shelf is not None:
+                    self.bytes -= shelf.charged_bytes
 
     def __len__(self) -> int:
         return len(self._shelves)

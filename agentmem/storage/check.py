@@ -1,17 +1,20 @@
 """Looking for damage: what SQLite says of its pages, and what the rows say of each other."""
 
-import json
 from collections.abc import Callable, Iterator
+from itertools import groupby
 
 import numpy as np
 
 from agentmem.errors import StoreError
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.database import Connection
-from agentmem.storage.rows import HIDING, twin_of
+from agentmem.storage.replay import Replay, Stored, replay
+from agentmem.storage.rows import twin_of
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
+
+DIGEST_BYTES = 16
 
 _QUESTIONS = [
     (
@@ -26,8 +29,26 @@ _QUESTIONS = [
         "memory {!r} is not as its history left it: its seq is not that of its last event",
     ),
     (
-        "SELECT DISTINCT memory_key FROM history WHERE memory_key != 0 AND memory_key NOT IN (SELECT key FROM memory)",
+        "SELECT DISTINCT memory_key FROM history WHERE memory_key != 0 AND what != 'purge' "
+        "AND memory_key NOT IN (SELECT key FROM memory)",
         "the history has events of a memory (key {!r}) that is not there",
+    ),
+    (
+        "SELECT id FROM memory WHERE vector_key IS NOT NULL AND vector_error IS NOT NULL",
+        "memory {!r} has a vector and the reason why it has none",
+    ),
+    (
+        "SELECT id FROM memory JOIN history USING (seq) WHERE memory_key NOT IN (0, memory.key)",
+        "memory {!r} is not as its history left it: its seq is that of another memory's event",
+    ),
+    (
+        "SELECT memory_key FROM history WHERE what = 'purge' "
+        "AND (before IS NOT NULL OR memory_key IN (SELECT key FROM memory))",
+        "a memory (key {!r}) was purged, and yet something of it is there",
+    ),
+    (
+        "SELECT name FROM meta WHERE name IN ('model', 'backlog') AND NOT json_valid(value)",
+        "what the store remembers as {!r} is unreadable",
     ),
     (
         "SELECT id || ': ' || vector_error FROM memory WHERE vector_error IS NOT NULL AND deleted_at IS NULL",
@@ -46,61 +67,56 @@ _QUESTIONS = [
 
 def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> Iterator[str]:
     """Yields what is wrong, a sentence each."""
+    damaged = False
     try:
         for row in connection.execute("PRAGMA integrity_check(100)"):
             if row[0] != "ok":
-                yield f"the database file is damaged: {row[0]}"
-                return
+                damaged = True
+                yield f"the database file is damaged: {row[0]}."
+        if damaged:
+            return
         for question, sentence in _QUESTIONS:
             for row in connection.execute(f"{question} LIMIT 100"):
                 yield sentence.format(row[0]) + "."
-        yield from _history_problems(connection)
+        for _, _, played in histories(connection):
+            yield from played.faults
         yield from _vector_problems(connection, digest_of, dimension)
         yield from _term_problems(connection)
         yield from _twin_problems(connection)
     except StoreError as error:
         yield f"the database cannot be read to its end: {error}"
+    except UnicodeDecodeError as error:
+        yield f"the database has text that is not UTF-8: {error.object[:40]!r}."
 
 
-def _history_problems(connection: Connection) -> Iterator[str]:
-    """Replays every memory's events: added once and first, deleted and restored by turns, ending as the row is."""
+def histories(connection: Connection) -> Iterator[tuple[int, str, Replay]]:
+    """Every memory's key and id, with its history played again."""
     rows = connection.execute(
-        "SELECT memory.id, memory.deleted_at IS NOT NULL, history.what, history.before "
-        "FROM history CROSS JOIN memory ON memory.key = history.memory_key ORDER BY history.memory_key, history.seq"
+        "SELECT memory.key, memory.id, updated_at, deleted_at, history.seq, what, at, before "
+        "FROM memory LEFT JOIN history ON history.memory_key = memory.key ORDER BY memory.key, history.seq"
     )
-    current, deleted, present = None, False, False
-    for memory, is_deleted, what, before in rows:
-        if memory != current:
-            if deleted != present:
-                yield f"memory {current!r} is not as its history left it: deleted in one of them only."
-            current, deleted = memory, False
-            if what != "add":
-                yield f"the history of memory {memory!r} begins with {what!r}, not with 'add'."
-        elif what == "add" or (what == "restore") != deleted:
-            yield f"the history of memory {memory!r} has {what!r} where it cannot be."
-        deleted, present = what in HIDING, bool(is_deleted)
-        # A restore replaces something when it takes away an expiry that had passed.
-        needless = before is not None and what not in ("update", "restore")
-        if needless or (what == "update" and before is None) or (before is not None and not _is_version(before)):
-            yield f"the history of memory {memory!r} has an unreadable {what!r}."
-    if deleted != present:
-        yield f"memory {current!r} is not as its history left it: deleted in one of them only."
+    for (key, name, updated_at, deleted_at), events in groupby(rows, lambda row: row[:4]):
+        stored = [Stored(*event[4:]) for event in events if event[4] is not None]
+        yield key, name, replay(name, stored, updated_at, deleted_at)
 
 
-def _is_version(text: str) -> bool:
-    try:
-        return set(json.loads(text)) == {"content", "metadata", "expires_at", "updated_at"}
-    except ValueError:
-        return False
+def is_vector(data: bytes, dimension: int) -> bool:
+    """Whether the bytes are a vector as it is stored: float16, of this dimension, of unit length."""
+    return len(data) == 2 * dimension and abs(_length(data) - 1) < 0.01
+
+
+def _length(data: bytes) -> float:
+    return float(np.linalg.norm(np.frombuffer(data, "<f2").astype(np.float32)))
 
 
 def _vector_problems(connection: Connection, digest_of: Digest, dimension: int) -> Iterator[str]:
-    for key, data in connection.execute("SELECT key, data FROM vector"):
-        vector = np.frombuffer(data, "<f2") if len(data) == 2 * dimension else None
-        if vector is None:
+    for key, data, digest in connection.execute("SELECT key, data, length(digest) FROM vector"):
+        if len(data) != 2 * dimension:
             yield f"vector {key} has {len(data)} bytes instead of {2 * dimension}."
-        elif not abs(float(np.linalg.norm(vector.astype(np.float32))) - 1) < 0.01:
+        elif not is_vector(data, dimension):
             yield f"vector {key} is not of unit length."
+        elif digest != DIGEST_BYTES:
+            yield f"vector {key} has a digest of {digest} bytes."
     for memory, content, digest in connection.execute(
         "SELECT memory.id, memory.content, vector.digest FROM memory JOIN vector ON vector.key = memory.vector_key"
     ):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from agentmem.config import Durability
 from agentmem.errors import (
     AgentMemError,
     DeadlineError,
@@ -39,10 +40,13 @@ class Write(Generic[T]):
     """One caller's change on its way into a commit. `apply` checks first and changes afterwards: when it raises one
     of our errors, it has changed nothing. It may run twice, in two transactions, the first of them rolled back."""
 
-    __slots__ = ("apply", "attempt", "cancelled", "done", "error", "lead", "queued", "result", "turn")
+    __slots__ = (
+        "apply", "attempt", "cancelled", "done", "durability", "error", "lead", "queued", "result", "turn",
+    )  # fmt: skip
 
-    def __init__(self, apply: Callable[[Transaction], T]) -> None:
+    def __init__(self, apply: Callable[[Transaction], T], durability: Durability | None = None) -> None:
         self.apply = apply
+        self.durability = durability  # None: as the store was opened.
         self.result: T | None = None
         self.error: BaseException | None = None
         self.done = False  # The result or the error stands.
@@ -207,7 +211,7 @@ class GroupCommit:
         began = time.perf_counter()
         attempt: Transaction | None = None  # The transaction, once it has come as far as its COMMIT.
         try:
-            with self._database.writing() as connection:
+            with self._database.writing(self._strongest(group)) as connection:
                 transaction = Transaction(connection)
                 for write in group:
                     write.error = None
@@ -247,6 +251,13 @@ class GroupCommit:
             else:
                 for write in group:
                     self._commit_together([write])
+
+    def _strongest(self, group: Sequence[Write[Any]]) -> Durability | None:
+        """What a commit of them all must be: nobody gets less than asked for because of the others."""
+        asked = {write.durability for write in group}
+        if len(asked) == 1:
+            return asked.pop()
+        return "full" if "full" in asked else None
 
     def _went_through(self, transaction: Transaction, *, in_log: bool) -> bool:
         """Whether a transaction that came as far as its COMMIT is in the store; one that is not, but may stand `in_log`

@@ -1,5 +1,6 @@
 """SQLite as it is used here: connections, pragmas, migrations, and its errors as ours. The only importer of apsw."""
 
+import fcntl
 import logging
 import os
 import threading
@@ -15,6 +16,7 @@ import apsw
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.config import Durability
 from agentmem.errors import (
     AgentMemError,
     ClosedError,
@@ -30,6 +32,10 @@ from agentmem.forks import abandon, restart
 from agentmem.storage.schema import APPLICATION_ID, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
 Connection = apsw.Connection
+ConstraintError = apsw.ConstraintError
+
+SYNCHRONOUS = {"full": 2, "process": 1}
+"""SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
 
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
@@ -64,11 +70,16 @@ class Database:
     """
 
     def __init__(
-        self, path: str, *, durability: str, busy_timeout: float, indexed_metadata: tuple[str, ...] | None = None
+        self,
+        path: str,
+        *,
+        durability: Durability,
+        busy_timeout: float,
+        indexed_metadata: tuple[str, ...] | None = None,
     ) -> None:
         self.path = path
         self.in_memory = path == ":memory:"
-        self._durability = durability
+        self._durability: Durability = durability
         self._busy_milliseconds = int(busy_timeout * 1000)
         self._start()
         try:
@@ -91,6 +102,7 @@ class Database:
         self._idle: list[Connection] = []
         self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
         self._writer: Connection | None = None
+        self._writer_durability = self._durability
         self._pid = os.getpid()  # Last, see Restartable.
 
     # -- transactions ---------------------------------------------------------------------------------------------
@@ -115,8 +127,9 @@ class Database:
                 self._give_back(read)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A write transaction, committed when the block ends well and rolled back otherwise.
+    def writing(self, durability: Durability | None = None) -> Iterator[Connection]:
+        """A write transaction, committed when the block ends well and rolled back otherwise; as durable as it says, or
+        as the database was opened.
 
         Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
         """
@@ -126,7 +139,12 @@ class Database:
             connection = self._writer
             if connection is None:
                 connection = self._writer = self._connect()
+                self._writer_durability = self._durability
+            durability = durability or self._durability
             try:
+                if durability != self._writer_durability:  # Before BEGIN: within, it has no effect.
+                    connection.pragma("synchronous", SYNCHRONOUS[durability])
+                    self._writer_durability = durability
                 # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
                 # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
                 reach("transaction: before BEGIN")
@@ -145,6 +163,25 @@ class Database:
         which otherwise might come to life when the log is read after a crash: its sync failed, its bytes are there."""
         with self.writing() as connection:
             connection.pragma("user_version", connection.pragma("user_version"))
+
+    @contextmanager
+    def between_transactions(self) -> Iterator[Connection]:
+        """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers of this
+        process wait until the block ends."""
+        self._ensure_open()
+        with self._mapped(), self._write_lock:
+            self._ensure_open()
+            if self._writer is None:
+                self._writer = self._connect()
+                self._writer_durability = self._durability
+            yield self._writer
+
+    def renew_writer(self) -> None:
+        """Closes the writer's connection, with whatever an error left unfinished in it; the next writer opens one."""
+        with self._write_lock:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close(True)
 
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:
@@ -211,8 +248,10 @@ class Database:
                     mode = self._use_log(connection)
                     if mode != "wal":
                         raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
-                connection.pragma("synchronous", 2 if self._durability == "full" else 1)
+                connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
+            # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
+            connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
             return connection
         except BaseException:
@@ -354,7 +393,7 @@ class Database:
         except AgentMemError:
             raise
         except apsw.Error as error:
-            raise self.explain(error) from error
+            raise explained(self.path, error) from error
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Pages that are well formed may hold anything: text that is not UTF-8, numbers that are no time, no JSON.
             raise StoreDamagedError(
@@ -362,12 +401,67 @@ class Database:
                 "restore a backup."
             ) from error
 
-    def explain(self, error: apsw.Error) -> StoreError:
-        """SQLite's error as ours, in one sentence."""
-        for kind, ours, sentence in _EXPLANATIONS:
-            if isinstance(error, kind):
-                return ours(f"{self.path!r}: {sentence} ({error}).")
-        return StoreError(f"{self.path!r}: the database refused ({type(error).__name__}: {error}).")
+
+@contextmanager
+def other_file(path: str) -> Iterator[Connection]:
+    """A database beside the store, such as a copy in the making, for the length of the block."""
+    try:
+        connection = apsw.Connection(path)
+        try:
+            yield connection
+        finally:
+            connection.close(True)
+    except apsw.Error as error:
+        raise explained(path, error) from error
+
+
+@contextmanager
+def raw_file(path: str) -> Iterator[apsw.VFSFile]:
+    """The bytes of a store's file. Through SQLite, because the system drops all locks that a process has on a file as
+    soon as it closes any descriptor of it."""
+    try:
+        file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+        try:
+            yield file
+        finally:
+            file.xClose()
+    except apsw.Error as error:
+        raise explained(path, error) from error
+
+
+@contextmanager
+def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
+    """Keeps all writers away from the database at `path` for the length of the block, which calls what it is handed to
+    have the whole of it replaced by the database at `source`, in one transaction."""
+    with other_file(source) as new, other_file(path) as old:
+        old.set_busy_timeout(10_000)
+        old.pragma("writable_schema", 1)  # Or a file that is shorter than it says could not be written.
+        old.pragma("synchronous", 2)
+        with old.backup("main", new, "main") as backup:
+            backup.step(0)  # Takes the lock.
+            yield lambda: backup.step(-1)
+
+
+def is_open_elsewhere(path: str) -> bool:
+    """Whether this process or another has a connection to the database at a path."""
+    real = os.path.realpath(path)
+    if any(not each.in_memory and os.path.realpath(each.path) == real for each in list(_open_databases)):
+        return True
+    with open(path, "r+b") as file:  # noqa: PTH123
+        try:
+            # The bytes that every connection holds a shared lock on, see https://www.sqlite.org/fileformat2.html.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+        except OSError:
+            return True
+    return False
+
+
+def explained(path: str, error: apsw.Error) -> StoreError:
+    """SQLite's error as ours, in one sentence."""
+    for kind, ours, sentence in _EXPLANATIONS:
+        if isinstance(error, kind):
+            return ours(f"{path!r}: {sentence} ({error}).")
+    return StoreError(f"{path!r}: the database refused ({type(error).__name__}: {error}).")
 
 
 _EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Embedded, Scope, from_microseconds, now
-from agentmem.storage.database import Connection, only_row
+from agentmem.storage.database import Connection, all_rows, integer_array, only_row
 from agentmem.storage.transaction import Transaction
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
@@ -63,7 +63,12 @@ def settle(transaction: Transaction, memories: Sequence[Pending], answers: Seque
     reach("backlog: before vectors are settled")
     connection = transaction.connection
     seq = transaction.record_event(0, "embed", None, transaction.moment)
-    good = [(memory, answer) for memory, answer in zip(memories, answers, strict=True) if isinstance(answer, Embedded)]
+    waiting = _still_pending(connection, [memory.key for memory in memories])
+    good = [
+        (memory, answer)
+        for memory, answer in zip(memories, answers, strict=True)
+        if isinstance(answer, Embedded) and memory.key in waiting  # Of an erased text not even the vector is stored.
+    ]
     vector_keys = transaction.vector_keys([answer for _, answer in good]) if good else []
     reach("backlog: between the event and the vectors it is for")
     guard = "WHERE key = ? AND content = ? AND vector_key IS NULL"
@@ -80,6 +85,15 @@ def settle(transaction: Transaction, memories: Sequence[Pending], answers: Seque
         ],
     )
     reach("backlog: after vectors are settled")
+
+
+def _still_pending(connection: Connection, keys: list[int]) -> set[int]:
+    rows = all_rows(
+        connection,
+        "SELECT key FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value WHERE vector_key IS NULL",
+        (integer_array(keys),),
+    )
+    return {row[0] for row in rows}
 
 
 def claim(transaction: Transaction, owner: str, seconds: float) -> float:

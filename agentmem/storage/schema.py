@@ -60,6 +60,10 @@ MIGRATIONS: list[list[str]] = [
         ) STRICT""",
         "CREATE INDEX history_memory ON history (memory_key, seq)",
     ],
+    [
+        # An event "purge" is all that is left of an erased memory, for shelves to find.
+        "CREATE INDEX history_purge ON history (seq) WHERE what = 'purge'",
+    ],
 ]
 
 INDEX_PREFIX = "metadata:"

@@ -25,8 +25,8 @@ class Changes:
     """What became of an owner's memories since some `seq`, each in its latest state, in the order of their `seq`.
 
     Attributes:
-        keys: int64 (n,); a key appears once.
-        live: bool (n,); False for deleted memories.
+        keys: int64 (n,); a key appears once. Erased ones come first, whosever they were.
+        live: bool (n,); False for deleted and erased memories.
 
     The other attributes are of the live ones only, in order:
         created_at, expires_at: int64, microseconds; NEVER when there is none.
@@ -96,6 +96,11 @@ class Snapshot:
             (*parameters, *bound),
         )
         rows = self._completed(rows)
+        # Of what was erased there is no row, only an event; a shelf that begins has nothing of it.
+        erased = all_rows(
+            self._connection, "SELECT memory_key FROM history WHERE what = 'purge' AND seq > ?", (since,)
+        ) if since else []  # fmt: skip
+        rows = [*((key, False) for (key,) in erased), *rows]
         alive = [row for row in rows if row[1]]
         return Changes(
             np.array([row[0] for row in rows], np.int64),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from agentmem.config import Config
+from agentmem.config import Config, Durability
 from agentmem.errors import (
     AgentMemError,
     ModelMismatchError,
@@ -33,6 +33,7 @@ from agentmem.records import (
 )
 from agentmem.statistics import Timings
 from agentmem.storage.analysis import bind_analysis
+from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
@@ -47,6 +48,8 @@ from agentmem.storage.pending import (
     release,
     settle,
 )
+from agentmem.storage.purge import Erased, purge
+from agentmem.storage.repair import repair
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
@@ -88,7 +91,11 @@ class Store:
             indexed_metadata=config.indexed_metadata,
         )
         self.writes = GroupCommit(self._database, timings)
-        bind_analysis(self._database)
+        try:
+            bind_analysis(self._database)
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         self._database.close()
@@ -150,17 +157,27 @@ class Store:
         except StoreError as error:  # Damage of the schema is told as an error of the statement.
             return [f"the database cannot be read to its end: {error}"]
 
+    def repair(self, digest_of: Digest, dimension: int) -> list[str]:
+        """Mends what `check` names; says what was done, a sentence each."""
+        return repair(self._database, self.writes, digest_of, dimension)
+
+    def back_up(self, path: str, *, overwrite: bool) -> None:
+        """Copies the store as it is at one moment; see `Memory.backup`."""
+        back_up(self._database, path, overwrite=overwrite)
+
     # -- the model ------------------------------------------------------------------------------------------------
 
-    def bind_model(self, *, identity: str, name: str, dimension: int) -> None:
-        """Remembers which model makes this store's vectors, the first time; afterwards insists on it.
+    def bind_model(self, *, identity: str, name: str, dimension: int, document_prefix: str) -> None:
+        """Remembers which model makes this store's vectors, the first time; afterwards insists on it. With the prefix
+        of the texts, their digests can be checked without the model.
 
         Raises:
             ModelMismatchError: the store's vectors are of another model.
         """
-        stored = self._stored_model()
+        stored = self.model()
         if stored is None:
-            value = json.dumps({"identity": identity, "name": name, "dimension": dimension}, sort_keys=True)
+            model = {"identity": identity, "name": name, "dimension": dimension, "document_prefix": document_prefix}
+            value = json.dumps(model, sort_keys=True)
             try:
                 with self._database.writing() as connection:
                     reach("open: before the model is bound")
@@ -168,7 +185,7 @@ class Store:
                     reach("open: after the model is bound")
             except StoreReadOnlyError:
                 return
-            stored = self._stored_model()
+            stored = self.model()
         if stored is not None and (stored["identity"], stored["dimension"]) != (identity, dimension):
             raise ModelMismatchError(
                 f"The vectors in {self._database.path!r} were made by {stored['name']!r} ({stored['identity'][:80]}, "
@@ -176,7 +193,8 @@ class Store:
                 "model, or add its memories to a new store."
             )
 
-    def _stored_model(self) -> dict[str, Any] | None:
+    def model(self) -> dict[str, Any] | None:
+        """What the store remembers of its model: identity, name, dimension and document_prefix; None of none yet."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
             stored = None if row is None else json.loads(row[0])
@@ -185,7 +203,12 @@ class Store:
     # -- changing -------------------------------------------------------------------------------------------------
 
     def insertion(
-        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
+        self,
+        drafts: Sequence[Draft],
+        embedded: Sequence[Embedded | AgentMemError | None],
+        *,
+        together: bool,
+        durability: Durability | None = None,
     ) -> Write[list[Record | AgentMemError]]:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
         be filled until it is queued. Its result has a record for each draft (an existing one where the draft asks not
@@ -208,13 +231,18 @@ class Store:
                 results.append(outcome or draft.record())
             return results
 
-        return Write(apply)
+        return Write(apply, durability)
 
     def insert(
-        self, drafts: Sequence[Draft], embedded: Sequence[Embedded | AgentMemError | None], *, together: bool
+        self,
+        drafts: Sequence[Draft],
+        embedded: Sequence[Embedded | AgentMemError | None],
+        *,
+        together: bool,
+        durability: Durability | None = None,
     ) -> list[Record | AgentMemError]:
         """Commits such a write."""
-        return self.writes.run(self.insertion(drafts, embedded, together=together))
+        return self.writes.run(self.insertion(drafts, embedded, together=together, durability=durability))
 
     def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
         """Gives a visible memory a new version; returns the record as it then is.
@@ -341,6 +369,10 @@ class Store:
             return transaction.hide("delete", f"{where} ORDER BY memory.key", parameters)
 
         return self.writes.commit(apply)
+
+    def purge(self, scope: Scope, id: str | None, digest_of: Digest) -> Erased:
+        """Erases memories of a scope for good; see `purge`."""
+        return purge(self._database, self.writes, scope, id, digest_of)
 
     def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
         where, parameters = visible(scope, None, transaction.moment)

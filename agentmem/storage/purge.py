@@ -1,0 +1,230 @@
+"""Erasing for good: no byte of the text is left in any file of the store.
+
+The rows go in transactions like any other. What is left of them in free pages and in the gaps of others goes when the
+file is written anew (VACUUM): SQLite's `secure_delete`, which is on, overwrites what is deleted but not what it moved
+before, when it split pages. Then the log, which still holds older pages, is merged into the file and cut to nothing.
+What stays is one event "purge" a memory, with its key and the time, from which shelves learn that it is gone.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from agentmem.errors import StoreBusyError
+from agentmem.records import Scope
+from agentmem.storage.commit import GroupCommit
+from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
+from agentmem.storage.snapshot import Keys
+from agentmem.storage.transaction import Transaction
+
+Digest = Callable[[str], bytes]
+
+ERASED_TOGETHER = 500
+"""Memories that go in one transaction: a second's work at most for the writers that wait meanwhile."""
+
+
+UNWIPED = "unwiped"
+"""The name in `meta` that says that erased bytes may still be in the file."""
+
+
+@dataclass(slots=True)
+class Erased:
+    """What is gone: how many memories, whose they were, and the digests of all their texts."""
+
+    count: int = 0
+    owners: set[tuple[str, str]] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be erased, as it stood at `seq`, found without keeping writers waiting.
+
+    Attributes:
+        last_use: for each vector of theirs, the newest of the memories that go.
+        kept: those of the vectors that other memories have, or had in their past.
+    """
+
+    keys: Keys
+    seq: int
+    last_use: dict[int, int]
+    kept: set[int]
+
+
+def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None, digest_of: Digest) -> Erased:
+    """Erases the memories of a scope (or the one of them with an id) that are there when it begins, visible or not. On
+    return they are gone from the file and its log. Every transaction leaves a healthy store.
+
+    Raises:
+        StoreBusyError: they are gone, but others' reads keep the log from being cut.
+    """
+    erased = Erased()
+    with database.reading() as connection:
+        plan = _plan(connection, scope, id, digest_of)
+    for start in range(0, len(plan.keys), ERASED_TOGETHER):
+        keys = plan.keys[start : start + ERASED_TOGETHER]
+        gone = writes.commit(partial(_erase, keys=keys, plan=plan, digest_of=digest_of))
+        erased.count += gone.count
+        erased.owners |= gone.owners
+        erased.digests |= gone.digests
+    if not database.in_memory:
+        _wipe(database)
+    return erased
+
+
+def _plan(connection: Connection, scope: Scope, id: str | None, digest_of: Digest) -> _Plan:
+    named = [*scope.owners(), *([] if id is None else [("id", id)])]
+    where = " AND ".join(f"{name} = ?" for name, _ in named)
+    rows = all_rows(
+        connection, f"SELECT key FROM memory WHERE {where} ORDER BY key", tuple(value for _, value in named)
+    )
+    keys = np.array([row[0] for row in rows], np.int64)
+    if not len(keys):
+        return _Plan(keys, 0, {}, set())
+    seq = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
+    last_use: dict[int, int] = {}
+    for start in range(0, len(keys), ERASED_TOGETHER):
+        chunk = keys[start : start + ERASED_TOGETHER]
+        for vector, key in _vectors_of(connection, chunk, _digests_of(connection, chunk, digest_of)).items():
+            last_use[vector] = max(key, last_use.get(vector, 0))
+    kept = _used(connection, last_use, keys, since=0) | _used_before(connection, last_use, keys, digest_of)
+    return _Plan(keys, seq, last_use, kept)
+
+
+def _erase(transaction: Transaction, keys: Keys, plan: _Plan, digest_of: Digest) -> Erased:
+    connection = transaction.connection
+    there = all_rows(
+        connection,
+        "SELECT key, user_id, agent_id, run_id FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value",
+        (key_array(keys),),
+    )
+    if not there:  # Somebody else was faster.
+        return Erased()
+    keys = np.array([row[0] for row in there], np.int64)
+    digests = _digests_of(connection, keys, digest_of)
+    vectors = _vectors_of(connection, keys, digests)
+    planned = {vector for vector in vectors if vector in plan.last_use}
+    used = {vector for vector in planned if vector in plan.kept or plan.last_use[vector] > keys[-1]}
+    used |= _used(connection, planned, keys, since=plan.seq)
+    used |= _used(connection, vectors.keys() - planned, keys, since=0)  # Of texts that came after the plan.
+    unused = vectors.keys() - used
+    connection.execute("DELETE FROM history WHERE memory_key IN (SELECT value FROM carray(?))", (key_array(keys),))
+    connection.execute("DELETE FROM memory WHERE key IN (SELECT value FROM carray(?))", (key_array(keys),))
+    if unused:
+        connection.execute("DELETE FROM vector WHERE key IN (SELECT value FROM carray(?))", (integer_array(unused),))
+    for key in keys.tolist():
+        seq = transaction.record_event(key, "purge", None, transaction.moment)
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (UNWIPED, str(seq)))
+    names = ("user_id", "agent_id", "run_id")
+    owners = {pair for _, *values in there for pair in zip(names, values, strict=True) if pair[1] is not None}
+    return Erased(len(keys), owners, {digest for found in digests.values() for digest in found})
+
+
+def _digests_of(connection: Connection, keys: Keys, digest_of: Digest) -> dict[int, set[bytes]]:
+    """Of the texts that the memories have and had."""
+    rows = all_rows(
+        connection,
+        "SELECT key, content FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value UNION ALL "
+        "SELECT memory_key, before ->> '$.content' FROM carray(?) AS wanted "
+        "CROSS JOIN history ON memory_key = wanted.value WHERE before IS NOT NULL",
+        (key_array(keys), key_array(keys)),
+    )
+    digests: dict[int, set[bytes]] = {}
+    for key, content in rows:
+        if isinstance(content, str):
+            digests.setdefault(key, set()).add(digest_of(content))
+    return digests
+
+
+def _vectors_of(connection: Connection, keys: Keys, digests: dict[int, set[bytes]]) -> dict[int, int]:
+    """The keys of the vectors of the memories' texts, each with the newest memory that has it."""
+    newest: dict[bytes, int] = {}
+    for key in sorted(digests):
+        newest |= dict.fromkeys(digests[key], key)
+    stored = (
+        all_rows(
+            connection,
+            "SELECT vector.key, digest FROM carray(?) AS wanted CROSS JOIN vector ON digest = wanted.value",
+            (blob_array(tuple(newest)),),
+        )
+        if newest
+        else []
+    )
+    pointed = all_rows(
+        connection,
+        "SELECT vector_key, max(key) FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value "
+        "WHERE vector_key IS NOT NULL GROUP BY vector_key",
+        (key_array(keys),),
+    )
+    vectors = dict(pointed)
+    for vector, digest in stored:
+        vectors[vector] = max(newest[digest], vectors.get(vector, 0))
+    return vectors
+
+
+def _used(connection: Connection, vectors: Iterable[int], besides: Keys, *, since: int) -> set[int]:
+    """Those of the vectors that memories changed after `since` point to, other than `besides`."""
+    wanted = list(vectors)
+    if not wanted:
+        return set()
+    changed = f" seq > {since} AND" if since else ""
+    rows = all_rows(
+        connection,
+        f"SELECT DISTINCT vector_key FROM memory WHERE{changed} vector_key IN (SELECT value FROM carray(?)) "
+        "AND key NOT IN (SELECT value FROM carray(?))",
+        (integer_array(wanted), key_array(besides)),
+    )
+    return {row[0] for row in rows}
+
+
+def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, digest_of: Digest) -> set[int]:
+    """Those of the vectors that replaced versions of memories other than `besides` had."""
+    wanted = list(vectors)
+    if not wanted:
+        return set()
+    rows = all_rows(
+        connection,
+        "SELECT digest, key FROM carray(?) AS wanted CROSS JOIN vector ON key = wanted.value",
+        (integer_array(wanted),),
+    )
+    by_digest = dict(rows)
+    replaced = connection.execute(
+        "SELECT before ->> '$.content' FROM history WHERE before IS NOT NULL "
+        "AND memory_key NOT IN (SELECT value FROM carray(?))",
+        (key_array(besides),),
+    )
+    digests = {digest_of(content) for (content,) in replaced if isinstance(content, str)}
+    return {key for digest, key in by_digest.items() if digest in digests}
+
+
+def _wipe(database: Database) -> None:
+    """Has no erased byte left in the file and its log; waits for other writes, and for reads of older states, up to the
+    busy timeout each."""
+    try:
+        if _rewritten(database):
+            return
+    except StoreBusyError:
+        pass
+    raise StoreBusyError(
+        f"{database.path!r}: the memories are erased, but bytes of them stay in the file or its log, because another "
+        "read or write went on for too long; purge again (it then says 0) when that has ended."
+    )
+
+
+def _rewritten(database: Database) -> bool:
+    """Whether the file is now as new, and its log cut, since something was erased last."""
+    with database.between_transactions() as connection:
+        unwiped = connection.execute("SELECT value FROM meta WHERE name = ?", (UNWIPED,)).fetchone()
+        if unwiped is None:
+            return True
+        connection.pragma("temp_store", 1)  # The new file may be larger than the memory.
+        try:
+            connection.execute("VACUUM")
+        finally:
+            connection.pragma("temp_store", 2)
+        if only_row(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+            return False
+        connection.execute("DELETE FROM meta WHERE (name, value) = (?, ?)", (UNWIPED, unwiped[0]))
+        return True

@@ -1,0 +1,273 @@
+"""Repair: what is derived is made anew; what a damaged file still has is put into a whole one."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
+from agentmem.records import from_microseconds
+from agentmem.storage.backup import new_file, sync
+from agentmem.storage.check import Digest
+from agentmem.storage.commit import GroupCommit
+from agentmem.storage.database import (
+    Connection,
+    ConstraintError,
+    Database,
+    is_open_elsewhere,
+    only_row,
+    raw_file,
+    write_locked_copy,
+)
+from agentmem.storage.mend import Aside, mend
+from agentmem.storage.salvage import Pages, Text, rows_of
+from agentmem.storage.transaction import Transaction
+
+GAP = 1000
+"""Numbers left out after a salvage, in case the newest that were given are among what was lost."""
+
+TABLES = {"vector": 3, "history": 5, "memory": 18}
+
+
+def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension: int) -> list[str]:
+    """See `Memory.repair`."""
+    told: list[str] = []
+    aside: Aside = []
+
+    def apply(transaction: Transaction) -> list[str]:
+        aside.clear()  # It may run twice.
+        return mend(transaction, digest_of, dimension, aside)
+
+    if not _is_whole(database):
+        try:
+            with database.writing() as connection:
+                connection.execute("REINDEX")  # An index is no more than its table; it is not worth a salvage.
+        except StoreDamagedError:
+            pass
+        if _is_whole(database):
+            told.append("the indexes were damaged and are made anew.")
+        else:
+            told += _salvaged(database)
+    done: list[str] | None = None
+    with suppress(StoreDamagedError):  # Within its rows, such as a text that is none.
+        done = writes.commit(apply)
+    if done is None:
+        told += _salvaged(database)
+        done = writes.commit(apply)
+    told += done
+    if aside and not database.in_memory:
+        name = _put_aside(database.path, aside)
+        told.append(f"what found no place is set aside in {name!r}; purge does not reach it.")
+    return told
+
+
+def _is_whole(database: Database) -> bool:
+    try:
+        with database.reading() as connection:
+            return bool(only_row(connection, "PRAGMA integrity_check(1)")[0] == "ok")
+    except StoreDamagedError:
+        return False
+
+
+def _salvaged(database: Database) -> list[str]:
+    if database.in_memory:
+        raise StoreDamagedError("This ':memory:' store is damaged and has no file to read; open a new one.")
+    database.renew_writer()  # A statement that an error left open would see the old file for ever.
+    return salvage_open(database.path)
+
+
+def salvage_open(path: str) -> list[str]:
+    """Replaces what a file that SQLite can open holds by what can be read of it, in one transaction, like any other for
+    the processes that have it open. The damaged file is copied first.
+
+    Raises:
+        StoreBusyError: others kept the write lock.
+        StoreDamagedError: not even its first page can be used.
+    """
+    kept = _free_name(path, "damaged")
+    with new_file(path + ".salvaged", overwrite=True) as unfinished:
+        made = Database(unfinished, durability="process", busy_timeout=10.0)
+        try:
+            with write_locked_copy(unfinished, path) as put_in_place:
+                told = _fill(made, path)
+                _keep(path, kept)
+                with made.between_transactions() as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                put_in_place()
+        finally:
+            made.close()
+    with suppress(OSError):
+        Path(path + ".salvaged").unlink()
+    return [*told, _kept_sentence(kept)]
+
+
+def salvage_closed(path: str) -> list[str]:
+    """The same for a file that SQLite cannot open any more; nobody may have it open.
+
+    Raises:
+        StoreBusyError: somebody has.
+        StoreOpenError: it is no file, or holds nothing of a store.
+    """
+    if not Path(path).is_file():
+        raise StoreOpenError(f"{path!r} is not a file; name the store to repair.")
+    if is_open_elsewhere(path):
+        raise StoreBusyError(
+            f"{path!r} is too damaged to be mended while it is open; close it everywhere, then repair."
+        )
+    kept = _free_name(path, "damaged")
+    with new_file(path, overwrite=True) as unfinished:
+        made = Database(unfinished, durability="process", busy_timeout=10.0)
+        try:
+            told = _fill(made, path)
+        finally:
+            made.close()
+        _keep(path, kept)
+        for end in ("-wal", "-shm", "-journal"):
+            Path(path + end).unlink(missing_ok=True)  # Kept; they would be taken for those of the new file.
+    return [*told, _kept_sentence(kept)]
+
+
+def _kept_sentence(kept: str) -> str:
+    return (
+        f"the damaged file is kept as {kept!r}; delete it when nothing more is wanted of it (purge does not reach it)."
+    )
+
+
+def _fill(made: Database, path: str) -> list[str]:
+    """Puts the rows that can be read at a path into a new database; says what there was."""
+    aside: Aside = []
+    counts = dict.fromkeys(TABLES, 0)
+    newest = {"memory": 0, "history": 0}
+    with _pages_at(path) as pages, made.writing() as connection:
+        connection.execute("DELETE FROM meta")
+        for key, columns in rows_of(pages):
+            try:
+                table = _table_of(columns)
+                if table is None:
+                    continue
+                values = [each.decode() if isinstance(each, Text) else each for each in columns]
+                if table == "meta":
+                    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", tuple(values))
+                elif table == "sqlite_sequence":
+                    newest[str(values[0])] = max(newest[str(values[0])], int(values[1]))
+                elif _insert(connection, table, [key, *values[1:]]):
+                    counts[table] += 1
+                else:
+                    aside.append({"table": table, "key": key, "columns": [repr(each) for each in columns]})
+            except (UnicodeDecodeError, ValueError, OverflowError, ConstraintError):
+                aside.append({"table": table, "key": key, "columns": [repr(each) for each in columns]})
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('store_id', lower(hex(randomblob(16))))")
+        if connection.execute("SELECT 1 FROM meta WHERE name = 'model'").fetchone() is None:
+            # Whose vectors they are is not known.
+            connection.execute("DELETE FROM vector")
+        _number(connection, newest)
+    if not counts["memory"]:
+        raise StoreOpenError(f"{path!r} holds nothing of a store that can be read; it is left as it is.")
+    told = [
+        "the file was damaged; read from it: "
+        + ", ".join(f"{counts[name]:,} of {label}" for name, label in _LABELS.items())
+        + "."
+    ]
+    if aside:
+        told.append(
+            f"rows that could not be used are set aside in {_put_aside(path, aside)!r}; purge does not reach it."
+        )
+    return told
+
+
+_LABELS = {"memory": "the memories", "history": "the events", "vector": "the vectors"}
+
+
+def _number(connection: Connection, newest: dict[str, int]) -> None:
+    """Has the numbering go on behind everything that was ever given."""
+    [seq] = only_row(
+        connection, "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(seq), 0) FROM memory)) FROM history"
+    )
+    [key] = only_row(connection, "SELECT coalesce(max(key), 0) FROM memory")
+    connection.execute("DELETE FROM sqlite_sequence")
+    for name, last in (("history", seq), ("memory", key)):
+        connection.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, max(last, newest[name]) + GAP))
+
+
+def _table_of(columns: list[Any]) -> str | None:
+    """Whose row it is, told by its columns, which no two tables have alike."""
+    match columns:
+        case [Text() as name, Text()] if name in (b"model", b"store_id", b"analysis", b"backlog", b"unwiped"):
+            return "meta"
+        case [Text() as name, int()] if name in (b"memory", b"history"):
+            return "sqlite_sequence"
+        case [None, bytes() as digest, bytes() as data] if not isinstance(digest, Text) and not isinstance(data, Text):
+            return "vector"
+        case [None, int(), Text(), int(), Text() | None]:
+            return "history"
+        case [None, Text(), *_] if len(columns) == TABLES["memory"]:
+            return "memory"
+    return None
+
+
+def _insert(connection: Connection, table: str, values: list[Any]) -> bool:
+    """Whether the row has a place; of two versions of a memory the newer one has."""
+    places = ", ".join("?" * len(values))
+    if table != "memory":
+        connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", tuple(values))
+        return bool(connection.changes())
+    names = [row[1] for row in connection.execute("PRAGMA table_info(memory)")]
+    row = dict(zip(names, values, strict=True))
+    for name in ("created_at", "updated_at", "expires_at", "deleted_at"):
+        if row[name] is not None:
+            from_microseconds(row[name])
+    rivals = connection.execute(
+        "SELECT key, seq FROM memory WHERE key = ? OR id = ?", (row["key"], row["id"])
+    ).fetchall()
+    if any(seq >= row["seq"] for _, seq in rivals):
+        return False
+    for key, _ in rivals:
+        connection.execute("DELETE FROM memory WHERE key = ?", (key,))
+    row["sole"] = row["sole"] and (
+        None if connection.execute("SELECT 1 FROM memory WHERE twin = ? AND sole = 1", (row["twin"],)).fetchone() else 1
+    )
+    connection.execute(f"INSERT INTO memory VALUES ({places})", tuple(row.values()))
+    return True
+
+
+@contextmanager
+def _pages_at(path: str) -> Iterator[Pages]:
+    with ExitStack() as stack:
+        file = stack.enter_context(raw_file(path))
+        log = stack.enter_context(raw_file(path + "-wal")) if os.path.exists(path + "-wal") else None  # noqa: PTH110
+        yield Pages(file, log)
+
+
+def _keep(path: str, kept: str) -> None:
+    """Copies a store's files, as they are, to another name."""
+    for end in ("", "-wal"):
+        if not os.path.exists(path + end):  # noqa: PTH110
+            continue
+        with raw_file(path + end) as source, Path(kept + end).open("xb") as target:
+            size = source.xFileSize()
+            for start in range(0, size, 1 << 20):
+                target.write(source.xRead(min(1 << 20, size - start), start))
+            target.flush()
+            os.fsync(target.fileno())
+    sync(os.path.dirname(path))  # noqa: PTH120
+
+
+def _put_aside(path: str, aside: Aside) -> str:
+    name = _free_name(path, "aside", ".jsonl")
+    with Path(name).open("x", encoding="utf-8") as file:
+        for each in aside:
+            file.write(json.dumps(each, ensure_ascii=True, default=repr) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return name
+
+
+def _free_name(path: str, what: str, end: str = "") -> str:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    number = 0
+    while os.path.lexists(name := f"{path}.{what}-{stamp}{f'-{number}' if number else ''}{end}"):
+        number += 1
+    return name

@@ -1,0 +1,157 @@
+"""Reading rows from a damaged file, page by page, without its tree: https://www.sqlite.org/fileformat2.html.
+
+Only pages of rows are looked at, each by itself, so that a page that is lost takes nothing but its own rows with it. It
+is safe for this store because rows are only added and changed, never moved or deleted but by `purge`, which leaves none
+behind: of several versions of a row the one with the highest `seq` is the newest.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+TABLE_LEAF, INDEX_LEAF = 13, 10
+LOG_HEADER, FRAME_HEADER = 32, 24
+WIDTHS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+
+Row = tuple[int, list[Any]]
+"""A row's key (0 in an index) and its columns; text as bytes in a `Text`, since it may be none."""
+
+
+class Text(bytes):
+    """The bytes of a text."""
+
+
+class File(Protocol):
+    """A file as SQLite reads it."""
+
+    def xRead(self, amount: int, offset: int) -> bytes: ...
+    def xFileSize(self) -> int: ...
+
+
+class Pages:
+    """The pages of a database as of its last commit, those in its log first."""
+
+    def __init__(self, file: File, log: File | None) -> None:
+        self._file, self._log = file, log
+        head = file.xRead(100, 0) if file.xFileSize() >= 100 else bytes(100)
+        size = int.from_bytes(head[16:18], "big")
+        self.size = 65536 if size == 1 else size if size in (512, 1024, 2048, 4096, 8192, 16384, 32768) else 4096
+        self.usable = self.size - (head[20] if head[20] < 255 and head[:6] == b"SQLite" else 0)
+        self._in_log = self._frames() if log is not None else {}
+        self.count = max([file.xFileSize() // self.size, *self._in_log])
+
+    def page(self, number: int) -> bytes:
+        """Zeros where the file has ended."""
+        if number in self._in_log and self._log is not None:
+            return self._log.xRead(self.size, self._in_log[number])
+        offset = (number - 1) * self.size
+        held = max(0, min(self.size, self._file.xFileSize() - offset))
+        return (self._file.xRead(held, offset) if held else b"").ljust(self.size, b"\0")
+
+    def _frames(self) -> dict[int, int]:
+        """Where the log has the pages of its committed transactions."""
+        assert self._log is not None
+        end = self._log.xFileSize()
+        head = self._log.xRead(LOG_HEADER, 0) if end >= LOG_HEADER else b""
+        if head[:3] != b"\x37\x7f\x06" or int.from_bytes(head[8:12], "big") != self.size:
+            return {}
+        order = "big" if head[3] & 1 else "little"
+        found: dict[int, int] = {}
+        pending: dict[int, int] = {}
+        sums = _checksum(head[:24], (0, 0), order)
+        at = LOG_HEADER
+        while at + FRAME_HEADER + self.size <= end:
+            frame = self._log.xRead(FRAME_HEADER + self.size, at)
+            sums = _checksum(frame[FRAME_HEADER:], _checksum(frame[:8], sums, order), order)
+            if frame[8:16] != head[16:24] or frame[16:24] != b"".join(each.to_bytes(4, "big") for each in sums):
+                break  # Of an earlier round of the log, or torn.
+            pending[int.from_bytes(frame[:4], "big")] = at + FRAME_HEADER
+            if frame[4:8] != bytes(4):
+                found |= pending
+                pending = {}
+            at += len(frame)
+        return found
+
+
+def _checksum(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]:
+    first, second = sums
+    for at in range(0, len(data), 8):
+        word = int.from_bytes(data[at : at + 4], order)  # type: ignore[arg-type]
+        first = (first + word + second) & 0xFFFFFFFF
+        word = int.from_bytes(data[at + 4 : at + 8], order)  # type: ignore[arg-type]
+        second = (second + word + first) & 0xFFFFFFFF
+    return first, second
+
+
+def rows_of(pages: Pages) -> Iterator[Row]:
+    """Every row that can be read."""
+    for number in range(1, pages.count + 1):
+        data = pages.page(number)
+        start = 100 if number == 1 else 0
+        if data[start] not in (TABLE_LEAF, INDEX_LEAF):
+            continue
+        table = data[start] == TABLE_LEAF
+        for cell in range(int.from_bytes(data[start + 3 : start + 5], "big")):
+            place = start + 8 + 2 * cell
+            try:
+                yield _row(pages, data, int.from_bytes(data[place : place + 2], "big"), table=table)
+            except (IndexError, ValueError, OverflowError):
+                continue  # Not a row, or one whose end is lost.
+
+
+def _row(pages: Pages, data: bytes, at: int, *, table: bool) -> Row:
+    length, at = _varint(data, at)
+    key = 0
+    if table:
+        key, at = _varint(data, at)
+    payload = _payload(pages, data, at, length, table=table)
+    size, place = _varint(payload, 0)
+    columns: list[Any] = []
+    content = size
+    while place < size:
+        kind, place = _varint(payload, place)
+        width = WIDTHS.get(kind, (kind - 12) // 2 if kind >= 12 else 8 if kind == 7 else 0)
+        if content + width > len(payload) or kind in (7, 10, 11):
+            raise ValueError("not a row of this store")
+        value = payload[content : content + width]
+        content += width
+        if kind >= 12:
+            columns.append(Text(value) if kind % 2 else value)
+        else:
+            columns.append(None if kind == 0 else kind - 8 if kind >= 8 else int.from_bytes(value, "big", signed=True))
+    if content != len(payload):
+        raise ValueError("not a row")
+    return key, columns
+
+
+def _payload(pages: Pages, data: bytes, at: int, length: int, *, table: bool) -> bytes:
+    usable = pages.usable
+    most = usable - 35 if table else (usable - 12) * 64 // 255 - 23
+    if length <= most:
+        if at + length > len(data):
+            raise ValueError("beyond the page")
+        return data[at : at + length]
+    least = (usable - 12) * 32 // 255 - 23
+    local = least + (length - least) % (usable - 4)
+    local = local if local <= most else least
+    if length > pages.count * pages.size:
+        raise ValueError("longer than the file")
+    parts, left = [data[at : at + local]], length - local
+    following = int.from_bytes(data[at + local : at + local + 4], "big")
+    while left:
+        if not 1 <= following <= pages.count:
+            raise ValueError("the rest is lost")
+        page = pages.page(following)
+        following = int.from_bytes(page[:4], "big")
+        parts.append(page[4 : 4 + min(left, usable - 4)])
+        left -= len(parts[-1])
+    return b"".join(parts)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for offset in range(8):
+        byte = data[at + offset]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, at + offset + 1
+    return value << 8 | data[at + 8], at + 9

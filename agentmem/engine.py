@@ -1,12 +1,15 @@
 """The three rooms behind the door: what a Memory and its scoped views share."""
 
 import atexit
+import os
+import sys
 import threading
 
 from agentmem.backlog import Backlog
 from agentmem.config import Config
 from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.forks import restart
 from agentmem.search.retriever import Retriever
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
@@ -32,12 +35,18 @@ class Engine:
             self.store.close()
             raise
 
-        self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
         self._closed = False
+        self._start()
         _open_engines.add(self)
+
+    def _start(self) -> None:
+        self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
+        self._pid = os.getpid()  # Last, see Restartable.
 
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""
+        if self._pid != os.getpid():
+            restart(self, self._start)
         with self._closing:
             if self._closed:
                 return
@@ -48,12 +57,26 @@ class Engine:
             self.store.close()
 
     def close_aside(self) -> None:
-        """Closes from a thread of its own: the garbage collector may strike in any thread, at any moment, also in one
-        that holds a lock which closing needs."""
+        """Closes from a thread of its own: the garbage collector, or a signal, may strike in any thread, at any moment,
+        also in one that holds a lock which closing needs."""
         try:
             threading.Thread(target=self.close, name="agentmem-closer", daemon=True).start()
         except RuntimeError:  # The interpreter is ending and starts no threads.
             self.close()
+
+
+_ROOMS = ("agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.backlog", "agentmem.engine")
+
+
+def is_within_a_call() -> bool:
+    """Whether the caller was called from the middle of what it closes, on the same thread: by a signal handler, which
+    Python runs between any two instructions, or by an embedder. That call may hold a lock that closing needs."""
+    frame = sys._getframe(1)
+    while (below := frame.f_back) is not None:
+        frame = below
+        if str(frame.f_globals.get("__name__")).startswith(_ROOMS):
+            return True
+    return False
 
 
 _open_engines: set[Engine] = set()

@@ -69,8 +69,10 @@ _ROOMS = ("agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agent
 
 
 def is_within_a_call() -> bool:
-    """Whether the caller was called from the middle of what it closes, on the same thread: by a signal handler, which
-    Python runs between any two instructions, or by an embedder. That call may hold a lock that closing needs."""
+    """Whether the caller is a signal handler that struck amid a call, which may hold a lock that closing needs: Python
+    runs handlers on the main thread, between any two instructions."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
     frame = sys._getframe(1)
     while (below := frame.f_back) is not None:
         frame = below

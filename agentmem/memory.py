@@ -585,8 +585,8 @@ class Memory(ScopedMemory):
 
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
-        threads stop, the log is merged into the file. Bounded; may be called twice and from any thread. Called from
-        within one of its own calls (a signal handler, `embed()`), it begins the end and does not wait for it."""
+        threads stop, the log is merged into the file. Bounded; may be called twice and from any thread. A signal
+        handler that strikes amid one of its calls only begins the end."""
         self._finalizer.detach()
         if is_within_a_call():
             self._engine.close_aside()

@@ -15,7 +15,7 @@ from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.forks import abandon, restart
 from agentmem.records import Embedded, Scope
-from agentmem.storage.pending import Pending
+from agentmem.storage.pending import Pending, claimant
 from agentmem.storage.store import Store
 
 CHUNK = 512
@@ -93,7 +93,7 @@ class Backlog:
             self.wake(0)
 
     def _start(self) -> None:
-        self._owner = uuid.uuid4().hex
+        self._owner = claimant()
         self._changed = threading.Condition()  # Guards: everything below.
         self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
         self._awake = False
@@ -216,17 +216,23 @@ class Backlog:
             left = self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
             if left:
                 return left
-            for chunk in self._chunks(EVERYBODY, urgent=False, deadline=time.monotonic() + FOR_EVER):
-                try:
-                    answers = chunk.answers(self._patience)
-                except DeadlineError as error:
-                    answers = [self._alone(memory, error) for memory in chunk.memories]
-                self._store.settle(chunk.memories, answers)
-                self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
-                self._recount()
-        self._store.release_backlog(self._owner)
+            try:
+                self._work_through()
+            finally:
+                # Also when the model fails or this is the end: nobody shall wait for a claim that is not worked on.
+                self._store.release_backlog(self._owner)
         self._recount()
         return None
+
+    def _work_through(self) -> None:
+        for chunk in self._chunks(EVERYBODY, urgent=False, deadline=time.monotonic() + FOR_EVER):
+            try:
+                answers = chunk.answers(self._patience)
+            except DeadlineError as error:
+                answers = [self._alone(memory, error) for memory in chunk.memories]
+            self._store.settle(chunk.memories, answers)
+            self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
+            self._recount()
 
     def _alone(self, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
         """The vector of one memory of a chunk that did not come in time; one that hangs alone too is given up."""

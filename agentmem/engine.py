@@ -1,6 +1,8 @@
 """The three rooms behind the door: what a Memory and its scoped views share."""
 
 import atexit
+import os
+import sys
 import threading
 
 from agentmem.backlog import Backlog
@@ -8,6 +10,7 @@ from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.forks import restart
 from agentmem.search.retriever import Retriever
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
@@ -37,12 +40,18 @@ class Engine:
             self.store.close()
             raise
 
-        self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
         self._closed = False
+        self._start()
         _open_engines.add(self)
+
+    def _start(self) -> None:
+        self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
+        self._pid = os.getpid()  # Last, see Restartable.
 
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""
+        if self._pid != os.getpid():
+            restart(self, self._start)
         with self._closing:
             if self._closed:
                 return
@@ -53,12 +62,28 @@ class Engine:
             self.store.close()
 
     def close_aside(self) -> None:
-        """Closes from a thread of its own: the garbage collector may strike in any thread, at any moment, also in one
-        that holds a lock which closing needs."""
+        """Closes from a thread of its own: the garbage collector, or a signal, may strike in any thread, at any moment,
+        also in one that holds a lock which closing needs."""
         try:
             threading.Thread(target=self.close, name="agentmem-closer", daemon=True).start()
         except RuntimeError:  # The interpreter is ending and starts no threads.
             self.close()
+
+
+_ROOMS = ("agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.backlog", "agentmem.engine")
+
+
+def is_within_a_call() -> bool:
+    """Whether the caller is a signal handler that struck amid a call, which may hold a lock that closing needs: Python
+    runs handlers on the main thread, between any two instructions."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    frame = sys._getframe(1)
+    while (below := frame.f_back) is not None:
+        frame = below
+        if str(frame.f_globals.get("__name__")).startswith(_ROOMS):
+            return True
+    return False
 
 
 _open_engines: set[Engine] = set()

@@ -23,7 +23,7 @@ from agentmem.config import Config, Durability
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
-from agentmem.engine import Engine
+from agentmem.engine import Engine, is_within_a_call
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
 from agentmem.messages import item_of_message
@@ -665,9 +665,13 @@ class Memory(ScopedMemory):
 
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
-        threads stop, the log is merged into the file. Bounded; may be called twice and from any thread."""
+        threads stop, the log is merged into the file. Bounded; may be called twice and from any thread. A signal
+        handler that strikes amid one of its calls only begins the end."""
         self._finalizer.detach()
-        self._engine.close()
+        if is_within_a_call():
+            self._engine.close_aside()
+        else:
+            self._engine.close()
 
     def __enter__(self) -> "Memory":
         return self

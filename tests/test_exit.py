@@ -4,8 +4,8 @@ import gc
 import threading
 
 import pytest
-from children import run_python
-from conftest import our_threads
+from children import SECONDS, run_python
+from conftest import our_threads, wait_for_our_threads
 
 from agentmem import ClosedError, Memory
 from agentmem.testing import HashEmbedder
@@ -165,3 +165,177 @@ def test_an_interrupt_between_queueing_and_waiting_leaves_nobody_behind(open_mem
     thread.start()
     thread.join(60)
     assert [record.content for record in answered] == ["next"]
+
+
+class Busy:
+    """Threads that do everything over and over; each ends with the first ClosedError and keeps every other error."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.errors: list[BaseException] = []
+        self.stored: set[str] = set()
+        self.going = threading.Semaphore(0)
+        works = [self.add, self.defer, self.add_batch, self.search, self.flush, self.change, self.list]
+        self.threads = [threading.Thread(target=self.go_on, args=(work,)) for work in works * 2]
+        for thread in self.threads:
+            thread.start()
+        for _ in self.threads:
+            assert self.going.acquire(timeout=SECONDS)
+
+    def go_on(self, work) -> None:
+        number = 0
+        try:
+            while True:
+                work(f"{threading.get_ident()} {number}")
+                number += 1
+                if number == 2:
+                    self.going.release()
+        except ClosedError:
+            pass
+        except BaseException as error:
+            self.errors.append(error)
+        self.going.release()
+
+    def add(self, text: str) -> None:
+        self.stored.add(self.memory.add(text, user_id="ana").id)
+
+    def defer(self, text: str) -> None:
+        self.stored.add(self.memory.add(text, user_id="ben", defer=True).id)
+
+    def add_batch(self, text: str) -> None:
+        self.stored.update(each.id for each in self.memory.add_batch([text, text + " too"] * 200, user_id="cleo"))
+
+    def search(self, text: str) -> None:
+        self.memory.search(text, user_id="ben", limit=1)
+
+    def flush(self, text: str) -> None:
+        self.memory.flush()
+
+    def change(self, text: str) -> None:
+        record = self.memory.update(self.memory.add(text, user_id="dora").id, text + " changed")
+        self.memory.delete(record.id)
+        self.memory.restore(record.id)
+        self.stored.add(record.id)
+
+    def list(self, text: str) -> None:
+        self.memory.get_all(user_id="ana")
+        self.memory.check()
+
+    def assert_everyone_was_answered(self, path) -> None:
+        for thread in self.threads:
+            thread.join(SECONDS)
+        assert not any(thread.is_alive() for thread in self.threads)
+        assert self.errors == []
+        wait_for_our_threads()
+        assert our_threads() == []
+        with Memory(path, embedder=HashEmbedder()) as memory:
+            stored = {record.id for record in memory.get_all(all_scopes=True, limit=1_000_000)}
+            assert self.stored <= stored
+            assert memory.check() == []
+
+
+@pytest.mark.parametrize("closers", [1, 8])
+def test_a_memory_closed_amid_all_kinds_of_work_answers_everyone(store_path, closers):
+    busy = Busy(Memory(store_path, embedder=HashEmbedder()))
+    closing = [threading.Thread(target=busy.memory.close) for _ in range(closers)]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join(SECONDS)
+    assert not any(thread.is_alive() for thread in closing)
+    busy.assert_everyone_was_answered(store_path)
+
+
+def test_a_signal_handler_may_close_the_memory_that_its_thread_is_using(store_path):
+    """Python runs handlers in the main thread between two instructions of whatever it is doing, locks in hand."""
+    printed = run_python(
+        """
+        import os, signal, sys, threading
+        from agentmem import ClosedError, Memory
+        from agentmem.testing import HashEmbedder
+
+        memory = Memory(sys.argv[1], embedder=HashEmbedder())
+        signal.signal(signal.SIGTERM, lambda *_: memory.close())
+        stored = [memory.add("first", user_id="ana").id]
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            while True:
+                stored.append(memory.add(f"text {len(stored)}", user_id="ana").id)
+                memory.search("text", user_id="ana", limit=1)
+        except ClosedError:
+            pass
+        with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
+            assert set(stored) <= {record.id for record in memory.get_all(user_id="ana", limit=10**6)}
+            assert memory.check() == []
+        print("closed")
+        """,
+        store_path,
+    )
+    assert printed == "closed\n"
+
+
+def test_a_signal_handler_may_close_a_memory_whose_locks_its_thread_holds(store_path):
+    run_python(
+        """
+        import os, signal, sys, threading
+        from agentmem import ClosedError, Memory
+        from agentmem.testing import HashEmbedder
+
+        signal.alarm(60)
+        memory = Memory(sys.argv[1], embedder=HashEmbedder())
+        memory.add("first", user_id="ana")
+        signal.signal(signal.SIGTERM, lambda *_: memory.close())
+
+        class Interrupted(dict):
+            def get(self, key):
+                signal.raise_signal(signal.SIGTERM)  # Under the lock of the collector, which closing takes.
+                return super().get(key)
+
+        memory._engine.embedder._collector._flying = Interrupted()
+        try:
+            memory.add("second", user_id="ana")
+        except ClosedError:
+            pass
+        for thread in threading.enumerate():
+            if thread.name == "agentmem-closer":
+                thread.join(30)
+        try:
+            memory.count(user_id="ana")
+        except ClosedError:
+            print("closed")
+        """,
+        store_path,
+    )
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        assert memory.check() == []
+
+
+def test_closing_in_an_exit_handler_of_the_application_ends_what_its_threads_still_do(store_path):
+    run_python(
+        """
+        import atexit, sys, threading
+        from agentmem import ClosedError, Memory
+        from agentmem.testing import HashEmbedder
+
+        memory = Memory(sys.argv[1], embedder=HashEmbedder())
+
+        def work():
+            number = 0
+            while True:
+                try:
+                    memory.add(f"text {number}", user_id="ana", defer=bool(number % 2))
+                except ClosedError:
+                    return
+                number += 1
+
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+        atexit.register(lambda: [thread.join(30) for thread in threads])
+        atexit.register(memory.close)
+        for thread in threads:
+            thread.start()
+        memory.add("main", user_id="ana")
+        """,
+        store_path,
+    )
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        assert memory.check() == []

@@ -219,6 +219,8 @@ class Collector:
             if batch is not None:
                 try:
                     self._pool.submit(self._work, batch)
+                    for worker in getattr(self._pool, "_threads", ()):
+                        _disown(worker)  # `close` waits for it; a child forked without hooks would do so for ever.
                 except RuntimeError:
                     # The interpreter is ending and its pools take nothing more; threads of the application that still
                     # add get their answers from this one.

@@ -1,6 +1,5 @@
 """One search over the store: candidates from the shelves, the decision from the database."""
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -80,14 +79,13 @@ class Retriever:
 
     def __init__(self, shelves: Shelves) -> None:
         self._shelves = shelves
-        self._turn = threading.Lock()
 
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
         view = self._shelves.view(shelf_owner(question.scope), snapshot)
         passing = _passing(snapshot, view, question)
         in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
-        with self._turn if in_turn else nullcontext():
+        with self._shelves.turn if in_turn else nullcontext():
             ranking = _ranked(snapshot, view, passing, question)
             scores, places = ranking.scores(), ranking.places
             good = np.flatnonzero(scores >= question.threshold) if question.threshold else None

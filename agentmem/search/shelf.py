@@ -5,6 +5,7 @@ it sees the commits of every thread and process. Nothing is told to it: adding t
 nothing. Whatever it proposes is checked against the database afterwards.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.forks import restart
 from agentmem.search.keywords import Mask, Places, Terms, TermsView
 from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
 
@@ -188,13 +190,20 @@ class Shelves:
     def __init__(self, dimension: int, limit_bytes: int) -> None:
         self._dimension = dimension
         self._limit_bytes = limit_bytes
+        self._start()
+
+    def _start(self) -> None:
         self._lock = threading.Lock()  # Guards: _shelves and its order, bytes, evicted.
+        self.turn = threading.Lock()  # Held by the one search that computes, of those that take turns.
         self._shelves: OrderedDict[Owner, Shelf] = OrderedDict()
         self.bytes = 0
         self.evicted = 0
+        self._pid = os.getpid()  # Last, see Restartable.
 
     def view(self, owner: Owner, snapshot: Snapshot) -> View:
         """The shelf of an owner, loaded or caught up; shelves not used for longest make room for it."""
+        if self._pid != os.getpid():
+            restart(self, self._start)  # A thread that stayed behind in a fork may have been changing what is there.
         with self._lock:
             shelf = self._shelves.get(owner)
             if shelf is None:

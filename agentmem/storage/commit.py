@@ -101,8 +101,7 @@ class GroupCommit:
     def enqueue(self, writes: Sequence[Write[Any]]) -> None:
         """Puts the writes into the next commit, in this order. Never blocks; the threads that wait in `finish` for
         them do the work. Cancelled ones are left out."""
-        if self._pid != os.getpid():
-            restart(self, self._start)  # In the child of a fork, whose parent's threads are not here.
+        self._ensure_process()
         successor = None
         with self._lock:
             for write in writes:
@@ -116,8 +115,13 @@ class GroupCommit:
         if successor is not None:
             successor.turn.release()
 
+    def _ensure_process(self) -> None:
+        if self._pid != os.getpid():
+            restart(self, self._start)  # In the child of a fork, whose parent's threads are not here.
+
     def fail(self, write: Write[Any], error: BaseException) -> None:
         """Answers a write that never got as far as the queue with an error."""
+        self._ensure_process()
         with self._lock:
             if write.cancelled or write.queued:
                 return
@@ -156,6 +160,7 @@ class GroupCommit:
 
     def leave(self, write: Write[Any]) -> None:
         """The write's thread goes away (an interrupt, a deadline): if it was to lead, another must."""
+        self._ensure_process()
         with self._lock:
             write.cancelled = True
             leads, write.lead = write.lead, False

@@ -82,6 +82,7 @@ class Database:
         self._durability: Durability = durability
         self._busy_milliseconds = int(busy_timeout * 1000)
         self._start()
+        _open_databases.add(self)  # Before the first connection, which a fork has to know of.
         try:
             with self.writing() as connection:
                 self._migrate(connection)
@@ -92,15 +93,15 @@ class Database:
         except BaseException:
             self.close()
             raise
-        _open_databases.add(self)
 
     def _start(self, *, closed: bool = False) -> None:
         self._closed = closed
         self._write_lock = threading.RLock()  # Guards: the writer connection and what it does.
-        self._pool_lock = threading.Lock()  # Guards: _idle, _reads.
+        self._pool_lock = threading.Lock()  # Guards: _idle, _reads, _forking.
         self._pool_changed = threading.Condition(self._pool_lock)
         self._idle: list[Connection] = []
         self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
+        self._forking = False  # New reads wait, or those of many threads would never make a pause for the fork.
         self._writer: Connection | None = None
         self._writer_durability = self._durability
         self._pid = os.getpid()  # Last, see Restartable.
@@ -195,6 +196,7 @@ class Database:
 
     def _borrow(self, read: "_Read") -> Connection:
         with self._pool_lock:
+            self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
             self._reads.add(read)
             if self._idle:
                 read.connection = self._idle.pop()
@@ -211,19 +213,29 @@ class Database:
         except apsw.Error:
             reusable = False
         with self._pool_lock:
-            self._reads.discard(read)
-            reusable = reusable and not self._closed and len(self._idle) < IDLE_READERS
-            if connection is not None and reusable:
+            if connection is not None and reusable and not self._closed and len(self._idle) < IDLE_READERS:
                 self._idle.append(connection)
-            self._pool_changed.notify_all()
-        if connection is not None and not reusable:
+                connection = None
+            if connection is None:
+                self._reads.discard(read)
+                self._pool_changed.notify_all()
+        if connection is not None:
             _close(connection)
+            with self._pool_lock:  # Only now is a fork free of it.
+                self._reads.discard(read)
+                self._pool_changed.notify_all()
 
     # -- opening --------------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
         path = self.path
         if not self.in_memory:
+            _let_go_of_inherited()
+            if path in _lost_paths:
+                raise StoreError(
+                    f"{path!r} cannot be used in this process, which was forked in the middle of a transaction on it; "
+                    "open it in a process that is started afresh, or fork when no other thread uses it."
+                )
             # os.path, because Path raises on names that no file can have, such as too long ones.
             if os.path.isdir(path):  # noqa: PTH112
                 raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
@@ -333,16 +345,17 @@ class Database:
         """Closes every connection, after a checkpoint; waits for the transactions that are running."""
         if self._pid != os.getpid():
             self._closed = True
+            _let_go_of_inherited()
             return
-        with self._write_lock:
+        with self._write_lock:  # To the end, so that a fork does not come amid it.
             self._closed = True
             writer, self._writer = self._writer, None
-        reach("close: before the connections")
-        for reader in self._take_idle():
-            _close(reader)
-        reach("close: before the checkpoint")
-        if writer is not None:
-            _close(writer)  # The last connection to leave checkpoints the log into the file.
+            reach("close: before the connections")
+            for reader in self._take_idle():
+                _close(reader)
+            reach("close: before the checkpoint")
+            if writer is not None:
+                _close(writer)  # The last connection to leave checkpoints the log into the file.
         _open_databases.discard(self)
 
     def _take_idle(self) -> list[Connection]:
@@ -367,6 +380,7 @@ class Database:
         if self.in_memory or not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
             return False
         self._pool_lock.acquire()
+        self._forking = True
         drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
         if drained and not self._closed:
             if self._writer is not None:
@@ -377,11 +391,29 @@ class Database:
         return True
 
     def resume(self) -> None:
+        self._forking = False
+        self._pool_changed.notify_all()
         self._pool_lock.release()
         self._write_lock.release()
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is the child of a fork, and the connections, if there are any, are the parent's."""
+        return not self.in_memory and self._pid != os.getpid()
+
+    def inherited(self) -> tuple[list[Connection], bool]:
+        """In the child of a fork: the connections of the parent that came along, and whether no transaction of theirs
+        was going on. Later calls find none."""
+        idle, self._idle = self._idle, []
+        writer, self._writer = self._writer, None
+        reads = [read.connection for read in self._reads if read.connection is not None]
+        connections = [*idle, *reads, *([writer] if writer else [])]
+        # Nobody in this process holds the write lock, unless a thread did that stayed behind, or `quiesce` does.
+        at_rest = not self._reads and (self._forking or self._write_lock.acquire(blocking=False))
+        return connections, at_rest and not (writer and writer.in_transaction)
+
     def _restart(self) -> None:
-        abandon(*self._idle, *([self._writer] if self._writer else []))
+        _let_go_of_inherited()
         self._start(closed=self._closed or self.in_memory)
 
     # -- errors ---------------------------------------------------------------------------------------------------
@@ -533,8 +565,40 @@ def _casefold(*arguments: Any) -> Any:
 
 
 _open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_pid = os.getpid()
+_lost_paths: set[str] = set()
+_letting_go = threading.Lock()  # Guards: that only one thread of a child lets go, and the others wait until it has.
 _fork_lock = threading.Lock()  # Held from before a fork until after it. Guards: _quiesced, as several threads may fork.
 _quiesced: list[Database] = []
+
+
+def _let_go_of_inherited() -> None:
+    """In the child of a fork, before its first connection: nothing that SQLite holds for the parent may be left.
+
+    Usually nothing is, because the parent has closed its connections before it forked. Servers that skip Python's fork
+    hooks leave them open, and with them SQLite's belief that this process has their locks: the child would read without
+    a lock, and the parent would delete the log under it. So they are closed here: the descriptors are the child's own,
+    and POSIX locks belong to a process, so that the parent keeps its; the log stays as it is. Connections in the middle
+    of a transaction are no longer sound. They are kept open for ever, and their files cannot be used in this process.
+    """
+    global _pid
+    if _pid == os.getpid():
+        return
+    with _letting_go:
+        if _pid == os.getpid():
+            return
+        found = [(database, *database.inherited()) for database in list(_open_databases) if database.is_inherited]
+        sound = all(at_rest for _, _, at_rest in found)  # Otherwise locks inside SQLite may be held for ever.
+        for database, connections, at_rest in found:
+            if not at_rest or (connections and not sound):
+                _lost_paths.add(database.path)
+            for connection in connections:
+                if sound:
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                    connection.close(True)
+                else:
+                    abandon(connection)
+        _pid = os.getpid()
 
 
 def _before_fork() -> None:
@@ -551,9 +615,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _fork_lock
+    global _fork_lock, _letting_go
     _quiesced.clear()
-    _fork_lock = threading.Lock()
+    _fork_lock, _letting_go = threading.Lock(), threading.Lock()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

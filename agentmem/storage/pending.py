@@ -1,6 +1,8 @@
 """Deferred memories: committed, visible, and waiting for their vectors."""
 
 import json
+import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,16 +98,35 @@ def _still_pending(connection: Connection, keys: list[int]) -> set[int]:
     return {row[0] for row in rows}
 
 
+def claimant() -> str:
+    """A name for one who claims; it begins with the process."""
+    return f"{os.getpid()}:{uuid.uuid4().hex}"
+
+
+def _is_gone(claimant: str) -> bool:
+    """Whether the process of a claim is known to have ended. One whose number was given to another counts as alive, one
+    on the other side of a container's wall perhaps as gone; neither does harm."""
+    pid, _, rest = claimant.partition(":")
+    try:
+        if rest:
+            os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
 def claim(transaction: Transaction, owner: str, seconds: float) -> float:
     """Takes or renews the right to work through everybody's pending memories in the background, for a time. Returns 0,
-    or the seconds that another process's claim still has to run. A claim only spares double work: whoever ignores it
-    does no harm."""
+    or the seconds that another process's claim still has to run, unless that process has ended. A claim only spares
+    double work: whoever ignores it does no harm."""
     connection = transaction.connection
     row = connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
     if row is not None:
         held = json.loads(str(row[0]))
         left = (held["until"] - transaction.moment) / 1e6
-        if held["owner"] != owner and 0 < left <= seconds:
+        if held["owner"] != owner and 0 < left <= seconds and not _is_gone(held["owner"]):
             return float(left)
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)

@@ -203,9 +203,9 @@ class Embedder:
     def _make_encoder(self) -> _Encoder:
         if not isinstance(self._source, ModelCard):
             return _GivenEncoder(self._source)
-        from agentmem.embedding.model import Model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
+        from agentmem.embedding.model import load_model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
 
-        return Model(self._source, self._config.providers)
+        return load_model(self._source, self._config.providers)
 
     def _workers(self) -> int:
         if self._config.workers is not None:

@@ -179,6 +179,7 @@ def test_a_model_that_reads_whole_batches_gives_every_text_its_own_vector(store_
             list(pool.map(work, range(32)))
         assert memory.check() == []
         assert memory.stats().batches < memory.stats().texts
+        assert memory.stats().workers == 1
     expect_own_vectors(store_path, "minilm-static", 256)
 
 

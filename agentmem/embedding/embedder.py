@@ -210,7 +210,8 @@ class Embedder:
     def _workers(self) -> int:
         if self._config.workers is not None:
             return self._config.workers
-        return usable_cores() if isinstance(self._source, ModelCard) else 1
+        # For one that only looks up, a second worker makes batches smaller, and more threads that want the GIL.
+        return usable_cores() if isinstance(self._source, ModelCard) and not self._source.looks_up else 1
 
     def stats(self) -> dict[str, Any]:
         """What happened since the start of this process."""

@@ -112,7 +112,7 @@ class LookupModel(Model):
 
 def load_model(card: ModelCard, providers: Sequence[str]) -> Model:
     """Raises: ModelError as `Model` does."""
-    return (LookupModel if card.pooling == "sum" else Model)(card, providers)
+    return (LookupModel if card.looks_up else Model)(card, providers)
 
 
 def _session_options(card: ModelCard) -> onnxruntime.SessionOptions:

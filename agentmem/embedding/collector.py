@@ -148,6 +148,7 @@ class Collector:
 
         Raises:
             OverloadedError: the line stayed full for `timeout` seconds; the ticket is cancelled.
+            EmbeddingError: there is no worker, and the system starts none.
             ClosedError: the collector is closed.
         """
         tokens = sum(text[3] for text in texts)
@@ -173,7 +174,11 @@ class Collector:
                     request.waiting.append((ticket, index))
                     line.put(request)
                     self._waiting_tokens += length
-            self._call_worker()
+            try:
+                self._call_worker()
+            except BaseException:
+                ticket.cancelled = True
+                raise
 
     def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
         """Gives a ticket answers that needed no run; calls its `then` if these were the last."""
@@ -212,9 +217,11 @@ class Collector:
             self._threads.add(thread)
             try:
                 thread.start()
-            except RuntimeError as error:  # The system has no more threads, or the interpreter is ending.
-                self._threads.discard(thread)
-                if not self._threads:
+            except BaseException as error:
+                self._threads.discard(thread)  # One that runs all the same, because this is an interrupt, adds itself.
+                if not isinstance(error, RuntimeError):
+                    raise
+                if not self._threads:  # The system has no more threads, or the interpreter is ending.
                     raise EmbeddingError(f"No thread can be started for the model ({error}); try again.") from error
 
     def _next_line(self) -> Line | None:
@@ -274,6 +281,8 @@ class Collector:
     def _work(self) -> None:
         """A worker's thread: cuts a batch, runs it, answers, and goes on until the end, or until somebody else works in
         its place."""
+        with self._lock:
+            self._threads.add(threading.current_thread())
         while (batch := self._next_batch()) is not None:
             started = time.perf_counter()
             try:

@@ -214,8 +214,8 @@ class Collector:
             self._arrived.notify()
         elif len(self._threads) < self.workers + LOST_WORKERS:
             thread = threading.Thread(target=self._work, name="agentmem-worker", daemon=True)
-            self._threads.add(thread)
             try:
+                self._threads.add(thread)
                 thread.start()
             except BaseException as error:
                 self._threads.discard(thread)  # One that runs all the same, because this is an interrupt, adds itself.

@@ -117,7 +117,7 @@ def load_model(card: ModelCard, providers: Sequence[str]) -> Model:
 
 def _session_options(card: ModelCard) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    # Parallelism comes from the workers: two runs of one thread each beat one run of two threads in every case measured.
+    # Parallelism comes from the workers: two runs of one thread each beat one of two threads in every case measured.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

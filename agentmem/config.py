@@ -41,7 +41,8 @@ class Config:
 
     workers: int | None = None
     """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota) for a model of
-    the catalog, 1 for an `embedder=` of your own, whose thread safety is yours to promise by setting this."""
+    the catalog, but 1 for one that only looks tokens up, like `minilm-static`, and 1 for an `embedder=` of your own,
+    whose thread safety is yours to promise by setting this."""
 
     batch_tokens: int = 320
     """Most padded tokens in one run. Larger batches gain nothing on a CPU and make others wait; an accelerator wants

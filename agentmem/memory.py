@@ -567,7 +567,7 @@ class ScopedMemory:
         return ScopedMemory(self._engine, self._scope(user_id, agent_id, run_id), self)
 
     def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
-        if self._bound.owners():
+        if self._bound:
             if all_scopes:
                 raise InvalidInputError(f"all_scopes=True cannot leave the scope {self._bound}; ask the Memory itself.")
             return self._bound.narrowed(user_id, agent_id, run_id)

@@ -64,6 +64,8 @@ class Stats:
     texts: int = 0
     """Texts that went through batches."""
     tokens: int = 0
+    """As they were counted when the batches were cut: estimated, a token for 4 characters, for `minilm-static` and for
+    an embedder of one's own."""
     padded_tokens: int = 0
     batches: int = 0
     largest_batch: int = 0

@@ -6,6 +6,7 @@ memory, so that a search reads no text. Numbers and identifiers are kept whole a
 """
 
 import re
+import struct
 import threading
 import unicodedata
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from datetime import date, datetime
 from functools import lru_cache
 from zlib import crc32
 
-import numpy as np
 import Stemmer
 
 ANALYSIS = f"1:{Stemmer.version()}"
@@ -33,6 +33,7 @@ _HAN = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U000200
 _LETTER = f"(?:[^\\W_{_UNSPACED}]|[\u0900-\u0963\u0966-\u0dff])"
 _JOINT = "[-._@/:+&']"
 _ASCII_WORDS = re.compile(r"[a-z0-9]+(?:[-._@/:+&'][a-z0-9]+)*(?:\+\+|#)?")
+_ASCII_EDGES = ".,:;!?'\"()"  # Around a word they are no part of it.
 _WORDS = re.compile(f"[{_UNSPACED}]+|{_LETTER}+(?:{_JOINT}{_LETTER}+)*(?:\\+\\+|#)?")
 _PARTS = re.compile(r"[-._@/:+&#]+")
 
@@ -67,7 +68,8 @@ _local = threading.local()  # A Stemmer a thread: they keep state.
 def stored_terms(content: str, created_at: datetime) -> bytes:
     """The terms of a memory, with repetitions, those of its day at the end: uint32, little-endian. Some 8 microseconds
     for 16 English words that were met before, 2 more for each new one; may be called from any thread."""
-    return np.array([*map(_hash, _words(content)), *_day_terms(created_at.toordinal())], "<u4").tobytes()
+    terms = (*map(_hash, _words(content)), *_day_terms(created_at.toordinal()))
+    return struct.pack(f"<{len(terms)}I", *terms)
 
 
 @lru_cache(4096)
@@ -107,10 +109,19 @@ def _folded(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     """The words of a stored text, compounds also in their parts."""
-    if text.isascii():
-        words: list[str] = _ASCII_WORDS.findall(text.lower())
-        return words + [part for word in words if not word.isalnum() for part in _parts_of(word)]
     found: list[str] = []
+    if text.isascii():
+        parts: list[str] = []
+        for run in text.lower().split():
+            # The pattern finds the same, at twice the time.
+            word = run if run.isalnum() else run.strip(_ASCII_EDGES)
+            if word.isalnum():
+                found.append(word)
+            else:
+                words = _ASCII_WORDS.findall(run)
+                found += words
+                parts += (part for word in words if not word.isalnum() for part in _parts_of(word))
+        return found + parts
     for word in _WORDS.findall(_folded(text)):
         found += (*word, *_pairs_of(word)) if _is_unspaced(word) else (word, *_parts_of(word))
     return found

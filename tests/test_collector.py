@@ -441,3 +441,41 @@ def test_close_answers_who_waits_and_lets_the_run_end(make, model):
     assert len(model.batches) == 1
     with pytest.raises(ClosedError):
         Caller(collector).put([Item(3, 10, True)], urgent=True)
+
+
+def test_a_caller_is_told_when_no_thread_can_be_started_and_the_next_one_is_served(make, model, monkeypatch):
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    collector = make()
+    model.gate.set()
+    refused, served = Caller(collector), Caller(collector)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(EmbeddingError, match="can't start new thread"):
+            refused.put([Item(1, 10, True)], urgent=True)
+    served.put([Item(2, 10, True)], urgent=True)
+    assert [type(answer) for answer in served.answer()] == [bytes]
+    assert refused.calls == []
+    assert [item.number for batch in model.batches for item in batch] == [2]
+
+
+def test_an_interrupt_while_a_worker_starts_loses_neither_the_worker_nor_the_next_caller(make, model, monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    collector = make()
+    model.gate.set()
+    gone, served = Caller(collector), Caller(collector)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            gone.put([Item(1, 10, True)], urgent=True)
+    served.put([Item(2, 10, True)], urgent=True)
+    assert [type(answer) for answer in served.answer()] == [bytes]
+    assert gone.calls == []
+    collector.close()
+    assert our_threads() == []

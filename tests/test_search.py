@@ -117,6 +117,14 @@ def test_every_text_has_terms_and_finds_itself(content):
     assert set(query_terms(content)) <= stored
 
 
+@given(st.text("abZ09 .,:;!?'\"()-_@/+&#~%\t\n\x1c", max_size=24))
+def test_plain_ascii_gives_the_same_terms_as_within_a_text_of_all_scripts(content):
+    ascii_terms = np.frombuffer(stored_terms(content, DAY), "<u4").tolist()
+    unicode_terms = np.frombuffer(stored_terms(f"{content} \u00df", DAY), "<u4").tolist()
+    unicode_terms.remove(zlib.crc32(b"ss"))
+    assert sorted(ascii_terms) == sorted(unicode_terms)
+
+
 def test_rare_words_count_more_and_long_texts_less(open_memory):
     memory = open_memory(":memory:", embedder=Blind())
     memory.add_batch([f"tea number {number}" for number in range(20)], user_id="ana")

@@ -165,11 +165,31 @@ def test_64_threads_never_get_one_anothers_vectors(store_path):
         assert memory.check() == []
         assert memory.stats().batches < memory.stats().texts
     assert our_threads() == []
-    model = Model(find_model("all-MiniLM-L6-v2"), ["CPUExecutionProvider"])
-    connection = apsw.Connection(str(store_path))
+    expect_own_vectors(store_path, "all-MiniLM-L6-v2", 256)
+
+
+def test_a_model_that_reads_whole_batches_gives_every_text_its_own_vector(store_path):
+    with Memory(store_path, model="minilm-static") as memory:
+
+        def work(thread: int) -> None:
+            for number in range(8):
+                memory.add(f"thread {thread} says {number} " + "and so on " * (number * thread), user_id="ana")
+
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(work, range(32)))
+        assert memory.check() == []
+        assert memory.stats().batches < memory.stats().texts
+        assert memory.stats().workers == 1
+    expect_own_vectors(store_path, "minilm-static", 256)
+
+
+def expect_own_vectors(path: Path, name: str, count: int) -> None:
+    """The store holds that many texts, each with the vector that it gets when it is tokenised and run alone."""
+    model = Model(find_model(name), ["CPUExecutionProvider"])
+    connection = apsw.Connection(str(path))
     rows = connection.execute("SELECT content, data FROM memory JOIN vector ON vector.key = vector_key").fetchall()
     connection.close()
-    assert len(rows) == 256
+    assert len(rows) == count
     for content, data in rows:
         [alone] = model.run([model.prepare(content)[0]])
         stored = np.frombuffer(data, "<f2").astype(np.float32)

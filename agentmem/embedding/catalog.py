@@ -30,6 +30,11 @@ class ModelCard:
     files: dict[str, str]
 
     @property
+    def looks_up(self) -> bool:
+        """Whether the model only adds up what a table has of each token: next to no work beside the tokenizer's."""
+        return self.pooling == "sum"
+
+    @property
     def identity(self) -> str:
         """Changes whenever the vectors could: with the files, pooling, normalisation, prefixes or length."""
         parts = (

@@ -1,15 +1,13 @@
-"""The collector: requests of many threads become batches, batches go to a pool of workers, answers go back.
+"""The collector: requests of many threads become batches, workers run them, answers go back.
 
-A batch is cut only when a worker is free, from whatever waits at that moment. There is no timer: a lone request leaves
-at once, and load makes batches by itself. Urgent batches do not wait for bulk ones: they start beside them and share
-the cores for as long as those take. Everyone who waits gets a vector, an error, or ClosedError.
+A batch is cut only by a worker that is free, from whatever waits at that moment. There is no timer: a lone request
+leaves at once, and load makes batches by itself. Urgent batches do not wait for bulk ones: they start beside them and
+share the cores for as long as those take. Everyone who waits gets a vector, an error, or ClosedError.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import thread as pool_threads
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +78,9 @@ class _Batch:
 
 
 class Collector:
-    """Between the callers' threads and the model. Starts its threads with the first request."""
+    """Between the callers' threads and the model. Starts its workers when there is something to do for them: threads
+    that cut batches by themselves, and sleep while there is nothing. They are daemons, so that a run which never
+    returns lets the process end."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Collector:
         self._recall = recall
         self._timings = timings
         self._lock = threading.Lock()  # Guards: everything below, every Request and every Ticket.
-        self._arrived = threading.Condition(self._lock)  # A request came, or a worker became free, or the end.
+        self._arrived = threading.Condition(self._lock)  # A batch may start, or the end.
         self._room = threading.Condition(self._lock)  # Tokens left the line.
         self._urgent, self._bulk = Line(), Line()
         self._flying: dict[bytes, Request] = {}
@@ -115,8 +115,8 @@ class Collector:
         self._busy_urgent = self._busy_bulk = 0  # Workers on a batch that is not lost.
         self._urgent_in_a_row = 0
         self._closed = False
-        self._pool: ThreadPoolExecutor | None = None
-        self._thread: threading.Thread | None = None
+        self._threads: set[threading.Thread] = set()  # The workers, those on lost batches included.
+        self._sleeping = 0  # Workers that wait for `_arrived`, or were told and have not looked yet.
         self._idle = threading.Condition(self._lock)  # A run ended.
         self.workers = workers
         self.counts = CollectorCounts()
@@ -149,6 +149,7 @@ class Collector:
 
         Raises:
             OverloadedError: the line stayed full for `timeout` seconds; the ticket is cancelled.
+            EmbeddingError: there is no worker, and the system starts none.
             ClosedError: the collector is closed.
         """
         tokens = sum(text[3] for text in texts)
@@ -174,9 +175,11 @@ class Collector:
                     request.waiting.append((ticket, index))
                     line.put(request)
                     self._waiting_tokens += length
-            self._start()
-            if self._next_line() is not None:
-                self._arrived.notify()
+            try:
+                self._call_worker()
+            except BaseException:
+                ticket.cancelled = True
+                raise
 
     def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
         """Gives a ticket answers that needed no run; calls its `then` if these were the last."""
@@ -195,36 +198,32 @@ class Collector:
             for batch in self._running:
                 if not batch.lost and not any(map(_is_wanted, batch.requests)):
                     batch.lost = True
-                    _disown(batch.thread)
                     self._leave(batch)
-                    self._arrived.notify()
+                    self._call_worker()
 
     # -- cutting batches ------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._pool = ThreadPoolExecutor(self.workers + LOST_WORKERS, "agentmem-worker")
-            self._thread = threading.Thread(target=self._collect, name="agentmem-collector", daemon=True)
-            self._thread.start()
+    def _call_worker(self) -> None:
+        """If a batch may start, wakes a worker for it, or starts one. The caller holds the lock.
 
-    def _collect(self) -> None:
-        """The collector's thread: hands a batch to the pool whenever something waits and a worker is free."""
-        assert self._pool is not None
-        while True:
-            with self._lock:
-                self._arrived.wait_for(lambda: self._closed or self._next_line() is not None)
-                if self._closed:
-                    return
-                batch = self._cut()
-            if batch is not None:
-                try:
-                    self._pool.submit(self._work, batch)
-                    for worker in getattr(self._pool, "_threads", ()):
-                        _disown(worker)  # `close` waits for it; a child forked without hooks would do so for ever.
-                except RuntimeError:
-                    # The interpreter is ending and its pools take nothing more; threads of the application that still
-                    # add get their answers from this one.
-                    self._work(batch)
+        One is enough: it calls the next one when it has cut its batch and there is more. So does a worker that was told
+        before and has not looked yet.
+        """
+        if self._next_line() is None:
+            return
+        if self._sleeping:
+            self._arrived.notify()
+        elif len(self._threads) < self.workers + LOST_WORKERS:
+            thread = threading.Thread(target=self._work, name="agentmem-worker", daemon=True)
+            try:
+                self._threads.add(thread)
+                thread.start()
+            except BaseException as error:
+                self._threads.discard(thread)  # One that runs all the same, because this is an interrupt, adds itself.
+                if not isinstance(error, RuntimeError):
+                    raise
+                if not self._threads:  # The system has no more threads, or the interpreter is ending.
+                    raise EmbeddingError(f"No thread can be started for the model ({error}); try again.") from error
 
     def _next_line(self) -> Line | None:
         """The line that the next batch comes from, or None while nothing may start. The caller holds the lock.
@@ -280,11 +279,13 @@ class Collector:
 
     # -- the workers' side ----------------------------------------------------------------------------------------
 
-    def _work(self, batch: _Batch | None) -> None:
-        """On a thread of the pool: runs a batch, answers, and goes on with the next one as long as there is one."""
-        while batch is not None:
+    def _work(self) -> None:
+        """A worker's thread: cuts a batch, runs it, answers, and goes on until the end, or until somebody else works in
+        its place."""
+        with self._lock:
+            self._threads.add(threading.current_thread())
+        while (batch := self._next_batch()) is not None:
             started = time.perf_counter()
-            batch.thread = threading.current_thread()
             try:
                 answers = self._answers(batch.requests)
             except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
@@ -294,12 +295,27 @@ class Collector:
             self._answer(batch, answers)
             with self._lock:
                 self._count(batch.requests, answers, seconds)
-                if batch.lost:  # Somebody else works in this one's place.
-                    return
-                self._leave(batch)
-                batch = None if self._closed else self._cut()
-                if batch is None:
+                if self._closed:
                     self._idle.notify_all()
+                if batch.lost:
+                    break
+                self._leave(batch)
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
+    def _next_batch(self) -> _Batch | None:
+        """Waits until a batch may start and cuts it; None at the end."""
+        with self._lock:
+            while not self._closed:
+                batch = self._cut()
+                if batch is not None:
+                    batch.thread = threading.current_thread()
+                    self._call_worker()
+                    return batch
+                self._sleeping += 1
+                self._arrived.wait()
+                self._sleeping -= 1
+        return None
 
     def _answer(self, batch: _Batch, answers: list[Answer]) -> None:
         """Gives the answers to whoever waits for them, once."""
@@ -389,13 +405,13 @@ class Collector:
                 lambda: all(batch.lost or batch.thread is here for batch in self._running), CLOSE_WAIT_SECONDS
             )
             left_behind = list(self._running)
+            lost = {batch.thread for batch in left_behind}
+            workers = [thread for thread in self._threads if thread not in lost and thread is not here]
         for batch in left_behind:
-            _disown(batch.thread)
             self._answer(batch, [error] * len(batch.requests))
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(CLOSE_WAIT_SECONDS)
-        if self._pool is not None:
-            self._pool.shutdown(wait=ended and not left_behind)
+        if ended:
+            for thread in workers:
+                thread.join(CLOSE_WAIT_SECONDS)
 
     def depth(self) -> tuple[int, int, float]:
         """Texts and tokens in line now, and the seconds that the oldest has waited."""
@@ -403,13 +419,6 @@ class Collector:
             oldest = [request.arrived for line in (self._urgent, self._bulk) if (request := line.oldest())]
             age = time.monotonic() - min(oldest) if oldest else 0.0
             return len(self._urgent) + len(self._bulk), self._waiting_tokens, age
-
-
-def _disown(thread: threading.Thread | None) -> None:
-    """Lets the process end without this worker, whose run may never return: concurrent.futures joins its threads at
-    exit and has no public way to leave one out. They are daemons, because the collector that started them is."""
-    if thread is not None:
-        getattr(pool_threads, "_threads_queues", {}).pop(thread, None)
 
 
 def _is_wanted(request: Request) -> bool:

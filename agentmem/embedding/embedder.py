@@ -213,14 +213,15 @@ class Embedder:
             raise self._source.error()
         if not isinstance(self._source, ModelCard):
             return _GivenEncoder(self._source)
-        from agentmem.embedding.model import Model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
+        from agentmem.embedding.model import load_model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
 
-        return Model(self._source, self._config.providers)
+        return load_model(self._source, self._config.providers)
 
     def _workers(self) -> int:
         if self._config.workers is not None:
             return self._config.workers
-        return usable_cores() if isinstance(self._source, ModelCard) else 1
+        # For one that only looks up, a second worker makes batches smaller, and more threads that want the GIL.
+        return usable_cores() if isinstance(self._source, ModelCard) and not self._source.looks_up else 1
 
     def stats(self) -> dict[str, Any]:
         """What happened since the start of this process."""

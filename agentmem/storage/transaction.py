@@ -1,19 +1,20 @@
 """A write transaction: new memories are gathered and written together, everything else as it comes."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from agentmem.failpoints import reach
 from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
-from agentmem.storage.database import Connection, all_rows, blob_array, integer_array, only_row
+from agentmem.storage.database import Connection, blob_array, integer_array, only_row
 from agentmem.storage.rows import twin_of
 
 GATHERED_LIMIT = 1000
 """New memories that are gathered before they are written, so that a long batch stays small in memory."""
 
 
-ROWS_A_STATEMENT = (32, 8, 1)
-"""Rows that an INSERT takes at once; few different statements, so that each stays prepared."""
+ROWS_A_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows that an INSERT takes at once: any number is few statements, of so few kinds that each stays prepared."""
 
 
 class Transaction:
@@ -105,17 +106,17 @@ class Transaction:
         digests = tuple({entry.digest for entry in embedded if entry is not None})
         if not digests:
             return [None] * len(embedded)
-        keys: dict[bytes, int] = dict(
-            all_rows(
-                connection,
-                "SELECT digest, key FROM carray(?) AS wanted CROSS JOIN vector ON vector.digest = wanted.value",
-                (blob_array(digests),),
-            )
+        # All in one row, see _insert_rows.
+        last, known = only_row(
+            connection,
+            "SELECT (SELECT coalesce(max(key), 0) FROM vector), json_group_object(hex(digest), key) "
+            "FROM carray(?) AS wanted CROSS JOIN vector ON vector.digest = wanted.value",
+            (blob_array(digests),),
         )
+        keys: dict[bytes, int] = {bytes.fromhex(digest): key for digest, key in json.loads(known).items()}
         new = {entry.digest: entry.vector for entry in embedded if entry is not None and entry.digest not in keys}
         if new:
-            key = int(only_row(connection, "SELECT coalesce(max(key), 0) FROM vector")[0])
-            rows = [(number, *pair) for number, pair in enumerate(new.items(), start=key + 1)]
+            rows = [(number, *pair) for number, pair in enumerate(new.items(), start=last + 1)]
             reach("rows: before the vectors")
             _insert_rows(connection, "INSERT INTO vector (key, digest, data) VALUES", "(?, ?, ?)", rows)
             reach("rows: after the vectors")
@@ -132,8 +133,11 @@ class Transaction:
         drafts, embedded, terms = self._drafts, self._embedded, self._terms
         self._drafts, self._embedded, self._terms, self._by_text, self._indexed = [], [], [], {}, 0
         connection = self._connection
-        counters: dict[str, int] = dict(all_rows(connection, "SELECT name, seq FROM sqlite_sequence"))
-        key, seq = counters.get("memory", 0), counters.get("history", 0)
+        key, seq = only_row(
+            connection,
+            "SELECT coalesce(max(seq) FILTER (WHERE name = 'memory'), 0), "
+            "coalesce(max(seq) FILTER (WHERE name = 'history'), 0) FROM sqlite_sequence",
+        )
         vectors = self.vector_keys(embedded)
         twins = [twin_of(draft.scope, draft.content) for draft in drafts]
         soles = self._make_room(drafts, twins)
@@ -144,11 +148,9 @@ class Transaction:
             rows.append((*_columns(draft), vector_key, key + offset, seq + offset, twin, sole, words))
         self._last_event = (seq + len(rows), key + len(rows), "add", self.moment)
         reach("rows: before the events")
-        _insert_rows(
-            connection,
-            "INSERT INTO history (memory_key, what, at, seq) VALUES",
-            "(?, 'add', ?, ?)",
-            [(row[11], self.moment, row[12]) for row in rows],
+        connection.execute(
+            "INSERT INTO history (memory_key, what, at, seq) SELECT value, 'add', ?, value + ? FROM carray(?)",
+            (self.moment, seq - key, integer_array(range(key + 1, key + 1 + len(rows)))),
         )
         reach("rows: before the memories")
         _insert_rows(

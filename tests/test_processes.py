@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentmem import Config, Memory, NotFoundError, StoreBusyError, StoreOpenError
 from agentmem.backlog import CLAIM_SECONDS
+from agentmem.storage import database
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.torture.peer import Peer
@@ -308,3 +310,33 @@ def test_a_store_made_by_many_processes_together_is_one_store(store_path):
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert memory.count(user_id="ana") == 6
         assert memory.check() == []
+
+
+def test_the_log_stays_short_while_reads_overlap_all_the_time(open_memory, store_path, monkeypatch):
+    monkeypatch.setattr(database, "LOG_PAGES", 300)
+    memory = open_memory(config=Config(durability="process"))
+    over = threading.Event()
+    turns = [threading.Semaphore(0), threading.Semaphore(0)]
+
+    def read(own: int) -> None:
+        if own:
+            turns[0].acquire(timeout=SECONDS)
+        while not over.is_set():
+            with memory._engine.store.snapshot() as snapshot:
+                assert snapshot.seq >= 0
+                turns[own].release()
+                turns[1 - own].acquire(timeout=SECONDS)  # Until the other's next read has begun.
+
+    readers = [threading.Thread(target=read, args=(own,)) for own in (0, 1)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(40):  # 50 pages each.
+            memory.add("x" * 200_000, user_id="ana", metadata={"n": number}, defer=True)
+    finally:
+        over.set()
+        for turn in turns:
+            turn.release()
+        for reader in readers:
+            reader.join()
+    assert Path(f"{store_path}-wal").stat().st_size < 1000 * 4096

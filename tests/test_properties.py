@@ -1,5 +1,6 @@
 """Whatever is done in whatever order, a Memory answers as a plain dictionary and a scan over all vectors would."""
 
+import itertools
 import tempfile
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -59,6 +60,7 @@ class MemoryMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.embedder = HashEmbedder()
         self.expected: dict[str, Remembered] = {}
+        self.numbers = itertools.count()
         self.pasts: list[list[Remembered]] = []
         self.reopen_with: dict[str, Any] = {}
         self.memory = self._open()
@@ -86,7 +88,7 @@ class MemoryMachine(RuleBasedStateMachine):
                 assert getattr(record, name) == value
         # The very same object, so that `visible` may compare by identity.
         record = replace(record, expires_at=given.get("expires_at"))
-        self.expected[record.id] = Remembered(record, len(self.expected))
+        self.expected[record.id] = Remembered(record, next(self.numbers))
         return record.id
 
     def _visible(self, owner: dict[str, str]) -> list[Remembered]:
@@ -168,6 +170,16 @@ class MemoryMachine(RuleBasedStateMachine):
             for each in doomed:
                 each.deleted = True
                 each.events.append("delete")
+
+    @rule(key=consumes(ids))
+    def purge(self, key):
+        assert self.memory.purge(key) == 1
+        assert self.memory.purge(key) == 0
+        assert self.memory.get(key) is None
+        assert self.memory.history(key) == []
+        del self.expected[key]
+        for past in self.pasts:  # It is as one that never was.
+            past[:] = [each for each in past if each.record.id != key]
 
     @rule()
     def close_and_open_again(self):

@@ -292,9 +292,10 @@ class Collector:
                 answers = [_failure(error)] * len(batch.requests)
             seconds = time.perf_counter() - started
             self._timings.record("embed", seconds)
+            with self._lock:  # Before the answers: who has his is counted.
+                self._count(batch.requests, answers, seconds)
             self._answer(batch, answers)
             with self._lock:
-                self._count(batch.requests, answers, seconds)
                 if self._closed:
                     self._idle.notify_all()
                 if batch.lost:

@@ -37,6 +37,16 @@ ConstraintError = apsw.ConstraintError
 SYNCHRONOUS = {"full": 2, "process": 1}
 """SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
 
+MERGED_PAGES = 1000
+"""Pages in the log from which on every commit merges them into the file, as far as no reader needs the older ones."""
+
+LOG_PAGES = 16_384
+"""64 MB: from there on a commit also waits until nobody reads the log, so that it can begin anew. As long as reads
+overlap it never would by itself: beside 32 threads of four processes it grew to 2.3 GB within half an hour."""
+
+LOG_WAIT_MILLISECONDS = 200
+"""How long it waits; if that was in vain, it tries again when the log has grown by a quarter."""
+
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
 
@@ -101,7 +111,7 @@ class Database:
         self._pool_changed = threading.Condition(self._pool_lock)
         self._idle: list[Connection] = []
         self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
-        self._forking = False  # New reads wait, or those of many threads would never make a pause for the fork.
+        self._forking = False  # New transactions wait, or those of many threads would never make a pause for the fork.
         self._writer: Connection | None = None
         self._writer_durability = self._durability
         self._pid = os.getpid()  # Last, see Restartable.
@@ -135,6 +145,7 @@ class Database:
         Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
         """
         self._ensure_open()
+        self._let_forks_pass()
         with self._mapped(), self._write_lock:
             self._ensure_open()
             connection = self._writer
@@ -177,12 +188,28 @@ class Database:
                 self._writer_durability = self._durability
             yield self._writer
 
+    def cut_log(self, connection: Connection) -> bool:
+        """Merges the log into the file and cuts it to nothing, outside a transaction. False when reads of older states
+        go on for longer than the busy timeout, or others merge it all the time."""
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while only_row(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+            if time.monotonic() > deadline:
+                return False
+            threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
+        return True
+
     def renew_writer(self) -> None:
         """Closes the writer's connection, with whatever an error left unfinished in it; the next writer opens one."""
         with self._write_lock:
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close(True)
+
+    def _let_forks_pass(self) -> None:
+        """A lock goes to whoever asks at the right moment, so that writers in a hurry could keep a fork from it."""
+        if self._forking:
+            with self._pool_lock:
+                self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
 
     def _roll_back(self, connection: Connection) -> None:
         if connection.in_transaction:
@@ -262,6 +289,8 @@ class Database:
                         raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
                 connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
+            connection.pragma("journal_size_limit", LOG_PAGES * 4096)
+            connection.set_wal_hook(_keeper_of_log(self._busy_milliseconds))
             # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
             connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
@@ -377,10 +406,15 @@ class Database:
         """Before a fork: waits for running transactions (bounded) and closes the connections, because SQLite keeps
         the locks of a process in process-wide tables, which a child would inherit as locks that it does not have.
         Holds off new transactions until `resume`. False when transactions were still running."""
-        if self.in_memory or not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
+        if self.in_memory:
+            return False
+        self._forking = True
+        if not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
+            with self._pool_lock:
+                self._forking = False
+                self._pool_changed.notify_all()
             return False
         self._pool_lock.acquire()
-        self._forking = True
         drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
         if drained and not self._closed:
             if self._writer is not None:
@@ -523,6 +557,29 @@ def _size_of(path: str) -> int:
         return os.stat(path).st_size  # noqa: PTH116
     except OSError:
         return 0
+
+
+def _keeper_of_log(busy_milliseconds: int) -> Callable[[Connection, str, int], int]:
+    """What a connection calls after each commit, in place of SQLite's own rule, with the pages in the log."""
+    tried = 0
+
+    def keep(connection: Connection, name: str, pages: int) -> int:
+        nonlocal tried
+        if pages < LOG_PAGES:
+            tried = 0
+        with suppress(apsw.Error):  # Like SQLite, which takes it up again at the next commit.
+            if pages >= LOG_PAGES and pages >= tried * 5 // 4:
+                tried = pages
+                connection.set_busy_timeout(LOG_WAIT_MILLISECONDS)
+                try:
+                    connection.wal_checkpoint(name, apsw.SQLITE_CHECKPOINT_RESTART)
+                finally:
+                    connection.set_busy_timeout(busy_milliseconds)
+            elif pages >= MERGED_PAGES:
+                connection.wal_checkpoint(name, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return apsw.SQLITE_OK
+
+    return keep
 
 
 def _close(connection: Connection) -> None:

@@ -224,7 +224,7 @@ def _rewritten(database: Database) -> bool:
             connection.execute("VACUUM")
         finally:
             connection.pragma("temp_store", 2)
-        if only_row(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+        if not database.cut_log(connection):
             return False
         connection.execute("DELETE FROM meta WHERE (name, value) = (?, ?)", (UNWIPED, unwiped[0]))
         return True

@@ -109,7 +109,7 @@ class Worker:
 
     def remove(self, chosen: str) -> None:
         del self.known[chosen]
-        if hasattr(self.memory, "purge") and self.chance.random() < 0.3:
+        if self.chance.random() < 0.02:
             self.calls["purge"] += 1
             assert self.memory.purge(chosen) == 1
             assert self.memory.history(chosen) == []

@@ -200,14 +200,6 @@ class SharedFileMachine(MemoryMachine):
     def check(self):
         assert self.memory.check() == []
 
-    if hasattr(Memory, "purge"):
-
-        @rule(key=ids)
-        def purge(self, key):
-            # A purged memory is as one that never was; it stays in the bundle, to be asked for.
-            assert self.memory.purge(key) == (0 if self.expected[key].purged else 1)
-            self.expected[key].purge()
-
 
 def _terms(content: str, created_at: Any) -> list[int]:
     return np.frombuffer(stored_terms(content, created_at), "<u4").tolist()

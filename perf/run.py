@@ -33,13 +33,14 @@ STEPS: dict[str, tuple[str, ...]] = {
     "latency": ("latency.py",),
     "add-static": ("add.py", "--model", STATIC),
     "search-static": ("search.py", "--model", STATIC),
+    "tuning": ("tuning.py",),
     "memory": ("memory.py",),
     "memory-static": ("memory.py", "--model", STATIC),
     "peers": ("peers.py",),
 }
 """In this order. The last two take the longest."""
 
-ONLY_FULL = ("search-static", "memory-static")
+ONLY_FULL = ("search-static", "tuning", "memory-static")
 
 
 def chosen(options: argparse.Namespace) -> list[str]:

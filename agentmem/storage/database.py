@@ -92,7 +92,8 @@ class Database:
         self._durability: Durability = durability
         self._busy_milliseconds = int(busy_timeout * 1000)
         self._start()
-        _open_databases.add(self)  # Before the first connection, which a fork has to know of.
+        with _fork_lock:  # A fork that has begun goes first,
+            _open_databases.add(self)  # and the next one has to know of the first connection.
         try:
             with self.writing() as connection:
                 self._migrate(connection)

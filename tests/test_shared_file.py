@@ -9,7 +9,7 @@ from tests.torture.switching import switch
 
 def test_two_handles_and_a_process_that_is_killed_answer_as_a_dictionary_would():
     long = settings.default.max_examples > 100
-    run(500 if long else 15, 200, derandomize=False)
+    run(500 if long else 8, 200, derandomize=False)
 
 
 def test_four_processes_of_eight_threads_do_everything_at_once(store_path):

@@ -223,14 +223,13 @@ class ScopedMemory:
             store.writes.enqueue([write])
 
         deadline = time.monotonic() + timeout
-        ticket: Ticket | None = None
+        ticket = Ticket(1, commit)
         try:
-            ticket = embedder.submit([draft.content], "document", urgent=True, timeout=timeout, then=commit)
+            embedder.submit(ticket, [draft.content], "document", urgent=True, timeout=timeout)
             return store.writes.finish(write, max(0.0, deadline - time.monotonic()), of=timeout)
         except BaseException:
             store.writes.leave(write)
-            if ticket is not None:
-                embedder.cancel(ticket)
+            embedder.cancel(ticket)
             raise
 
     # -- finding --------------------------------------------------------------------------------------------------

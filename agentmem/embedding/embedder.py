@@ -111,37 +111,38 @@ class Embedder:
             DeadlineError, OverloadedError: the timeout is over.
             ClosedError: closed before or meanwhile.
         """
-        return self.send(texts, kind, urgent=urgent, timeout=timeout).answers(timeout)
+        sent = Sent(self, len(texts))
+        try:
+            self.submit(sent.ticket, texts, kind, urgent=urgent, timeout=timeout)
+            return sent.answers(timeout)
+        except BaseException:
+            sent.cancel()
+            raise
 
     def send(self, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> "Sent":
         """`embed` in two steps, for who has something to do in between. Blocks and raises as `submit` does."""
-        answered = threading.Lock()
-        answered.acquire()
-        ticket = self.submit(texts, kind, urgent=urgent, timeout=timeout, then=lambda _: answered.release())
-        return Sent(self, ticket, answered)
+        sent = Sent(self, len(texts))
+        try:
+            self.submit(sent.ticket, texts, kind, urgent=urgent, timeout=timeout)
+            return sent
+        except BaseException:
+            sent.cancel()
+            raise
 
-    def submit(
-        self,
-        texts: Sequence[str],
-        kind: Kind,
-        *,
-        urgent: bool,
-        timeout: float,
-        then: Callable[[list[Answer]], None],
-    ) -> Ticket:
-        """Sends the texts off; `then` is called once with all the answers, on a worker's thread or on this one.
+    def submit(self, ticket: Ticket, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> None:
+        """Sends the texts off; the ticket's `then` is called once with all the answers, on a worker's thread or on this
+        one. An interrupt may strike at any moment: whoever made the ticket cancels it then.
 
         Blocks only while the line is full, and for the model to load the first time. Raises as `embed` does.
         """
         self._ensure_open()
-        ticket = Ticket(len(texts), then)
         digests = [(index, self.digest(text, kind)) for index, text in enumerate(texts)]
         answers, missing = self._look_up(digests)
         if not missing:
             for index, answer in answers:
                 ticket.answers[index] = answer
-            then(ticket.answers)
-            return ticket
+            ticket.then(ticket.answers)
+            return
         encoder, collector = self._load()
         missing = collector.join_flying(ticket, missing, urgent=urgent)
         prefix = self._prefixes[kind]
@@ -152,7 +153,6 @@ class Embedder:
             collector.settle(ticket, answers)
         if prepared:
             collector.put(ticket, prepared, urgent=urgent, timeout=timeout)
-        return ticket
 
     def _look_up(self, digests: list[tuple[int, bytes]]) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
         """What the cache has, and what it has not."""
@@ -267,12 +267,13 @@ class Embedder:
 
 
 class Sent:
-    """Texts that were sent off; belongs to the thread that sent them."""
+    """Texts that are sent off; belongs to the thread that sends them."""
 
-    def __init__(self, embedder: Embedder, ticket: Ticket, answered: threading.Lock) -> None:
+    def __init__(self, embedder: Embedder, size: int) -> None:
         self._embedder = embedder
-        self._ticket = ticket
-        self._answered = answered
+        self._answered = threading.Lock()
+        self._answered.acquire()
+        self.ticket = Ticket(size, lambda _: self._answered.release())
 
     def answers(self, timeout: float) -> list[Answer]:
         """Waits for the answers. Raises DeadlineError after `timeout` seconds, and the texts are given up."""
@@ -282,11 +283,11 @@ class Sent:
         except BaseException:
             self.cancel()
             raise
-        return self._ticket.answers
+        return self.ticket.answers
 
     def cancel(self) -> None:
         """Gives the texts up: what has not begun is never run."""
-        self._embedder.cancel(self._ticket)
+        self._embedder.cancel(self.ticket)
 
 
 def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:

@@ -40,16 +40,17 @@ class Config:
     """Seconds that a write may wait for another process's transaction before `StoreBusyError`."""
 
     workers: int | None = None
-    """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota) for a model of
-    the catalog, but 1 for one that only looks tokens up, like `minilm-static`, and 1 for an `embedder=` of your own,
-    whose thread safety is yours to promise by setting this."""
+    """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota), at most 16, for
+    a model of the catalog, but 1 for one that only looks tokens up, like `minilm-static`, and 1 for an `embedder=` of
+    your own, whose thread safety is yours to promise by setting this."""
 
     batch_tokens: int = 320
-    """Most padded tokens in one run. Larger batches gain nothing on a CPU and make others wait; an accelerator wants
-    more."""
+    """Most padded tokens in one run. Larger batches gain nothing on a CPU (texts a second at 80, 160, 320, 640, 1,280
+    tokens: 426, 453, 448, 404, 351) and make others wait; an accelerator wants more."""
 
     padding_waste: float = 1.25
-    """Padded tokens over real tokens that a batch may reach when texts of different lengths share it."""
+    """Padded tokens over real tokens that a batch may reach when texts of different lengths share it (texts a second at
+    1.0, 1.25, 2.0: 434, 417, 364 from a long line; in a short one, less waste makes smaller batches)."""
 
     queue_tokens: int = 1_000_000
     """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from agentmem import Config
+from agentmem.embedding import embedder
+from agentmem.embedding.catalog import find_model
 from agentmem.embedding.cores import usable_cores
+from agentmem.statistics import Timings
 
 
 @pytest.fixture
@@ -101,3 +105,12 @@ def test_without_affinity_the_number_of_cores_decides(tmp_path, monkeypatch):
 
 def test_this_machine_has_at_least_one_core():
     assert usable_cores() >= 1
+
+
+def test_no_more_runs_than_python_can_feed(monkeypatch):
+    monkeypatch.setattr(embedder, "usable_cores", lambda: 64)
+    source = find_model("all-MiniLM-L6-v2")
+    assert embedder.Embedder(source, Config(), lambda _: {}, Timings())._workers() == embedder.MOST_WORKERS
+    assert embedder.Embedder(source, Config(workers=40), lambda _: {}, Timings())._workers() == 40
+    static = find_model("minilm-static")
+    assert embedder.Embedder(static, Config(), lambda _: {}, Timings())._workers() == 1

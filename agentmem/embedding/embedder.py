@@ -30,6 +30,12 @@ CHARACTERS_PER_TOKEN = 4
 """What a text is taken to cost when only its own embedder knows its tokens; a common average for English."""
 
 
+MOST_WORKERS = 16
+"""On more cores, further runs earn little: what feeds them is Python, one thread at a time. With simulated runs of 1.5
+ms a text (perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest on 2 cores), `add_batch` reached 584, 1,893, 3,124,
+4,550, 5,729 and 3,202 texts a second, `add` from 100 threads 580, 1,646, 2,601, 1,913, 1,300 and 1,348."""
+
+
 class GivenEmbedder(Protocol):
     """What `Memory(embedder=...)` takes. `identity` names the model and everything that changes its vectors; `embed`
     returns float32 (n, dimension), one row a text, and is called from one thread at a time unless `Config.workers`
@@ -221,7 +227,9 @@ class Embedder:
         if self._config.workers is not None:
             return self._config.workers
         # For one that only looks up, a second worker makes batches smaller, and more threads that want the GIL.
-        return usable_cores() if isinstance(self._source, ModelCard) and not self._source.looks_up else 1
+        if not isinstance(self._source, ModelCard) or self._source.looks_up:
+            return 1
+        return min(usable_cores(), MOST_WORKERS)
 
     def stats(self) -> dict[str, Any]:
         """What happened since the start of this process."""

@@ -213,6 +213,10 @@ class Draft:
         )  # fmt: skip
 
 
+DIGEST_BYTES = 16
+"""128 bits: the chance of any collision among a billion texts is about 10**-21."""
+
+
 @dataclass(slots=True)  # Like Draft.
 class Embedded:
     """A text's vector on its way into the store: the digest of what was embedded and the float16 bytes."""

@@ -140,17 +140,23 @@ def test_a_leader_that_is_interrupted_hands_over_and_takes_only_its_own_write_aw
     assert steps.notes() == ["note 0", "note 1", "note 2", "note 3", "later"]
 
 
+def four_in_one_commit(steps, commits, pool):
+    """Those who wait for four writes that are in one transaction now, led by the first of them."""
+    writes = [Write(note(f"note {number}")) for number in range(4)]
+    first = pool.submit(commits.commit, note("first"))
+    assert steps.began.acquire(timeout=SECONDS)
+    commits.enqueue(writes)
+    waiting = [pool.submit(commits.finish, write, None) for write in writes]
+    steps.allowed.release()
+    assert first.result(SECONDS) == "first"
+    assert steps.began.acquire(timeout=SECONDS)
+    return waiting
+
+
 def test_a_group_whose_leader_is_interrupted_loses_only_the_leaders_write(steps):
     commits = GroupCommit(steps, Timings())
-    writes = [Write(note(f"note {number}")) for number in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(commits.commit, note("first"))
-        assert steps.began.acquire(timeout=SECONDS)
-        commits.enqueue(writes)
-        waiting = [pool.submit(commits.finish, write, None) for write in writes]
-        steps.allowed.release()
-        assert first.result(SECONDS) == "first"
-        assert steps.began.acquire(timeout=SECONDS)  # The four are in one transaction now, led by the first of them.
+        waiting = four_in_one_commit(steps, commits, pool)
         steps.failure = KeyboardInterrupt()
         steps.allowed.release(20)
         assert isinstance(waiting[0].exception(SECONDS), KeyboardInterrupt)
@@ -163,15 +169,8 @@ def test_a_group_whose_leader_is_interrupted_loses_only_the_leaders_write(steps)
 )
 def test_a_commit_that_went_through_is_not_done_again_whatever_its_leader_is_told(steps, error):
     commits = GroupCommit(steps, Timings())
-    writes = [Write(note(f"note {number}")) for number in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(commits.commit, note("first"))
-        assert steps.began.acquire(timeout=SECONDS)
-        commits.enqueue(writes)
-        waiting = [pool.submit(commits.finish, write, None) for write in writes]
-        steps.allowed.release()
-        assert first.result(SECONDS) == "first"
-        assert steps.began.acquire(timeout=SECONDS)
+        waiting = four_in_one_commit(steps, commits, pool)
         steps.failure_after_commit = error
         steps.allowed.release(20)
         for each in waiting[1:]:
@@ -188,15 +187,8 @@ def test_a_second_interrupt_while_it_is_asked_what_became_of_the_commit_tells_no
         raise KeyboardInterrupt
 
     commits = GroupCommit(steps, Timings())
-    writes = [Write(note(f"note {number}")) for number in range(4)]
     with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(commits.commit, note("first"))
-        assert steps.began.acquire(timeout=SECONDS)
-        commits.enqueue(writes)
-        waiting = [pool.submit(commits.finish, write, None) for write in writes]
-        steps.allowed.release()
-        assert first.result(SECONDS) == "first"
-        assert steps.began.acquire(timeout=SECONDS)
+        waiting = four_in_one_commit(steps, commits, pool)
         steps.failure_after_commit = KeyboardInterrupt()
         failpoints.arm("commit: before it is asked what became of it", interrupt)
         steps.allowed.release(20)

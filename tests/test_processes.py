@@ -265,15 +265,21 @@ NEWER = """
 """
 
 
-def test_processes_that_migrate_an_older_store_together_do_it_once_while_an_older_one_goes_on(open_memory, store_path):
-    memory = open_memory()
-    memory.add("older before", user_id="ana")
-    children = [start_python(NEWER, store_path, number, stdin=-1) for number in range(3)]
+def start_together(code, store_path, count):
+    """Processes that have all started before the first goes on: they say "ready", and read a line."""
+    children = [start_python(code, store_path, number, stdin=-1) for number in range(count)]
     for child in children:
         assert child.stdout.readline() == "ready\n"
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
+    return children
+
+
+def test_processes_that_migrate_an_older_store_together_do_it_once_while_an_older_one_goes_on(open_memory, store_path):
+    memory = open_memory()
+    memory.add("older before", user_id="ana")
+    children = start_together(NEWER, store_path, 3)
     older = 0
     while any(child.poll() is None for child in children) or older < 5:
         memory.add(f"older {older}", user_id="ana")
@@ -299,13 +305,7 @@ def test_a_store_made_by_many_processes_together_is_one_store(store_path):
         with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
             memory.add(f"by {sys.argv[2]}", user_id="ana")
     """
-    children = [start_python(code, store_path, number, stdin=-1) for number in range(6)]
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
+    for child in start_together(code, store_path, 6):
         finish(child)
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert memory.count(user_id="ana") == 6

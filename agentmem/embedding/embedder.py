@@ -16,24 +16,19 @@ from agentmem.embedding.cache import VectorCache
 from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.cores import usable_cores
+from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError
 from agentmem.forks import abandon, restart
-from agentmem.records import Embedded
+from agentmem.records import DIGEST_BYTES, Embedded
 from agentmem.statistics import Timings
 
 Kind = Literal["query", "document"]
 
-DIGEST_BYTES = 16
-"""128 bits: the chance of any collision among a billion texts is about 10**-21."""
-
-CHARACTERS_PER_TOKEN = 4
-"""What a text is taken to cost when only its own embedder knows its tokens; a common average for English."""
-
 
 MOST_WORKERS = 16
 """On more cores, further runs earn little: what feeds them is Python, one thread at a time. With simulated runs of 1.5
-ms a text (perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest on 2 cores), `add_batch` reached 584, 1,893, 3,124,
-4,550, 5,729 and 3,202 texts a second, `add` from 100 threads 580, 1,646, 2,601, 1,913, 1,300 and 1,348."""
+ms a text (one round of perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest on 2 cores with AVX2), `add_batch` reached
+584, 1,893, 3,124, 4,550, 5,729, 3,202 texts a second, `add` from 100 threads 580, 1,646, 2,601, 1,913, 1,300, 1,348."""
 
 
 class GivenEmbedder(Protocol):
@@ -59,7 +54,7 @@ class _GivenEncoder:
         self._embedder = embedder
 
     def prepare(self, text: str) -> tuple[str, int]:
-        return text, 1 + len(text) // CHARACTERS_PER_TOKEN
+        return text, 1 + len(text) // CHARACTERS_A_TOKEN
 
     def run(self, items: Sequence[str]) -> npt.NDArray[np.float32]:
         return self._embedder.embed(list(items))

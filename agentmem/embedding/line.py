@@ -4,6 +4,9 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import Any
 
+CHARACTERS_A_TOKEN = 4
+"""What a token is taken to have where they are not counted beforehand; a common average for English."""
+
 
 class Request:
     """A distinct text on its way to its vector. `waiting` lists who wants it, as pairs of ticket and index."""

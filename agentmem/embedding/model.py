@@ -18,16 +18,14 @@ import onnxruntime
 import tokenizers
 
 from agentmem.embedding.catalog import ModelCard, read_verified
+from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import ModelError
 
 Tokens = npt.NDArray[np.int64]
 
-CHARACTERS_PER_TOKEN = 100
+MOST_CHARACTERS_A_TOKEN = 100
 """A word piece model reads at most 100 characters as one word, so that no more than this many a token can matter, but
 for long runs of spaces. Cutting the text there spares the tokenizer a megabyte of which the model sees a page."""
-
-CHARACTERS_A_TOKEN = 4
-"""What a token is taken to have before they are counted; a common average for English."""
 
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 """Fusions whose kernels are slower on a CPU than what they replace (8 times at 256 tokens)."""
@@ -46,7 +44,7 @@ class Model:
     def __init__(self, card: ModelCard, providers: Sequence[str]) -> None:
         self.dimension = card.dimension
         self._max_tokens = card.max_tokens
-        self._longest = card.max_tokens * CHARACTERS_PER_TOKEN
+        self._longest = card.max_tokens * MOST_CHARACTERS_A_TOKEN
         graph = read_verified(card, "model.onnx")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(read_verified(card, "tokenizer.json"))

@@ -83,10 +83,11 @@ class Retriever:
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
         view = self._shelves.view(shelf_owner(question.scope), snapshot)
-        passing = _passing(snapshot, view, question)
+        visible = view.visible(snapshot.moment)
+        passing = _passing(snapshot, view, visible, question)
         in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
         with self._shelves.turn if in_turn else nullcontext():
-            ranking = _ranked(snapshot, view, passing, question)
+            ranking = _ranked(snapshot, view, visible, passing, question)
             scores, places = ranking.scores(), ranking.places
             good = np.flatnonzero(scores >= question.threshold) if question.threshold else None
             if good is not None:
@@ -116,18 +117,17 @@ def shelf_owner(scope: Scope) -> Owner:
     return None
 
 
-def _passing(snapshot: Snapshot, view: View, question: Question) -> Mask:
-    """Which of the places are asked about. Before ranking, never after: of the ten best of everything, none may pass a
-    filter."""
-    visible = view.visible(snapshot.moment)
+def _passing(snapshot: Snapshot, view: View, visible: Mask, question: Question) -> Mask:
+    """Which of the visible places are asked about. Before ranking, never after: of the ten best of everything, none may
+    pass a filter."""
     if question.condition is None and len(question.scope.owners()) <= 1:
         return visible
     return visible & np.isin(view.keys, snapshot.keys(question.scope, question.condition))
 
 
-def _ranked(snapshot: Snapshot, view: View, passing: Mask, question: Question) -> Ranking:
+def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, question: Question) -> Ranking:
     cosines = None if question.vector is None else np.clip(view.scores(question.vector), 0.0, 1.0)
-    keywords = find_keywords(view.terms, view.visible(snapshot.moment), question.terms)
+    keywords = find_keywords(view.terms, visible, question.terms)
     match question.mode:
         case "vector":
             places = view.with_vectors(passing)

@@ -6,15 +6,13 @@ from itertools import groupby
 import numpy as np
 
 from agentmem.errors import StoreError
-from agentmem.records import Scope, from_microseconds
+from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.database import Connection
 from agentmem.storage.replay import Replay, Stored, replay
 from agentmem.storage.rows import twin_of
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
-
-DIGEST_BYTES = 16
 
 _QUESTIONS = [
     (

@@ -119,16 +119,6 @@ class GroupCommit:
         if self._pid != os.getpid():
             restart(self, self._start)  # In the child of a fork, whose parent's threads are not here.
 
-    def fail(self, write: Write[Any], error: BaseException) -> None:
-        """Answers a write that never got as far as the queue with an error."""
-        self._ensure_process()
-        with self._lock:
-            if write.cancelled or write.queued:
-                return
-            write.cancelled = True
-            write.error = error
-        write.turn.release()
-
     def finish(self, write: Write[T], timeout: float | None, *, of: float = 0.0) -> T:
         """Waits until the write is committed, leading the commit when it is this thread's turn. `timeout` is what is
         left `of` the seconds that the caller allowed.

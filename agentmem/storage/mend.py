@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from agentmem.records import Scope, from_microseconds
-from agentmem.storage.check import DIGEST_BYTES, Digest, histories, is_vector
+from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
+from agentmem.storage.check import Digest, histories, is_vector
 from agentmem.storage.database import Connection, all_rows
 from agentmem.storage.replay import Replay
 from agentmem.storage.rows import twin_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
 from agentmem.records import from_microseconds
-from agentmem.storage.backup import new_file, sync
+from agentmem.storage.backup import SIDE_FILES, new_file, sync
 from agentmem.storage.check import Digest
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import (
@@ -95,7 +95,7 @@ def salvage_open(path: str) -> list[str]:
                 told = _fill(made, path)
                 _keep(path, kept)
                 with made.between_transactions() as connection:
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                    made.cut_log(connection)
                 put_in_place()
         finally:
             made.close()
@@ -125,7 +125,7 @@ def salvage_closed(path: str) -> list[str]:
         finally:
             made.close()
         _keep(path, kept)
-        for end in ("-wal", "-shm", "-journal"):
+        for end in SIDE_FILES:
             Path(path + end).unlink(missing_ok=True)  # Kept; they would be taken for those of the new file.
     return [*told, _kept_sentence(kept)]
 

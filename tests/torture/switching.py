@@ -45,9 +45,8 @@ class Mix:
 
     def step(self) -> None:
         name = self.chance.choice(self.mix)
-        if hasattr(self.memory, name):
-            getattr(self, f"do_{name}")()
-            self.calls[name] += 1
+        getattr(self, f"do_{name}")()
+        self.calls[name] += 1
         while len(self.known) > OWN_MEMORIES:
             self.do_delete()
 
@@ -137,7 +136,7 @@ class Mix:
 
     def do_purge(self) -> None:
         chosen = self.some()
-        assert self.memory.purge(chosen) == 1  # type: ignore[attr-defined]
+        assert self.memory.purge(chosen) == 1
         assert self.memory.history(chosen) == []
         del self.known[chosen]
 
@@ -156,12 +155,12 @@ class Mix:
 
     def do_repair(self) -> None:
         if self.chance.random() < 0.02:
-            self.memory.repair()  # type: ignore[attr-defined]
+            self.memory.repair()
 
     def do_backup(self) -> None:
         if self.chance.random() < 0.05:
             with tempfile.TemporaryDirectory() as folder:
-                self.memory.backup(Path(folder) / "copy.db")  # type: ignore[attr-defined]
+                self.memory.backup(Path(folder) / "copy.db")
 
 
 def switch(path: Path, seconds: float, threads: int = 16) -> dict[str, Any]:

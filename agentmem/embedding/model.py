@@ -19,7 +19,7 @@ import tokenizers
 
 from agentmem.embedding.catalog import ModelCard, read_verified
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
-from agentmem.errors import ModelError
+from agentmem.errors import EmbeddingError, ModelError
 
 Tokens = npt.NDArray[np.int64]
 
@@ -90,7 +90,15 @@ class Model:
         for row, ids in enumerate(items):
             input_ids[row, : len(ids)] = ids
             mask[row, : len(ids)] = 1
-        outputs: list[Any] = self._session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+        try:
+            outputs: list[Any] = self._session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Only what the library raised: a signal handler may raise in here as well, and means it for its own code.
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise EmbeddingError(f"The model failed on this text ({error}); see to the text or the memory.") from error
         vectors: npt.NDArray[np.float32] = outputs[0]
         return vectors
 

@@ -15,7 +15,9 @@ import numkong
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.filters import Condition
 from agentmem.forks import restart
+from agentmem.records import Scope
 from agentmem.search.keywords import Mask, Places, Terms, TermsView
 from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
 
@@ -25,8 +27,11 @@ Owner = tuple[str, str] | None
 RUN_BYTES = 200
 """About what the name of a run takes."""
 
-VIEW_BYTES = 17
-"""What a view adds a place: two lists of places and a flag."""
+FILTERS_KEPT = 8
+"""Filters whose answer a view keeps: the same few come again and again, with other queries."""
+
+VIEW_BYTES = 17 + FILTERS_KEPT
+"""What a view adds a place: two lists of places and flags."""
 
 SLACK = 64
 """Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
@@ -43,7 +48,8 @@ class View:
         runs: the number of each memory's run, -1 where there is none.
     """
 
-    def __init__(self, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView) -> None:
+    def __init__(self, seq: int, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView) -> None:
+        self._seq = seq  # A snapshot before it may see less than this view.
         self.keys: Keys = columns["keys"]
         self.vectors: npt.NDArray[np.float16] = columns["vectors"]
         self.embedded: Mask = columns["embedded"]
@@ -56,6 +62,20 @@ class View:
         self._first_expiry = int(self.expires_at.min(initial=NEVER))
         self._in_order: Places | None = None
         self._searchable: Places | None = None
+        self._passing: dict[tuple[Scope, Condition | None], tuple[int, Mask]] = {}
+
+    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> Mask:
+        """Which of the places that a snapshot sees are of a scope and satisfy a filter. Not to be changed. The database
+        is asked once for all searches with the same filter between two changes."""
+        if snapshot.seq < self._seq:
+            return np.isin(self.keys, snapshot.keys(scope, condition))
+        moment, mask = self._passing.get((scope, condition), (NEVER, self.live))
+        if moment > snapshot.moment:  # When a later moment was asked about, more had expired.
+            moment, mask = snapshot.moment, np.isin(self.keys, snapshot.keys(scope, condition))
+            if len(self._passing) >= FILTERS_KEPT:
+                self._passing.clear()
+            self._passing[scope, condition] = (moment, mask)
+        return mask
 
     def visible(self, moment: int) -> Mask:
         """Which of the places are neither gone nor expired at a moment. Not to be changed."""
@@ -123,7 +143,7 @@ class Shelf:
                 self._seq = seq
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
-                self._view = View(columns, self._terms.view())
+                self._view = View(seq, columns, self._terms.view())
                 held = sum(array.nbytes for array in self._arrays.values())
                 self.bytes = held + self._terms.size + VIEW_BYTES * self._count + RUN_BYTES * len(self._run_numbers)
             return self._view

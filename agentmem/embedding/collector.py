@@ -46,12 +46,13 @@ class Ticket:
     """One call's texts on their way. `answers` has one entry a text once `then` has been called, which happens exactly
     once, on a worker's thread or on the caller's own, unless the ticket is cancelled before."""
 
-    __slots__ = ("alone", "answers", "cancelled", "remaining", "then")
+    __slots__ = ("alone", "answers", "cancelled", "entering", "remaining", "then")
 
     def __init__(self, size: int, then: Callable[[list[Answer]], None]) -> None:
         self.answers: list[Any] = [None] * size
         self.remaining = size
         self.cancelled = False
+        self.entering = False  # Its texts are about to stand in line.
         self.alone: _Batch | None = None  # That the caller runs itself.
         self.then = then
 
@@ -137,7 +138,10 @@ class Collector:
     ) -> list[tuple[int, bytes]]:
         """Lets the ticket wait for texts that are already on their way for others; returns those that are not."""
         with self._lock:
-            return [pair for pair in digests if not self._join(ticket, *pair, urgent)]
+            ticket.entering = True
+            missing = [pair for pair in digests if not self._join(ticket, *pair, urgent)]
+            ticket.entering = False
+            return missing
 
     def _join(self, ticket: Ticket, index: int, digest: bytes, urgent: bool) -> bool:
         request = self._flying.get(digest)
@@ -187,6 +191,7 @@ class Collector:
     def _line_up(self, ticket: Ticket, texts: Sequence[tuple[int, bytes, Any, int]], line: Line) -> None:
         """The caller holds the lock."""
         arrived = time.monotonic()
+        ticket.entering = True
         for index, digest, item, length in texts:
             if not self._join(ticket, index, digest, line is self._urgent):
                 request = self._flying[digest] = Request(digest, item, length, arrived)
@@ -198,6 +203,7 @@ class Collector:
         except BaseException:
             ticket.cancelled = True
             raise
+        ticket.entering = False
 
     # -- a caller who is alone ------------------------------------------------------------------------------------
 
@@ -251,11 +257,26 @@ class Collector:
             ticket.cancelled = True
             if ticket.alone is not None:
                 self._leave_alone(ticket.alone)
+            if ticket.entering:
+                self._mend()
             for batch in self._running:
                 if not batch.lost and not any(map(_is_wanted, batch.requests)):
                     batch.lost = True
                     self._leave(batch)
                     self._call_worker()
+
+    def _mend(self) -> None:
+        """An interrupt struck while a ticket's texts were put in line, perhaps with others' in hand. The caller holds
+        the lock."""
+        for line in (self._urgent, self._bulk):
+            line.mend()
+        running = {request for batch in self._running for request in batch.requests}
+        for digest, request in list(self._flying.items()):
+            if request not in running and (request.line is None or request.taken):
+                again = self._flying[digest] = request.again()
+                self._urgent.put(again)
+        self._waiting_tokens = self._urgent.tokens() + self._bulk.tokens()
+        self._call_worker()
 
     # -- cutting batches ------------------------------------------------------------------------------------------
 

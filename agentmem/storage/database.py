@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from agentmem.errors import (
 )
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
+from agentmem.interrupts import Block, block
 from agentmem.storage.schema import APPLICATION_ID, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
 Connection = apsw.Connection
@@ -115,12 +116,13 @@ class Database:
         self._forking = False  # New transactions wait, or those of many threads would never make a pause for the fork.
         self._writer: Connection | None = None
         self._writer_durability = self._durability
+        self._own = threading.local()  # A thread's latest `write`.
         self._pid = os.getpid()  # Last, see Restartable.
 
     # -- transactions ---------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def reading(self, *, one_statement: bool = False) -> Iterator[Connection]:
+    @block
+    def reading(self, *, one_statement: bool = False) -> Generator[Connection, None, None]:
         """A read transaction: everything read through the connection is of one snapshot. May open a connection. A block
         that runs a single statement needs no transaction around it and is spared two statements by saying so."""
         if self.in_memory:
@@ -138,13 +140,23 @@ class Database:
             finally:
                 self._give_back(read)
 
-    @contextmanager
-    def writing(self, durability: Durability | None = None) -> Iterator[Connection]:
+    def writing(self, durability: Durability | None = None) -> Block[Connection]:
         """A write transaction, committed when the block ends well and rolled back otherwise; as durable as it says, or
         as the database was opened.
 
         Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
         """
+        self.end_torn_write()
+        write = self._own.write = Block(self._writing(durability))
+        return write
+
+    def end_torn_write(self) -> None:
+        """Rolls back a write of this thread that an interrupt left open, with the lock that every other one needs."""
+        write: Block[Connection] | None = getattr(self._own, "write", None)
+        if write is not None:
+            write.end()
+
+    def _writing(self, durability: Durability | None) -> Generator[Connection, None, None]:
         self._ensure_open()
         self._let_forks_pass()
         with self._mapped(), self._write_lock:
@@ -177,8 +189,8 @@ class Database:
         with self.writing() as connection:
             connection.pragma("user_version", connection.pragma("user_version"))
 
-    @contextmanager
-    def between_transactions(self) -> Iterator[Connection]:
+    @block
+    def between_transactions(self) -> Generator[Connection, None, None]:
         """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers of this
         process wait until the block ends."""
         self._ensure_open()

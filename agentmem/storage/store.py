@@ -4,8 +4,7 @@ Nothing outside this folder knows that it is SQLite: what comes in and goes out 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -20,6 +19,7 @@ from agentmem.errors import (
 )
 from agentmem.failpoints import reach
 from agentmem.filters import Condition
+from agentmem.interrupts import block
 from agentmem.records import (
     Draft,
     Embedded,
@@ -102,16 +102,16 @@ class Store:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def snapshot(self, *, show_expired: bool = False) -> Iterator[Snapshot]:
+    @block
+    def snapshot(self, *, show_expired: bool = False) -> Generator[Snapshot, None, None]:
         """A view of one moment, for the length of the block, seeing all that was acknowledged before it began."""
         with self._database.reading() as connection:
             yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired)
 
-    @contextmanager
+    @block
     def past(
         self, instant: datetime, digest_of: Callable[[str], bytes], *, show_expired: bool = False
-    ) -> Iterator[Snapshot]:
+    ) -> Generator[Snapshot, None, None]:
         """A view of what was known at an instant. `digest_of` is the digest under which a text's vector is stored."""
         with self._database.reading() as connection:
             yield PastSnapshot(connection, to_microseconds(instant), digest_of, show_expired=show_expired)

@@ -156,6 +156,13 @@ def test_a_store_whose_beginning_is_damaged_is_not_called_something_else(store_p
     with pytest.raises(StoreDamagedError, match="repair"):
         Memory(store_path, embedder=HashEmbedder())
     assert store_path.read_bytes() == data
+    if kind != "short":
+        done, problems = rescue(str(store_path))
+        assert done
+        assert problems == []
+        assert all_sums_are_right(store_path)
+        with Memory(store_path, embedder=HashEmbedder()) as memory:
+            assert memory.count(user_id="ana") == 200
 
 
 def test_a_write_that_meets_a_damaged_page_is_refused_whole(store_path):

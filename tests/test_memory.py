@@ -27,6 +27,7 @@ from agentmem.records import new_id
 from agentmem.testing import HashEmbedder
 from tests.children import finish, run_python, start_python
 from tests.conftest import Opener, wait_for_our_threads
+from tests.forgery import forge
 
 FUTURE = datetime(2200, 1, 1, tzinfo=UTC)
 PAST = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
@@ -707,17 +708,13 @@ def test_the_path_may_be_text_or_a_path_and_survives_a_change_of_folder(tmp_path
 
 
 def test_check_names_what_is_wrong(store_path):
-    import apsw
-
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         ids = [memory.add(f"text {number}", user_id="ana").id for number in range(4)]
         assert memory.check() == []
-    connection = apsw.Connection(str(store_path))
-    connection.execute("UPDATE memory SET content = 'forged' WHERE id = ?", (ids[0],))
-    connection.execute("UPDATE memory SET vector_key = 99 WHERE id = ?", (ids[1],))
-    connection.execute("UPDATE memory SET deleted_at = 1 WHERE id = ?", (ids[2],))
-    connection.execute("UPDATE vector SET data = zeroblob(128) WHERE key = 4")
-    connection.close()
+    forge(store_path, "UPDATE memory SET content = 'forged' WHERE id = ?", parameters=(ids[0],))
+    forge(store_path, "UPDATE memory SET vector_key = 99 WHERE id = ?", parameters=(ids[1],))
+    forge(store_path, "UPDATE memory SET deleted_at = 1 WHERE id = ?", parameters=(ids[2],))
+    forge(store_path, "UPDATE vector SET data = zeroblob(128) WHERE key = 4")
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         problems = memory.check()
     assert len(problems) == 6

@@ -14,6 +14,7 @@ from agentmem.filters import compile_filters
 from agentmem.records import Scope
 from agentmem.terms import query_terms, stored_terms
 from agentmem.testing import HashEmbedder, contents, owners
+from tests.forgery import forge
 
 PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
 MODES = ("hybrid", "vector", "keyword")
@@ -494,24 +495,18 @@ def test_no_search_crosses_owners_whatever_they_are_called(stored, asked, query,
 
 
 def test_check_names_terms_that_are_adrift_and_another_analysis_makes_them_anew(store_path):
-    import apsw
-
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         adrift = memory.add("tea with lemon", user_id="ana").id
         gone = memory.add("plays the cello", user_id="ana").id
-    connection = apsw.Connection(str(store_path))
-    connection.execute("UPDATE memory SET terms = x'00000000' WHERE id = ?", (adrift,))
-    connection.execute("UPDATE memory SET terms = NULL WHERE id = ?", (gone,))
-    connection.close()
+    forge(store_path, "UPDATE memory SET terms = x'00000000' WHERE id = ?", parameters=(adrift,))
+    forge(store_path, "UPDATE memory SET terms = NULL WHERE id = ?", parameters=(gone,))
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert [
             name in problem and "words" in problem for name, problem in zip((adrift, gone), memory.check(), strict=True)
         ] == [True, True]
         assert words(memory, "lemon cello") == []
         assert len(memory.search("lemon cello", user_id="ana")) == 2
-    connection = apsw.Connection(str(store_path))
-    connection.execute("UPDATE meta SET value = 'an older one' WHERE name = 'analysis'")
-    connection.close()
+    forge(store_path, "UPDATE meta SET value = 'an older one' WHERE name = 'analysis'")
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert sorted(words(memory, "lemon cello")) == ["plays the cello", "tea with lemon"]
         assert memory.check() == []

@@ -19,6 +19,7 @@ from agentmem.filters import Condition
 from agentmem.forks import restart
 from agentmem.records import Scope
 from agentmem.search.keywords import Mask, Places, Terms, TermsView
+from agentmem.storage.rows import senseless
 from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
 
 Owner = tuple[str, str] | None
@@ -171,7 +172,7 @@ class Shelf:
         vectors = b"".join(nothing if vector is None else vector for vector in changes.vectors)
         values: dict[str, Any] = {
             "keys": fresh,
-            "vectors": np.frombuffer(vectors, "<f2").reshape(-1, dimension),
+            "vectors": _decoded(vectors, dimension),
             "embedded": [vector is not None for vector in changes.vectors],
             "live": True,
             "created_at": changes.created_at,
@@ -180,7 +181,10 @@ class Shelf:
         }
         for name, array in self._arrays.items():
             array[start:end] = values[name]
-        self._terms.append(changes.terms)
+        try:
+            self._terms.append(changes.terms)
+        except ValueError as error:
+            raise senseless("What the rows of some memories hold as terms", error) from error
         self._count = end
         self._newest_key = max(self._newest_key, int(fresh.max()))
 
@@ -202,6 +206,13 @@ class Shelf:
         self._arrays = moved
         self._count = count
         self._dead = count - int(moved["live"][:count].sum())
+
+
+def _decoded(vectors: bytes, dimension: int) -> npt.NDArray[np.float16]:
+    try:
+        return np.frombuffer(vectors, "<f2").reshape(-1, dimension)
+    except ValueError as error:
+        raise senseless("What the rows of some vectors hold", error) from error
 
 
 class Shelves:

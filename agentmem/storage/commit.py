@@ -21,6 +21,7 @@ from agentmem.errors import (
     DeadlineError,
     OutcomeUnknownError,
     StoreBusyError,
+    StoreDamagedError,
     StoreError,
     StoreFullError,
 )
@@ -289,5 +290,6 @@ def _wake(write: Write[Any]) -> None:
 
 def _may_stand_in_log(error: BaseException) -> bool:
     """Whether a COMMIT that answered with this error may have written all of the transaction. Not on a full disk, which
-    had no room for its end; an interrupt struck before or after, not within."""
-    return isinstance(error, StoreError) and not isinstance(error, StoreFullError)
+    had no room for its end, nor after a damaged page, which is met in reading; an interrupt struck before or after, not
+    within."""
+    return isinstance(error, StoreError) and not isinstance(error, StoreDamagedError | StoreFullError)

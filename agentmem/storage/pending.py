@@ -10,6 +10,7 @@ from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Embedded, Scope, from_microseconds, now
 from agentmem.storage.database import Connection, all_rows, integer_array, only_row
+from agentmem.storage.rows import SENSELESS, senseless
 from agentmem.storage.transaction import Transaction
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
@@ -98,6 +99,15 @@ def _still_pending(connection: Connection, keys: list[int]) -> set[int]:
     return {row[0] for row in rows}
 
 
+def _held(value: str) -> tuple[str, int]:
+    """Whose claim it is, and until when."""
+    try:
+        held = json.loads(value)
+        return str(held["owner"]), int(held["until"])
+    except SENSELESS as error:
+        raise senseless("What the store remembers as 'backlog'", error) from error
+
+
 def claimant() -> str:
     """A name for one who claims; it begins with the process."""
     return f"{os.getpid()}:{uuid.uuid4().hex}"
@@ -108,9 +118,9 @@ def _is_gone(claimant: str) -> bool:
     on the other side of a container's wall perhaps as gone; neither does harm."""
     pid, _, rest = claimant.partition(":")
     try:
-        if rest:
+        if rest and pid.isdecimal():
             os.kill(int(pid), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         return False
@@ -124,10 +134,10 @@ def claim(transaction: Transaction, owner: str, seconds: float) -> float:
     connection = transaction.connection
     row = connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
     if row is not None:
-        held = json.loads(str(row[0]))
-        left = (held["until"] - transaction.moment) / 1e6
-        if held["owner"] != owner and 0 < left <= seconds and not _is_gone(held["owner"]):
-            return float(left)
+        holder, until = _held(row[0])
+        left = (until - transaction.moment) / 1e6
+        if holder != owner and 0 < left <= seconds and not _is_gone(holder):
+            return left
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)
     connection.execute(
@@ -140,6 +150,6 @@ def claim(transaction: Transaction, owner: str, seconds: float) -> float:
 def release(transaction: Transaction, owner: str) -> None:
     """Gives the right back, if it is held."""
     row = transaction.connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
-    if row is not None and json.loads(str(row[0]))["owner"] == owner:
+    if row is not None and _held(row[0])[0] == owner:
         reach("backlog: before a release")
         transaction.connection.execute("DELETE FROM meta WHERE name = 'backlog'")

@@ -35,6 +35,7 @@ from agentmem.statistics import Timings
 from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
+from agentmem.storage.checksums import page_problems
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
 from agentmem.storage.past import PastSnapshot
@@ -50,7 +51,7 @@ from agentmem.storage.pending import (
 )
 from agentmem.storage.purge import Erased, purge
 from agentmem.storage.repair import repair
-from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
+from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, events_of, record_of, senseless, twin_of, version_json
 from agentmem.storage.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
@@ -151,11 +152,16 @@ class Store:
 
     def check(self, digest_of: Digest, dimension: int) -> list[str]:
         """What is wrong with the store, a sentence each; empty when it is healthy. Reads everything."""
+        problems: list[str] = []
         try:
-            with self._database.reading() as connection:
-                return list(problems_of(connection, digest_of, dimension))
+            with self._database.inspecting() as connection:
+                problems += page_problems(self._database, connection)
+                connection.execute("BEGIN")
+                for problem in problems_of(connection, digest_of, dimension):
+                    problems.append(problem)
         except StoreError as error:  # Damage of the schema is told as an error of the statement.
-            return [f"the database cannot be read to its end: {error}"]
+            problems.append(f"the database cannot be read to its end: {error}")
+        return problems
 
     def repair(self, digest_of: Digest, dimension: int) -> list[str]:
         """Mends what `check` names; says what was done, a sentence each."""
@@ -197,8 +203,13 @@ class Store:
         """What the store remembers of its model: identity, name, dimension and document_prefix; None of none yet."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
-            stored = None if row is None else json.loads(row[0])
-            return stored and {name: stored[name] for name in ("identity", "name", "dimension")}
+            if row is None:
+                return None
+            try:
+                stored = json.loads(row[0])
+                return {name: stored[name] for name in ("identity", "name", "dimension")}
+            except SENSELESS as error:
+                raise senseless("What the store remembers of its model", error) from error
 
     # -- changing -------------------------------------------------------------------------------------------------
 

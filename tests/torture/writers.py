@@ -19,6 +19,7 @@ import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError, failpoints
 from agentmem.testing import HashEmbedder
+from tests.forgery import forge
 from tests.torture.nursery import PIPE_BYTES
 
 WORDS = [
@@ -168,9 +169,9 @@ def write(
         failpoints.arm(armed[0], failpoints.kill, after=armed[1])
         indexed = ("n", f"k{name}") if "index" in armed[0] else None
         if "made anew" in armed[0]:
-            change_facts(path, "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")  # As an older version would.
+            forge(path, "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")  # As an older version would.
         if "backlog" in armed[0]:
-            change_facts(path, "DELETE FROM meta WHERE name = 'backlog'")  # Or the claim of a dead one stands a minute.
+            forge(path, "DELETE FROM meta WHERE name = 'backlog'")  # Or the claim of a dead one stands a minute.
     config = Config(durability=durability, busy_timeout=60, indexed_metadata=indexed)
     memory = Memory(path, embedder=HashEmbedder(), config=config)
     writers = [Writer(memory, partial(os.write, words), thread, name, seed) for thread in range(4)]
@@ -189,14 +190,6 @@ def open_only(words: int, path: str, armed: tuple[str, int]) -> None:
     failpoints.arm(armed[0], failpoints.kill, after=armed[1])
     Memory(path, embedder=HashEmbedder()).close()
     os.write(words, b"opened\n")
-
-
-def change_facts(path: str, statement: str) -> None:
-    """Past agentmem."""
-    connection = apsw.Connection(path)
-    connection.set_busy_timeout(60_000)
-    connection.execute(statement)
-    connection.close()
 
 
 def rows_of(path: str) -> dict[str, Any]:

@@ -122,6 +122,26 @@ def test_a_writer_in_line_goes_on_when_the_one_before_it_dies(open_memory, store
     assert {record.content for record in memory.get_all(user_id="ana")} == {"acknowledged", "waited"}
 
 
+def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
+    waiting = start_python(
+        """
+        import sys
+        from agentmem import Config, Memory, failpoints
+        from agentmem.testing import HashEmbedder
+
+        failpoints.arm("transaction: before BEGIN", lambda: print("waits", flush=True))
+        try:
+            Memory(sys.argv[1], embedder=HashEmbedder(), config=Config(busy_timeout=3600))
+        except KeyboardInterrupt:
+            print("heard")
+        """,
+        store_path,
+    )
+    assert waiting.stdout.readline() == "waits\n"
+    waiting.send_signal(signal.SIGINT)
+    assert finish(waiting) == "heard\n"
+
+
 # -- everybody sees everything ------------------------------------------------------------------------------------
 
 

@@ -209,7 +209,8 @@ def test_a_text_that_one_process_has_embedded_no_other_embeds_again(open_memory,
 # -- the work that others left ------------------------------------------------------------------------------------
 
 
-def test_the_backlog_of_a_process_that_was_killed_is_taken_over_at_once(open_memory, store_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_backlog_of_a_process_that_was_killed_or_stopped_is_taken_over_at_once(open_memory, store_path, how):
     """Not when its claim has run out, which is far beyond the patience of a deferred add that waits for room."""
     child = start_python(
         """
@@ -229,10 +230,12 @@ def test_the_backlog_of_a_process_that_was_killed_is_taken_over_at_once(open_mem
         store_path,
     )
     assert child.stdout.readline() == "works\n"  # So it has claimed the backlog.
+    child.send_signal(how)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)  # The dead stays a zombie.
+    memory = open_memory(config=Config(pending_limit=3))
+    memory.add("there is room", user_id="ana", defer=True, timeout=CLAIM_SECONDS / 2)
     child.kill()
     child.communicate()
-    memory = open_memory(config=Config(pending_limit=3, timeout=CLAIM_SECONDS / 2))
-    memory.add("there is room", user_id="ana", defer=True)
     memory.flush()
     assert memory.count(user_id="ana") == 4
 

@@ -63,6 +63,11 @@ overlap it never would by itself: beside 32 threads of four processes it grew to
 LOG_WAIT_MILLISECONDS = 200
 """How long it waits; if that was in vain, it tries again when the log has grown by a quarter."""
 
+LOCK_LOOK_SECONDS = 0.002
+"""How often a writer looks whether another process has let go of the write lock: nothing tells of it. SQLite looks
+every 100 ms in the end, while a busy process is without it for less than one: with 4 processes of 8 threads that add,
+the longest wait was 0.9 to 2.4 s (p99 104 to 181 ms); so it is 0.1 s (p99 44 to 57 ms), at the same rate of adds."""
+
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
 
@@ -192,7 +197,7 @@ class Database:
                 # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
                 # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
                 reach("transaction: before BEGIN")
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection)
                 reach("transaction: after BEGIN")
                 yield connection
                 reach("transaction: before COMMIT")
@@ -220,6 +225,22 @@ class Database:
                 yield self._borrow(read, fresh=True)
             finally:
                 self._give_back(read, reusable=False)
+
+    def _begin(self, connection: Connection) -> None:
+        """Takes the file's write lock; waits for it in small steps, between which an interrupt is heard."""
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+
+        def wait(tries: int) -> bool:
+            if time.monotonic() >= deadline:
+                return False
+            threading.Event().wait(LOCK_LOOK_SECONDS)
+            return True
+
+        connection.set_busy_handler(wait)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            connection.set_busy_timeout(self._busy_milliseconds)
 
     def overwrite_log(self) -> None:
         """Commits a transaction that changes nothing. It stands where one that failed in its COMMIT stood in the log,

@@ -5,6 +5,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
@@ -113,30 +114,40 @@ def claimant() -> str:
     return f"{os.getpid()}:{uuid.uuid4().hex}"
 
 
-def _is_gone(claimant: str) -> bool:
-    """Whether the process of a claim is known to have ended. One whose number was given to another counts as alive, one
-    on the other side of a container's wall perhaps as gone; neither does harm."""
+def _is_at_work(claimant: str) -> bool:
+    """False when the process of a claim is known to have ended, or to be stopped. One whose number was given to another
+    counts as at work, one on the other side of a container's wall perhaps not; neither does harm."""
     pid, _, rest = claimant.partition(":")
     try:
         if rest and pid.isdecimal():
             os.kill(int(pid), 0)
+            return not _stands_still(pid)
     except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _stands_still(pid: str) -> bool:
+    """By a signal or a debugger, for as long as somebody likes; or dead and not yet waited for. Only Linux tells."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]  # After the name, which may be any.
+    except (OSError, IndexError, ValueError):
+        return False
+    return state in ("T", "t", "Z", "X")
 
 
 def claim(transaction: Transaction, owner: str, seconds: float) -> float:
     """Takes or renews the right to work through everybody's pending memories in the background, for a time. Returns 0,
-    or the seconds that another process's claim still has to run, unless that process has ended. A claim only spares
-    double work: whoever ignores it does no harm."""
+    or the seconds that another process's claim still has to run, unless that process has ended or is stopped. A claim
+    only spares double work: whoever ignores it does no harm."""
     connection = transaction.connection
     row = connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
     if row is not None:
         holder, until = _held(row[0])
         left = (until - transaction.moment) / 1e6
-        if holder != owner and 0 < left <= seconds and not _is_gone(holder):
+        if holder != owner and 0 < left <= seconds and _is_at_work(holder):
             return left
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)

@@ -8,7 +8,7 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numkong
@@ -168,11 +168,9 @@ class Shelf:
         self._reserve(len(fresh))
         start, end = self._count, self._count + len(fresh)
         dimension = self._arrays["vectors"].shape[1]
-        nothing = bytes(2 * dimension)
-        vectors = b"".join(nothing if vector is None else vector for vector in changes.vectors)
         values: dict[str, Any] = {
             "keys": fresh,
-            "vectors": _decoded(vectors, dimension),
+            "vectors": _decoded(changes.vectors, dimension),
             "embedded": [vector is not None for vector in changes.vectors],
             "live": True,
             "created_at": changes.created_at,
@@ -183,7 +181,7 @@ class Shelf:
             array[start:end] = values[name]
         try:
             self._terms.append(changes.terms)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise senseless("What the rows of some memories hold as terms", error) from error
         self._count = end
         self._newest_key = max(self._newest_key, int(fresh.max()))
@@ -208,10 +206,13 @@ class Shelf:
         self._dead = count - int(moved["live"][:count].sum())
 
 
-def _decoded(vectors: bytes, dimension: int) -> npt.NDArray[np.float16]:
+def _decoded(vectors: Sequence[bytes | None], dimension: int) -> npt.NDArray[np.float16]:
+    """float16 (n, dimension), zeros for None."""
+    nothing = bytes(2 * dimension)
     try:
-        return np.frombuffer(vectors, "<f2").reshape(-1, dimension)
-    except ValueError as error:
+        joined = b"".join(nothing if vector is None else vector for vector in vectors)
+        return np.frombuffer(joined, "<f2").reshape(-1, dimension)
+    except (TypeError, ValueError) as error:
         raise senseless("What the rows of some vectors hold", error) from error
 
 

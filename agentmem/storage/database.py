@@ -1,10 +1,11 @@
 """SQLite as it is used here: connections, pragmas, migrations, and its errors as ours. The only importer of apsw.
 
 Every page of a store's file ends with eight bytes of checksum, which SQLite's own checksum VFS (compiled, part of
-apsw's wheels) writes with the page and compares whenever a page is read from the file: a flipped bit anywhere in it is
-an error and never an answer. It is asked for by name, so that other databases of the process go their usual way. A
-store whose pages have no room for checksums, made before there were any or without the extension, is read and written
-as it is: to rewrite it with them while another process has it open would have that process write pages without.
+apsw's wheels) writes with the page when it is merged from the log, whose frames have checksums of their own, and
+compares whenever the page is read from the file: a flipped bit anywhere in it is an error and never an answer. It is
+asked for by name, so that other databases of the process go their usual way. A store whose pages have no room for
+checksums, made before there were any or without the extension, is read and written as it is: to rewrite it with them
+while another process has it open would have that process write pages without.
 """
 
 import fcntl

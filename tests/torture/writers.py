@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError, failpoints
+from agentmem.storage.database import checked_vfs
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge
 from tests.torture.nursery import PIPE_BYTES
@@ -211,7 +212,7 @@ def open_only(words: int, path: str, armed: tuple[str, int]) -> None:
 
 def rows_of(path: str) -> dict[str, Any]:
     """Everything that the tables say, of one moment, read past agentmem; of a store without tables nothing."""
-    connection = apsw.Connection(path)
+    connection = apsw.Connection(path, vfs=checked_vfs())  # Closing, it merges the log, and pages get their checksums.
     connection.set_busy_timeout(60_000)
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'history'").fetchone():
         connection.close()

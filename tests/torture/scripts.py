@@ -14,7 +14,8 @@ import apsw
 from agentmem import AgentMemError, Config, Memory
 from agentmem.storage import database, expiry
 from agentmem.testing import HashEmbedder
-from tests.torture.writers import Writer, change_facts
+from tests.forgery import forge
+from tests.torture.writers import Writer
 
 TRIES = 2
 """How often a store that does not open is opened."""
@@ -208,9 +209,9 @@ def migrated_from_an_older_schema(play: Play) -> None:
 
 def made_an_older_one(play: Play) -> None:
     play.prepare(lambda writer: [writer.attempt(writer.add) for _ in range(5)] and None)
-    change_facts(str(play.path), "DROP INDEX history_purge")
-    change_facts(str(play.path), "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")
-    change_facts(str(play.path), "PRAGMA user_version = 1")
+    forge(play.path, "DROP INDEX history_purge")
+    forge(play.path, "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")
+    forge(play.path, "PRAGMA user_version = 1")
 
 
 def indexed_anew(play: Play) -> None:

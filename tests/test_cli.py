@@ -429,9 +429,7 @@ def test_a_healthy_store_is_called_healthy(filled):
 
 
 def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
-    whole = db.read_bytes()
-    place = whole.index(b"Fact number 3")
-    db.write_bytes(whole[:place] + b"Lies number 3" + whole[place + 13 :])
+    forge(db, "UPDATE memory SET content = replace(content, 'Fact', 'Lies') WHERE id = 'm3'")
     result = filled("check")
     assert result.exit_code == 1
     problems = [
@@ -441,7 +439,7 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     ]
     assert result.stdout.splitlines() == problems
     assert json.loads(filled("check", "--json").stdout) == {"healthy": False, "problems": problems}
-    db.write_bytes(whole)
+    forge(db, "UPDATE memory SET content = replace(content, 'Lies', 'Fact') WHERE id = 'm3'")
 
 
 def test_the_store_of_any_embedder_is_checked_listed_and_copied(run, db, tmp_path):

@@ -19,6 +19,7 @@ GROUND = {
     "failpoints",
     "filters",
     "forks",
+    "interrupts",
     "keys",
     "records",
     "statistics",

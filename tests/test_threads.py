@@ -2,8 +2,6 @@
 
 import gc
 import os
-import random
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -837,35 +835,3 @@ if __name__ == "__main__":
     )
     run_python("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')",
                script, tmp_path / "store.db", method)  # fmt: skip
-
-
-def test_what_a_signal_handler_raises_reaches_its_caller_as_it_is(tmp_path):
-    class Alarm(Exception):
-        pass
-
-    def strike(_number, _frame):
-        raise Alarm
-
-    before = signal.signal(signal.SIGALRM, strike)
-    chance, kept, struck = random.Random(4), 0, 0
-    try:
-        with Memory(tmp_path / "a.db") as memory:
-            memory.add("so that the model is there", user_id="ana")
-            for number in range(200):
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0005, 0.009))
-                    memory.add(f"text number {number} of a script with an alarm", user_id="ana")
-                    kept += 1
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except Alarm:
-                    struck += 1
-                finally:
-                    signal.signal(signal.SIGALRM, signal.SIG_IGN)
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                    signal.signal(signal.SIGALRM, strike)
-            assert struck
-            assert kept <= memory.count(user_id="ana") - 1 <= 200
-            assert memory.search("a text after the alarms", user_id="ana")
-            assert memory.check() == []
-    finally:
-        signal.signal(signal.SIGALRM, before)

@@ -1,29 +1,29 @@
-"""A real gunicorn, on a port of loopback that the system chooses, with a limit on every wait."""
+"""Real servers, on a port of loopback that the system chooses, with a limit on every wait."""
 
 import http.client
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
 from tests.children import ROOT, SECONDS
 
 
-class Gunicorn:
-    """One that runs, with two workers of four threads."""
+class Server:
+    """One that runs in a session of its own and says on standard error where it listens."""
 
-    def __init__(self, application: str, folder: Path, *options: str, **environment: str) -> None:
-        command = [
-            sys.executable, "-W", "ignore", "-m", "gunicorn", application, "--workers=2", "--worker-class=gthread",
-            "--threads=4", "--bind=127.0.0.1:0", "--graceful-timeout=20", f"--worker-tmp-dir={folder}", *options,
-        ]  # fmt: skip
+    def __init__(self, *command: str, folder: Path, **environment: str) -> None:
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"} | environment
-        self.process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", *command], cwd=folder, env=environment, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
         self._lines: list[str] = []
         self._ended = False
         self._told = threading.Condition()  # Guards: _lines, _ended.
@@ -32,7 +32,7 @@ class Gunicorn:
 
     @cached_property
     def port(self) -> int:
-        return int(self.wait_for(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
+        return int(self.wait_for(r"http://127\.0\.0\.1:(\d+)")[1])
 
     @property
     def log(self) -> str:
@@ -49,7 +49,7 @@ class Gunicorn:
 
         with self._told:
             self._told.wait_for(said, SECONDS)
-        assert found[-1], f"gunicorn never said {pattern}: {self.log}"
+        assert found[-1], f"the server never said {pattern}: {self.log}"
         return found[-1]
 
     def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> str:
@@ -70,12 +70,18 @@ class Gunicorn:
         try:
             self.process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise AssertionError(f"gunicorn did not end: {self.log}") from None
+            raise AssertionError(f"the server did not end: {self.log}") from None
         finally:
-            self._reader.join(SECONDS)
+            self.kill()
         assert self.process.returncode == 0, self.log
         assert "Traceback" not in self.log, self.log
+
+    def kill(self) -> None:
+        """Ends it and whatever it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(SECONDS)
+        self._reader.join(SECONDS)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -90,9 +96,12 @@ class Gunicorn:
 
 
 @contextmanager
-def gunicorn(application: str, folder: Path, *options: str, **environment: str) -> Iterator[Gunicorn]:
-    """Serves until the block ends, and then must end well."""
-    server = Gunicorn(application, folder, *options, **environment)
+def gunicorn(application: str, folder: Path, *options: str, **environment: str) -> Iterator[Server]:
+    """Two workers of four threads, which serve until the block ends, and then must end well."""
+    server = Server(
+        "gunicorn", application, "--workers=2", "--worker-class=gthread", "--threads=4", "--bind=127.0.0.1:0",
+        "--graceful-timeout=20", f"--worker-tmp-dir={folder}", *options, folder=folder, **environment,
+    )  # fmt: skip
     try:
         yield server
     finally:

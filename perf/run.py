@@ -31,6 +31,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "defer": ("defer.py",),
     "batch": ("batch.py",),
     "latency": ("latency.py",),
+    "imports": ("imports.py",),
     "add-static": ("add.py", "--model", STATIC),
     "search-static": ("search.py", "--model", STATIC),
     "tuning": ("tuning.py",),

@@ -42,6 +42,7 @@ IMPORTERS = {
     "Stemmer": {"terms"},
     "apsw": {"storage.database"},
     "click": {"cli"},
+    "flask": {"flask"},
     "huggingface_hub": {"embedding.catalog"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
@@ -49,6 +50,7 @@ IMPORTERS = {
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},
     "usearch": {"search.segments"},
+    "werkzeug": {"flask"},
 }
 
 

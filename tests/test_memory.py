@@ -827,35 +827,6 @@ def test_processes_that_make_and_write_one_store_at_the_same_time_lose_nothing(o
     assert all(memory.history(each) for each in ids)
 
 
-def test_importing_the_package_loads_nothing_heavy_and_writes_nothing(tmp_path):
-    loaded = run_python(
-        """
-        import sys
-        import agentmem
-        assert agentmem.__version__ and "Memory" in dir(agentmem)
-        heavy = "numpy apsw onnxruntime tokenizers numkong usearch hypothesis click tqdm sqlite3 asyncio".split()
-        print([name for name in heavy if name in sys.modules])
-        """,
-        cwd=tmp_path,
-    )
-    assert loaded == "[]\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_opening_loads_neither_the_model_nor_its_libraries(tmp_path):
-    run_python(
-        """
-        import sys, threading
-        from agentmem import Memory
-        with Memory("store.db") as memory:
-            memory.count(user_id="ana")
-            assert not {"onnxruntime", "tokenizers", "usearch", "hypothesis"} & set(sys.modules)
-            assert threading.active_count() == 1
-        """,
-        cwd=tmp_path,
-    )
-
-
 def test_every_public_name_is_there_and_no_other():
     for name in agentmem.__all__:
         assert getattr(agentmem, name) is not None

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         StoreReadOnlyError,
     )
     from agentmem.memory import Memory, ScopedMemory
+    from agentmem.porting.importing import ImportReport
     from agentmem.records import Event, Match, Page, Record, Version
     from agentmem.statistics import Stats
 
@@ -50,6 +51,7 @@ _HOMES = {
         "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
     ),
     "memory": ("Memory", "ScopedMemory"),
+    "porting.importing": ("ImportReport",),
     "records": ("Event", "Match", "Page", "Record", "Version"),
     "statistics": ("Stats",),
 }  # fmt: skip
@@ -57,7 +59,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
-    "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
+    "ImportReport", "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
     "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "Version",
     "__version__",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DuplicateIdError,
         EmbeddingError,
         InvalidInputError,
+        LanguageModelError,
         ModelError,
         ModelMismatchError,
         NotFoundError,
@@ -44,8 +45,9 @@ _HOMES = {
     "config": ("Config",),
     "errors": (
         "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
-        "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError", "OverloadedError",
-        "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
+        "LanguageModelError", "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError",
+        "OverloadedError", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError",
+        "StoreReadOnlyError",
     ),
     "memory": ("Memory", "ScopedMemory"),
     "records": ("Event", "Match", "Page", "Record", "Version"),
@@ -55,7 +57,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
-    "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
+    "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
     "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "Version",
     "__version__",

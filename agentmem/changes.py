@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from agentmem.batches import URGENT_TEXTS
 from agentmem.embedding.embedder import failure_of
 from agentmem.errors import AgentMemError
 from agentmem.memory import ScopedMemory, new_expiry
@@ -65,10 +66,9 @@ class Changes:
         scope = self._memory._scope(user_id, agent_id, run_id)
         first, last, config = versions[0], versions[-1], self._engine.config
         final = Draft.of(last.content, scope, config, **fields)
-        place = self._embed(last.content)
         if len(versions) == 1:
-            draft = replace(final, updated_at=last.since)
-            self._changes.append(lambda vectors: self._insertion(draft, vectors[place]))
+            draft, only = replace(final, updated_at=last.since), self._embed(last.content)
+            self._changes.append(lambda vectors: self._insertion(draft, vectors[only]))
             return
         fields |= {"expires_at": None, "id": final.id}
         begun = replace(Draft.of(first.content, scope, config, **fields), updated_at=first.since)
@@ -78,6 +78,7 @@ class Changes:
             terms = stored_terms(version.content, final.created_at)
             expires_at = final.expires_at if version is last else KEEP
             revisions.append((Revision(version.content, terms, None, False, expires_at), version.since))
+        place = self._embed(last.content)
 
         def change(vectors: list[Embedded]) -> Change:
             store = self._engine.store
@@ -134,8 +135,8 @@ class Changes:
         engine = self._engine
         vectors: list[Embedded] = []
         if self._texts:
-            seconds = check_timeout(timeout, engine.config)
-            answers = engine.embedder.embed(self._texts, "document", urgent=len(self._texts) <= 8, timeout=seconds)
+            seconds, urgent = check_timeout(timeout, engine.config), len(self._texts) <= URGENT_TEXTS
+            answers = engine.embedder.embed(self._texts, "document", urgent=urgent, timeout=seconds)
             failure = failure_of(answers)
             if failure is not None:
                 raise failure

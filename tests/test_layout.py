@@ -15,6 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 GROUND = {
     "config",
+    "dates",
     "errors",
     "failpoints",
     "filters",
@@ -45,6 +46,7 @@ IMPORTERS = {
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
     "onnxruntime": {"embedding.model"},
+    "openai": {"llm"},
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},
     "usearch": {"search.segments"},

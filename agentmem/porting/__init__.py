@@ -1,0 +1,1 @@
+"""Memories from and to other stores and files."""

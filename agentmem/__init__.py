@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         DuplicateIdError,
         EmbeddingError,
         InvalidInputError,
+        LanguageModelError,
         ModelError,
         ModelMismatchError,
         NotFoundError,
@@ -47,8 +48,9 @@ _HOMES = {
     "config": ("Config",),
     "errors": (
         "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
-        "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError", "OverloadedError",
-        "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
+        "LanguageModelError", "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError",
+        "OverloadedError", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError",
+        "StoreReadOnlyError",
     ),
     "memory": ("Memory", "ScopedMemory"),
     "porting.importing": ("ImportReport",),
@@ -59,7 +61,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
-    "ImportReport", "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
+    "ImportReport", "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError",
+    "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
     "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "Version",
     "__version__",

@@ -40,6 +40,10 @@ class EmbeddingError(AgentMemError, RuntimeError):
     """The embedder failed on this text, or answered with something that is not a vector; nothing was written."""
 
 
+class LanguageModelError(AgentMemError, RuntimeError):
+    """The language model that was to extract facts failed or cannot be reached; nothing was written."""
+
+
 class ModelError(AgentMemError):
     """A model is unknown, incomplete, damaged, or cannot be loaded."""
 

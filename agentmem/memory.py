@@ -491,7 +491,7 @@ class ScopedMemory:
             None,
             None if metadata is None else check_metadata(metadata, config)[0],
             replace_metadata,
-            _new_expiry(expires_at, ttl),
+            new_expiry(expires_at, ttl),
         )
         embedded = None
         if content is not None:
@@ -763,6 +763,17 @@ class Memory(ScopedMemory):
         self._engine.store.back_up(target, overwrite=overwrite)
         return target
 
+    def reset(self, *, confirm: bool) -> int:
+        """Erases every memory of every owner for good, as `purge` does, and returns how many it were; `confirm=True`
+        says that this is meant. Raises as `purge` does."""
+        if confirm is not True:
+            raise InvalidInputError(f"confirm is {shorten(confirm)}; pass confirm=True to erase every memory.")
+        engine = self._engine
+        erased = engine.store.purge(Scope(), None, engine.embedder.digest)
+        engine.embedder.forget(erased.digests)
+        engine.shelves.drop([*erased.owners, None])
+        return erased.count
+
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
         threads stop, the log is merged into the file. Bounded; may be called twice and from any thread. A signal
@@ -785,7 +796,7 @@ class Memory(ScopedMemory):
         return f"Memory({self.path!r}, model={self._engine.embedder.name!r})"
 
 
-def _new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
+def new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
     """What an update makes of the expiry; `expires_at=None` together with a `ttl` contradict each other too."""
     if isinstance(expires_at, Keep):
         return expires_at if ttl is None else check_expiry(None, ttl, now())

@@ -22,8 +22,7 @@ def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[st
         raise InvalidInputError(f"{shorten(message)} is no chat message; it needs the keys role and content.")
     item = {name: part for name, part in message.items() if name not in NOT_TEXT and name != "name"}
     check_fields(item)
-    if isinstance(item["content"], list):
-        item["content"] = _joined(item["content"])
+    item["content"] = text_of(item["content"])
     if not item["content"] and (message.get("tool_calls") or message.get("function_call")):
         return None
     item.setdefault("metadata", metadata)
@@ -32,6 +31,9 @@ def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[st
     return item
 
 
-def _joined(parts: list[Any]) -> str:
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
+def text_of(content: Any) -> Any:
+    """The content of a message; of a list of parts, the texts, a line each."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
     return "\n".join(text for text in texts if isinstance(text, str))

@@ -65,11 +65,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What can change about a memory, as it stood at one moment."""
+    """What can change about a memory, as it stood at one moment, and since when (`updated_at`)."""
 
     content: str
     metadata: dict[str, Any]
     expires_at: datetime | None
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

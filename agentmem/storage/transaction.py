@@ -1,9 +1,11 @@
 """A write transaction: new memories are gathered and written together, everything else as it comes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
 from agentmem.storage.database import Connection, blob_array, integer_array, only_row
@@ -40,6 +42,23 @@ class Transaction:
     def stored(self) -> Connection:
         """The same without the gathered memories, which stay gathered."""
         return self._connection
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Of what the block does nothing stays when it raises one of our errors; what was done before stays. (Any other
+        error spoils the transaction as a whole.)"""
+        connection, last_event = self.connection, self._last_event
+        connection.execute("SAVEPOINT together")
+        try:
+            yield
+        except AgentMemError:
+            self._forget_gathered()
+            self._last_event = last_event
+            connection.execute("ROLLBACK TO together")
+            connection.execute("RELEASE together")
+            raise
+        self.flush()
+        connection.execute("RELEASE together")
 
     def gathered(self, scope: Scope, content: str) -> Draft | None:
         """The first gathered memory of exactly this scope and text that has not expired."""
@@ -131,7 +150,7 @@ class Transaction:
         if not self._drafts:
             return
         drafts, embedded, terms = self._drafts, self._embedded, self._terms
-        self._drafts, self._embedded, self._terms, self._by_text, self._indexed = [], [], [], {}, 0
+        self._forget_gathered()
         connection = self._connection
         key, seq = only_row(
             connection,
@@ -161,6 +180,9 @@ class Transaction:
             rows,
         )
         reach("rows: after the memories")
+
+    def _forget_gathered(self) -> None:
+        self._drafts, self._embedded, self._terms, self._by_text, self._indexed = [], [], [], {}, 0
 
     def _make_room(self, drafts: Sequence[Draft], twins: Sequence[int]) -> dict[int, Draft]:
         """Which of the drafts become the sole holders of their twins. Whoever still holds one of those is deleted or

@@ -1,0 +1,160 @@
+"""Several changes of one store that are committed together, or not at all."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from agentmem.batches import URGENT_TEXTS
+from agentmem.embedding.embedder import failure_of
+from agentmem.errors import AgentMemError
+from agentmem.memory import ScopedMemory, new_expiry
+from agentmem.records import Draft, Embedded, Record, check_content, check_id, check_metadata, check_timeout
+from agentmem.storage.store import KEEP, Change, Keep, Revision
+from agentmem.storage.transaction import Transaction
+from agentmem.terms import stored_terms
+
+
+@dataclass(frozen=True, slots=True)
+class PastVersion:
+    """What a memory said at a time that has passed, in the store that it comes from."""
+
+    content: str
+    since: datetime
+
+
+class Changes:
+    """Gathers changes, in the order in which they are to be made, and commits them in one transaction. Each call checks
+    what it is given, as the method of the same name of a Memory does, and writes nothing. Belongs to one thread."""
+
+    def __init__(self, memory: ScopedMemory) -> None:
+        self._memory = memory
+        self._engine = memory._engine
+        self._texts: list[str] = []
+        self._changes: list[Callable[[list[Embedded]], Change]] = []
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def add(
+        self,
+        content: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Remembers a text. Its result is the Record."""
+        scope = self._memory._scope(user_id, agent_id, run_id)
+        draft = Draft.of(content, scope, self._engine.config, **fields)
+        place = self._embed(content)
+        self._changes.append(lambda vectors: self._insertion(draft, vectors[place]))
+
+    def bring(
+        self,
+        versions: Sequence[PastVersion],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Remembers what another store remembered: its versions, oldest first, one or more. The last one has the
+        metadata and the expiry. The events of all are dated now, when this store learned of them; the versions keep
+        their dates. Its result is the Record."""
+        scope = self._memory._scope(user_id, agent_id, run_id)
+        first, last, config = versions[0], versions[-1], self._engine.config
+        final = Draft.of(last.content, scope, config, **fields)
+        if len(versions) == 1:
+            draft, only = replace(final, updated_at=last.since), self._embed(last.content)
+            self._changes.append(lambda vectors: self._insertion(draft, vectors[only]))
+            return
+        fields |= {"expires_at": None, "id": final.id}
+        begun = replace(Draft.of(first.content, scope, config, **fields), updated_at=first.since)
+        revisions: list[tuple[Revision, datetime]] = []
+        for version in versions[1:]:
+            check_content(version.content, config)
+            terms = stored_terms(version.content, final.created_at)
+            expires_at = final.expires_at if version is last else KEEP
+            revisions.append((Revision(version.content, terms, None, False, expires_at), version.since))
+        place = self._embed(last.content)
+
+        def change(vectors: list[Embedded]) -> Change:
+            store = self._engine.store
+            steps: list[Change] = [self._insertion(begun, None)]
+            for number, (revision, since) in enumerate(revisions, start=1):
+                vector = vectors[place] if number == len(revisions) else None
+                steps.append(store.to_revise(final.id, scope, revision, vector, since))
+            return lambda transaction: [step(transaction) for step in steps][-1]
+
+        self._changes.append(change)
+
+    def update(
+        self,
+        id: str,
+        content: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        expires_at: datetime | Keep | None = KEEP,
+    ) -> None:
+        """Gives a memory a new version; one that has expired must be restored before. Its result is the Record.
+
+        Raises:
+            NotFoundError: there is no such memory, expired ones included; `commit` raises it too.
+        """
+        config, store, bound = self._engine.config, self._engine.store, self._memory._bound
+        check_id(id)
+        checked = None if metadata is None else check_metadata(metadata, config)[0]
+        revision = Revision(content, None, checked, False, new_expiry(expires_at, None))
+        if content is None:
+            self._changes.append(lambda _: store.to_revise(id, bound, revision, None))
+            return
+        check_content(content, config)
+        created_at = store.require(id, bound, show_expired=True).created_at
+        revision = replace(revision, terms=stored_terms(content, created_at))
+        place = self._embed(content)
+        self._changes.append(lambda vectors: store.to_revise(id, bound, revision, vectors[place]))
+
+    def delete(self, id: str) -> None:
+        """Hides a memory. Its result is whether there was one to see."""
+        change = self._engine.store.to_delete(check_id(id), self._memory._bound)
+        self._changes.append(lambda _: change)
+
+    def restore(self, id: str) -> None:
+        """Brings a deleted or expired memory back, without the expiry that has passed. Its result is the Record."""
+        change = self._engine.store.to_restore(check_id(id), self._memory._bound)
+        self._changes.append(lambda _: change)
+
+    def commit(self, timeout: float | None = None) -> list[Any]:
+        """Embeds the texts, and makes all the changes in one transaction; returns the result of each, in order.
+
+        Raises:
+            NotFoundError, DuplicateIdError: one of them cannot be made; nothing was written. Otherwise as `Memory.add`.
+        """
+        engine = self._engine
+        vectors: list[Embedded] = []
+        if self._texts:
+            seconds, urgent = check_timeout(timeout, engine.config), len(self._texts) <= URGENT_TEXTS
+            answers = engine.embedder.embed(self._texts, "document", urgent=urgent, timeout=seconds)
+            failure = failure_of(answers)
+            if failure is not None:
+                raise failure
+            embedded = engine.embedder.embedded(self._texts, answers)
+            vectors = [vector for vector in embedded if isinstance(vector, Embedded)]
+        return engine.store.together([change(vectors) for change in self._changes]) if self._changes else []
+
+    def _embed(self, text: str) -> int:
+        """The place that the text's vector will have."""
+        self._texts.append(text)
+        return len(self._texts) - 1
+
+    def _insertion(self, draft: Draft, vector: Embedded | None) -> Change:
+        insert = self._engine.store.insertion([draft], [vector], together=True).apply
+
+        def change(transaction: Transaction) -> Record:
+            [record] = insert(transaction)
+            assert not isinstance(record, AgentMemError)
+            return record
+
+        return change

@@ -1,0 +1,128 @@
+"""Mem0's filters in agentmem's terms: who is asked about, and what must hold.
+
+The operators and connectives are the same, their truth table is agentmem's. Different are: the owners, which stand
+among the filters; times without an offset, which are UTC; `expiration_date`, which is a day; and what can be no filter
+here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentmem.dates import end_of, moment
+from agentmem.errors import InvalidInputError
+from agentmem.records import shorten
+
+OWNERS = ("user_id", "agent_id", "run_id")
+
+Owners = dict[str, Any]
+"""Some of OWNERS with their names, as text."""
+
+_NO_FILTERS = frozenset({"data", "hash", "memory", "text_lemmatized"})
+_CONNECTIVES = ("AND", "OR", "NOT")
+
+
+def owner(name: str, value: Any) -> str | None:
+    """A user, agent or run: text without the spaces around it, or a number.
+
+    Raises:
+        InvalidInputError: it is something else, or blank, or `"*"`.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or not (text := str(value).strip()):
+        raise InvalidInputError(f"{name} is {shorten(value)}; pass the name of one owner.")
+    if text == "*":
+        raise InvalidInputError(f"{name} is '*'; name one owner (agentmem.Memory reads all with all_scopes=True).")
+    return text
+
+
+def owners(**named: Any) -> Owners:
+    """Those that are named, of `user_id`, `agent_id` and `run_id`.
+
+    Raises:
+        InvalidInputError: none is.
+    """
+    found = {name: text for name, value in named.items() if (text := owner(name, value)) is not None}
+    if not found:
+        raise InvalidInputError("No owner was given; pass user_id, agent_id or run_id.")
+    return found
+
+
+def owners_and_filters(filters: Any, **named: Any) -> tuple[Owners, dict[str, Any]]:
+    """Whose memories are asked for, by name or in the filters (also within an `AND`), and what is left of the filters.
+
+    Raises:
+        InvalidInputError: no owner is named, or two for the same; something cannot be a filter.
+    """
+    if filters is not None and not isinstance(filters, Mapping):
+        raise InvalidInputError(f"filters is {shorten(filters)}; pass a mapping such as {{'user_id': 'ana'}}.")
+    found: Owners = {}
+    for name, value in named.items():
+        _name(found, name, owner(name, value))
+    try:
+        translated = _translated(_without_owners(filters or {}, found))
+    except RecursionError:
+        raise InvalidInputError("filters nests too deep; flatten it.") from None
+    return owners(**found), translated
+
+
+def _without_owners(filters: Mapping[str, Any], found: Owners) -> dict[str, Any]:
+    rest: dict[str, Any] = {}
+    for key, value in filters.items():
+        if key in OWNERS and not isinstance(value, list | tuple):
+            if not isinstance(value, Mapping):
+                _name(found, key, owner(key, value))
+                continue
+            if set(value) == {"eq"}:
+                _name(found, key, owner(key, value["eq"]))
+                continue
+        if key == "AND" and isinstance(value, list | tuple):
+            parts = [_without_owners(part, found) if isinstance(part, Mapping) else part for part in value]
+            value = [part for part in parts if part != {}]
+            if parts and not value:
+                continue
+        rest[key] = value
+    return rest
+
+
+def _name(found: Owners, key: str, value: str | None) -> None:
+    if value is not None and found.setdefault(key, value) != value:
+        raise InvalidInputError(f"{key} is both {found[key]!r} and {value!r}; name one.")
+
+
+def _translated(filters: Mapping[str, Any]) -> dict[str, Any]:
+    translated: dict[str, Any] = {}
+    for key, value in filters.items():
+        if key in _CONNECTIVES:
+            translated[key] = _members(value)
+        elif key in _NO_FILTERS:
+            raise InvalidInputError(f"The filter on {key!r} cannot be answered; filter on metadata, owners and times.")
+        else:
+            translated[_KEYS.get(key, key)] = _operand(value, _VALUES.get(key, lambda single: single))
+    return translated
+
+
+def _members(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _translated(value)
+    if not isinstance(value, list | tuple):
+        return value
+    return [_translated(part) if isinstance(part, Mapping) else part for part in value]
+
+
+_KEYS = {"expiration_date": "expires_at", "expires_at": "metadata.expires_at"}
+
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "created_at": lambda value: moment("The filter on 'created_at'", value),
+    "updated_at": lambda value: moment("The filter on 'updated_at'", value),
+    "expiration_date": lambda value: end_of("The filter on 'expiration_date'", value),
+} | {name: lambda value: value if isinstance(value, bool) else str(value) for name in OWNERS}
+
+
+def _operand(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """The operand with each of its values converted; `"*"`, None and what `exists` takes stay."""
+    if isinstance(value, Mapping):
+        return {name: part if name == "exists" else _operand(part, convert) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_operand(part, convert) for part in value]
+    return value if value is None or value == "*" else convert(value)

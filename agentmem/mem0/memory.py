@@ -1,0 +1,381 @@
+"""Memory with Mem0's methods. Each checks, translates, and asks the `agentmem.Memory` below."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from agentmem.changes import Changes
+from agentmem.dates import end_of, end_of_reference
+from agentmem.errors import InvalidInputError, ModelError, NotFoundError
+from agentmem.llm import Endpoint
+from agentmem.mem0 import items
+from agentmem.mem0.facts import LanguageModel, learn, summarise
+from agentmem.mem0.filters import Owners, owners, owners_and_filters
+from agentmem.mem0.messages import Fields, Turn, fields_of, turns_of, without_identity
+from agentmem.mem0.settings import read_settings
+from agentmem.mem0.shapes import Added, AddedMemory, Confirmation, Found, HistoryEntry, Listing, StoredMemory
+from agentmem.memory import Memory as Store
+from agentmem.records import MAX_LIMIT, Match, Record, check_threshold, now, shorten
+
+TOP_K = 20
+THRESHOLD = 0.1
+MEANING = 0.4
+"""What the cosine counts for in a score: no memory scores less than this share of it."""
+PROCEDURAL = "procedural_memory"
+PAGE = 256
+UNSET: Any = object()
+
+
+class UnknownMemoryError(NotFoundError, InvalidInputError):
+    """No memory with this id can be changed; a ValueError, as it is with Mem0."""
+
+
+class Memory:
+    """Mem0's Memory, in one file. Any number of threads may share it, any number of processes the file.
+
+    `config` is Mem0's dictionary, as for `from_config`. `llm` is any callable that takes chat messages and gives the
+    answer's text; it is asked by `add(infer=True)` only. `embedder` is as for `agentmem.Memory`. `store` is an
+    `agentmem.Memory` that is open already, and stays so.
+
+    Raises:
+        InvalidInputError: the configuration has what is not supported; the message names it.
+        ModelError, StoreOpenError: as `agentmem.Memory`.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        llm: LanguageModel | None = None,
+        embedder: Any = None,
+        store: Store | None = None,
+    ) -> None:
+        if llm is not None and not callable(llm):
+            raise InvalidInputError(f"llm is {shorten(llm)}; pass a callable that takes messages and returns text.")
+        if store is not None and embedder is not None:
+            raise InvalidInputError(
+                "Both store= and embedder= were given; the store has its embedder, drop the latter."
+            )
+        own_embedder = embedder is not None or store is not None
+        settings = read_settings(config or {}, own_embedder=own_embedder, own_llm=llm is not None)
+        self._llm = llm or settings.llm
+        self._endpoint = self._llm if llm is None and isinstance(self._llm, Endpoint) else None
+        self._instructions = settings.instructions
+        self._owned = store is None
+        if store is None:
+            if settings.path != ":memory:":
+                Path(settings.path).parent.mkdir(parents=True, exist_ok=True)
+            store = _opened(settings.path, settings.model, embedder)
+        self.store = store
+
+    @classmethod
+    def from_config(
+        cls,
+        config_dict: Mapping[str, Any],
+        *,
+        llm: LanguageModel | None = None,
+        embedder: Any = None,
+    ) -> "Memory":
+        """A Memory as Mem0's dictionary describes it.
+
+        `vector_store` (qdrant, faiss or chroma with a `path`): the store is the file `agentmem.db` in that folder, or
+        `<collection_name>.agentmem.db` for a collection that is not named "mem0"; without a path it is in the folder of
+        `history_db_path`, else in the working folder. What Mem0 stored there is left alone; see `import_mem0`.
+        `embedder` (huggingface, fastembed): the model by its name. `llm` (openai, or another that speaks its protocol:
+        deepseek, lmstudio, ollama, vllm), with the extra `[llm]`; a callable may stand there too. The two parts are not
+        looked at when `embedder=` or `llm=` is given. `custom_instructions` goes to the language model.
+
+        Raises:
+            InvalidInputError: something is not supported; the message names every such key.
+        """
+        return cls(config_dict, llm=llm, embedder=embedder)
+
+    def add(
+        self,
+        messages: Any,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        timestamp: Any = None,
+        expiration_date: Any = None,
+        infer: bool = True,
+        memory_type: str | None = None,
+        prompt: str | None = None,
+        skip_invalid: bool = False,
+    ) -> Added:
+        """Remembers a text, a message, or a list of messages; those of the system are left out.
+
+        With `infer=False` each message is kept as it is. With `infer=True` the language model extracts facts (`prompt`
+        tells it what to look for), compares them with what is known of the owner, and what it adds, updates and deletes
+        is committed in one transaction. Where its answer cannot be read, nothing is added, or all the facts are.
+        `memory_type="procedural_memory"` with an `agent_id` keeps one summary of what was done.
+
+        `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories; with the end of `expiration_date` they are
+        seen no more. Owners in the metadata are dropped.
+
+        Raises:
+            InvalidInputError: no owner, or a message without role or text (unless `skip_invalid`); or `infer=True`, and
+                there is no language model.
+            LanguageModelError: it failed; nothing was written. Otherwise as `agentmem.Memory.add`.
+        """
+        named = owners(user_id=user_id, agent_id=agent_id, run_id=run_id)
+        fields = fields_of(metadata, timestamp, expiration_date)
+        if memory_type not in (None, PROCEDURAL):
+            raise InvalidInputError(f"memory_type is {shorten(memory_type)}; pass {PROCEDURAL!r}, or leave it out.")
+        if prompt is not None and not isinstance(prompt, str):
+            raise InvalidInputError(f"prompt is {shorten(prompt)}; pass text.")
+        turns = turns_of(messages, skip_invalid=skip_invalid)
+        if memory_type is not None and agent_id is not None:
+            return {"results": self._procedure(turns, named, fields, prompt)}
+        if infer:
+            instructions = prompt or self._instructions
+            return {"results": learn(self.store, self._model(), turns, named, fields, instructions)}
+        return {"results": self._keep(turns, named, fields)}
+
+    def _keep(self, turns: list[Turn], named: Owners, fields: Fields) -> list[AddedMemory]:
+        contents = [
+            {
+                "content": turn.content, "role": turn.role,
+                "metadata": fields.metadata | ({} if turn.name is None else {"actor_id": turn.name}),
+            }
+            for turn in turns
+        ]  # fmt: skip
+        records: list[Record] = self.store.add_batch(
+            contents, **named, created_at=fields.created_at, expires_at=fields.expires_at
+        )
+        return [
+            {"id": record.id, "memory": turn.content, "event": "ADD", "actor_id": turn.name, "role": turn.role}
+            for record, turn in zip(records, turns, strict=True)
+        ]
+
+    def _procedure(self, turns: list[Turn], named: Owners, fields: Fields, prompt: str | None) -> list[AddedMemory]:
+        record = self.store.add(
+            summarise(self._model(), turns, prompt), **named, role=fields.role, created_at=fields.created_at,
+            expires_at=fields.expires_at, metadata={**fields.metadata, "memory_type": PROCEDURAL},
+        )  # fmt: skip
+        return [{"id": record.id, "memory": record.content, "event": "ADD"}]
+
+    def _model(self) -> LanguageModel:
+        if self._llm is None:
+            raise InvalidInputError(
+                "There is no language model to extract facts; pass infer=False to keep the messages as they are, or "
+                "open the Memory with llm=, any callable that takes messages and returns text."
+            )
+        return self._llm
+
+    def get(self, memory_id: str) -> StoredMemory | None:
+        """The memory with this id, expired or not; None when there is none."""
+        record = self.store.get(memory_id, show_expired=True)
+        return None if record is None else items.stored(record)
+
+    def get_all(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        top_k: int | None = None,
+        limit: int | None = None,
+        show_expired: bool = False,
+    ) -> Listing:
+        """The newest memories of an owner, `top_k` (or `limit`, the same; default 20) at most. Owners stand in
+        `filters` or are named; one is required.
+
+        Raises:
+            InvalidInputError: no owner, or something cannot be used.
+        """
+        named, rest = owners_and_filters(filters, user_id=user_id, agent_id=agent_id, run_id=run_id)
+        size = _size(top_k, limit)
+        if not size:
+            return {"results": []}
+        page = self.store.get_all(**named, filters=rest, limit=size, show_expired=show_expired)
+        return {"results": [items.listed(record) for record in page]}
+
+    def search(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        top_k: int | None = None,
+        limit: int | None = None,
+        threshold: float | None = THRESHOLD,
+        rerank: bool = False,
+        explain: bool = False,
+        reference_date: Any = None,
+        show_expired: bool = False,
+    ) -> Found:
+        """The memories of an owner that are relevant to a question, best first, `top_k` (or `limit`, the same; default
+        20) at most. Owners stand in `filters` or are named; one is required.
+
+        The score is that of agentmem's hybrid search. `threshold` is, as with Mem0, the least cosine of query and
+        memory; what has a score that high is kept too. `rerank` changes nothing, as with Mem0 when no reranker is
+        configured. `reference_date` (a day, a moment, Unix seconds) asks as if it were then: of what is there now, what
+        was created later is left out, and what had not expired by then is not. `explain` adds `score_details`.
+
+        Raises:
+            InvalidInputError: no owner, a blank query, or something is out of range.
+        """
+        named, rest = owners_and_filters(filters, user_id=user_id, agent_id=agent_id, run_id=run_id)
+        if not isinstance(query, str) or not query.strip():
+            raise InvalidInputError(f"query is {shorten(query)}; pass a str that is not blank.")
+        size = _size(top_k, limit)
+        least = THRESHOLD if threshold is None else check_threshold(threshold)
+        asked: dict[str, Any] = {"filters": rest, "show_expired": show_expired}
+        if reference_date is not None:
+            asked = _asked_then(end_of_reference(reference_date), rest, show_expired)
+        asked |= {"threshold": MEANING * least, "explain": True}
+        if not size:
+            return {"results": []}
+        fetched, exhausted = size, False
+        matches: list[Match] = []
+        while len(matches) < size and not exhausted:
+            best = self.store.search(query.strip(), **named, **asked, limit=fetched)
+            matches = [match for match in best if max(match.score, (match.explanation or {})["cosine"]) >= least]
+            exhausted = len(best) < fetched or fetched == MAX_LIMIT
+            fetched = min(4 * fetched, MAX_LIMIT)
+        return {"results": [items.found(match, least, explain=explain) for match in matches[:size]]}
+
+    def update(
+        self,
+        memory_id: str,
+        text: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expiration_date: Any = UNSET,
+        data: str | None = None,
+    ) -> Confirmation:
+        """Gives a memory another text (`data` is the old name of `text`), further metadata, which are merged, or
+        another `expiration_date` (None: none). Owners in the metadata are dropped.
+
+        Raises:
+            InvalidInputError: nothing to change was given, or it cannot be used; UnknownMemoryError: no such memory.
+        """
+        text = data if text is None else text
+        if text is None and metadata is None and expiration_date is UNSET:
+            raise InvalidInputError("Nothing to change was given; pass text, metadata or expiration_date.")
+        plain = without_identity(metadata)
+        if expiration_date is UNSET:
+            expiration_date = plain.get("expiration_date", UNSET)
+        for name in ("created_at", "expiration_date", "role"):
+            plain.pop(name, None)
+        record, changes = self._to_change(memory_id)
+        expires_at = record.expires_at
+        if expiration_date is not UNSET:
+            expires_at = None if expiration_date is None else end_of("expiration_date", expiration_date)
+        changes.update(memory_id, text, metadata=plain, expires_at=expires_at)
+        _commit(changes, memory_id)
+        return {"message": "Memory updated successfully!"}
+
+    def delete(self, memory_id: str) -> Confirmation:
+        """Deletes a memory; its history stays. Raises UnknownMemoryError."""
+        _, changes = self._to_change(memory_id)
+        changes.delete(memory_id)
+        if not _commit(changes, memory_id)[-1]:
+            raise _unknown(memory_id)
+        return {"message": "Memory deleted successfully!"}
+
+    def delete_all(
+        self, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> Confirmation:
+        """Deletes every memory of an owner, expired ones too. Raises InvalidInputError when no owner is named."""
+        named = owners(user_id=user_id, agent_id=agent_id, run_id=run_id)
+        self.store.delete_all(**named)
+        expired = {"expires_at": {"lte": now()}}
+        while page := self.store.get_all(**named, filters=expired, limit=PAGE, show_expired=True).records:
+            changes = Changes(self.store)
+            for record in page:
+                changes.restore(record.id)
+                changes.delete(record.id)
+            changes.commit()
+        return {"message": "Memories deleted successfully!"}
+
+    def history(self, memory_id: str) -> list[HistoryEntry]:
+        """Every event of a memory, oldest first, deleted or not; empty when there never was one."""
+        events = self.store.history(memory_id)
+        if not events:
+            return []
+        record = self.store.get(memory_id, show_expired=True)
+        if record is None:
+            record = self.store.get(memory_id, show_expired=True, as_of=events[0].at)
+        return list(items.entries(events, record))
+
+    def reset(self) -> None:
+        """Erases everything of everybody for good, history included."""
+        self.store.reset(confirm=True)
+
+    def close(self) -> None:
+        """Ends, unless the store was given: then its owner closes it. May be called twice."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        if self._owned:
+            self.store.close()
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"agentmem.mem0.Memory({self.store!r})"
+
+    def _to_change(self, memory_id: str) -> tuple[Record, Changes]:
+        """The memory, and what must come before its change: with Mem0 an expired one can be changed too."""
+        record = self.store.get(memory_id, show_expired=True)
+        if record is None:
+            raise _unknown(memory_id)
+        changes = Changes(self.store)
+        if record.expires_at is not None and record.expires_at <= now():
+            changes.restore(memory_id)
+        return record, changes
+
+
+def _opened(path: str, model: str | None, embedder: Any) -> Store:
+    if model is None:
+        return Store(path, embedder=embedder)
+    try:
+        return Store(path, model=model)
+    except ModelError as error:
+        raise type(error)(f"embedder.config.model: {error}") from error
+
+
+def _size(top_k: Any, limit: Any) -> int:
+    """How many are asked for; the two names mean the same."""
+    if top_k is not None and limit is not None and top_k != limit:
+        raise InvalidInputError(f"Both top_k={shorten(top_k)} and limit={shorten(limit)} were given; drop one of them.")
+    name, size = ("top_k", top_k) if limit is None else ("limit", limit)
+    if size is None:
+        return TOP_K
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_LIMIT:
+        raise InvalidInputError(f"{name} is {shorten(size)}; pass a whole number from 0 to {MAX_LIMIT:,}.")
+    return size
+
+
+def _asked_then(end: datetime, filters: dict[str, Any], show_expired: bool) -> dict[str, Any]:
+    unexpired = {"OR": [{"expires_at": {"gte": end}}, {"expires_at": {"exists": False}}]}
+    parts = [filters, {} if show_expired else unexpired]
+    return {
+        "filters": {"AND": [part for part in parts if part]} if any(parts) else None,
+        "between": (None, end),
+        "show_expired": True,
+    }
+
+
+def _commit(changes: Changes, memory_id: str) -> list[Any]:
+    try:
+        return changes.commit()
+    except NotFoundError:  # Gone since it was looked up.
+        raise _unknown(memory_id) from None
+
+
+def _unknown(memory_id: str) -> UnknownMemoryError:
+    return UnknownMemoryError(f"There is no memory {memory_id!r} to change; look ids up with get_all().")

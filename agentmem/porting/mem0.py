@@ -1,0 +1,223 @@
+"""Memories from Mem0: its local Qdrant folder and its history, with ids, owners, metadata and dates as they are."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agentmem.changes import Changes, PastVersion
+from agentmem.dates import end_of, moment
+from agentmem.errors import AgentMemError, DuplicateIdError, EmbeddingError, InvalidInputError, StoreOpenError
+from agentmem.memory import ScopedMemory
+from agentmem.porting.qdrant import Point, Points, collections, opened, points
+from agentmem.progress import with_progress
+from agentmem.records import now
+
+COLLECTION = "mem0"
+OWNERS = ("user_id", "agent_id", "run_id")
+CHUNK = 256
+
+_OWN = frozenset({
+    *OWNERS, "data", "hash", "id", "text_lemmatized", "created_at", "updated_at", "expiration_date", "role",
+})  # fmt: skip
+"""Keys of a payload that are no metadata."""
+
+
+class Row(NamedTuple):
+    """An event of the history, with the columns that are read of it."""
+
+    memory_id: str
+    event: str
+    old_memory: str | None
+    new_memory: str | None
+    created_at: str | None
+    updated_at: str | None
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of the memories: how many were stored, how many were there already (deleted ones too), and what was
+    wrong with the others, by their ids."""
+
+    stored: int = 0
+    present: int = 0
+    failed: dict[str, AgentMemError] = field(default_factory=dict)
+
+
+def import_mem0(
+    memory: ScopedMemory,
+    folder: str | os.PathLike[str],
+    *,
+    history: str | os.PathLike[str] | None = None,
+    collection: str | None = None,
+    progress: bool = False,
+) -> Imported:
+    """Brings the memories of a local Qdrant folder of Mem0 (`vector_store.config.path`) into a store; `history` is its
+    `history_db_path`. The texts are embedded anew.
+
+    Ids, owners, roles, metadata, `created_at`, `updated_at` and expiration dates are kept, and with a history the
+    earlier texts of each memory with their dates; what Mem0 deleted has no owner any more and is left out. `collection`
+    is "mem0", or the only one there is. A memory whose id is there is left as it is, so that an import that was
+    interrupted goes on when it is called again. Commits 256 memories at a time, oldest first; one that cannot be
+    brought is told in `failed`, by its id, and keeps no other back. Nothing is written to the folder; nobody should
+    write to it meanwhile.
+
+    Raises:
+        StoreOpenError: a file cannot be read, or is not of Qdrant or Mem0.
+        InvalidInputError: there is no such collection.
+        StoreFullError, DeadlineError and what else `Memory.add` raises that is no memory's fault: what was committed
+            stays; call it again.
+    """
+    source = Path(folder).expanduser()
+    imported = Imported()
+    with ExitStack() as files:
+        found = files.enter_context(points(source, _collection(source, collection)))
+        past = None if history is None else _Past(files.enter_context(opened(Path(history).expanduser())))
+        rows = found.rows(_age)
+        remaining = iter(with_progress(rows, "memories") if progress else rows)
+        while chunk := list(islice(remaining, CHUNK)):
+            brought = list(_new(memory, found, chunk, imported))
+            told = {} if past is None else past.of([each.id for each in brought])
+            _bring(memory, brought, told, imported)
+    return imported
+
+
+def _collection(folder: Path, collection: str | None) -> str:
+    if collection is not None:
+        return collection
+    # Beside the memories Mem0 keeps what it found in them, and something of its own.
+    names = [name for name in collections(folder) if not name.endswith("_entities") and name != "mem0migrations"]
+    if COLLECTION in names or not names:
+        return COLLECTION
+    if len(names) > 1:
+        raise InvalidInputError(f"The folder has several collections ({', '.join(names)}); name one with collection=.")
+    return names[0]
+
+
+def _age(point: Point) -> float:
+    try:
+        return moment("created_at", point.payload.get("created_at")).timestamp()
+    except InvalidInputError:
+        return 0.0
+
+
+def _new(memory: ScopedMemory, found: Points, rows: Sequence[int], imported: Imported) -> Iterator[Point]:
+    """The points that the store never had."""
+    for row in rows:
+        try:
+            point = found.read(row)
+            known = memory.history(point.id)
+        except InvalidInputError as error:
+            imported.failed[f"row {row}"] = error
+            continue
+        if known:
+            imported.present += 1
+        else:
+            yield point
+
+
+def _bring(memory: ScopedMemory, brought: Sequence[Point], told: dict[str, list[Row]], imported: Imported) -> None:
+    """All of them in one commit; when one is in the way, each in its own."""
+    good: list[Point] = []
+    changes = Changes(memory)
+    for point in brought:
+        try:
+            _gather(changes, point, told.get(point.id, []))
+        except InvalidInputError as error:
+            imported.failed[point.id] = error
+        else:
+            good.append(point)
+    try:
+        changes.commit()
+        imported.stored += len(good)
+        return
+    except DuplicateIdError:  # Somebody else imports too.
+        if len(good) == 1:
+            imported.present += 1
+            return
+    except (InvalidInputError, EmbeddingError) as error:
+        if len(good) == 1:
+            imported.failed[good[0].id] = error
+            return
+    for point in good:
+        _bring(memory, [point], told, imported)
+
+
+def _gather(changes: Changes, point: Point, rows: Sequence[Row]) -> None:
+    payload = point.payload
+    owners = {name: _owner(payload.get(name)) for name in OWNERS}
+    role, expiration_date = payload.get("role"), payload.get("expiration_date")
+    created_at = _moment(payload, "created_at") or _earliest(rows) or _moment(payload, "updated_at") or now()
+    updated_at = _moment(payload, "updated_at") or created_at
+    changes.bring(
+        _versions(payload.get("data"), created_at, updated_at, rows), **owners, id=point.id, role=role,
+        metadata={key: value for key, value in payload.items() if key not in _OWN}, created_at=created_at,
+        expires_at=None if not expiration_date else end_of("expiration_date", expiration_date),
+    )  # fmt: skip
+
+
+def _owner(value: Any) -> Any:
+    """As Mem0 reads it: without the spaces around it, and a number is a name too."""
+    return str(value).strip() if isinstance(value, str | int) else value
+
+
+def _moment(payload: dict[str, Any], name: str) -> datetime | None:
+    return None if payload.get(name) is None else moment(name, payload[name])
+
+
+def _earliest(rows: Sequence[Row]) -> datetime | None:
+    dates = [_date(row.created_at) for row in rows]
+    return min((date for date in dates if date is not None), default=None)
+
+
+def _date(text: Any) -> datetime | None:
+    """A date of the history, which may be missing or damaged: the memory comes without it."""
+    try:
+        return None if text is None else moment("date", text)
+    except InvalidInputError:
+        return None
+
+
+def _versions(content: Any, created_at: datetime, updated_at: datetime, rows: Sequence[Row]) -> list[PastVersion]:
+    """What the memory said, oldest first; the last is what the point says, whatever the history does."""
+    earlier: list[PastVersion] = []
+    for row in rows:
+        before, after = _text(row.old_memory), _text(row.new_memory)
+        if row.event == "UPDATE" and not earlier and before:
+            earlier.append(PastVersion(before, created_at))
+        if row.event in ("ADD", "UPDATE") and after:
+            since = created_at if row.event == "ADD" else _date(row.updated_at) or created_at
+            earlier.append(PastVersion(after, since))
+    if earlier and earlier[-1].content == content:
+        earlier.pop()
+    return [*earlier, PastVersion(content, updated_at)]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+class _Past:
+    """The history of Mem0. Belongs to one thread."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(history)")}
+        if missing := sorted(set(Row._fields) - columns):
+            raise StoreOpenError(f"This is no history of Mem0: its table has no {', '.join(missing)}.")
+
+    def of(self, ids: Sequence[str]) -> dict[str, list[Row]]:
+        """The events of some memories, oldest first."""
+        places = ", ".join("?" * len(ids))
+        rows: dict[str, list[Row]] = {}
+        for found in self._connection.execute(
+            f"SELECT {', '.join(Row._fields)} FROM history WHERE memory_id IN ({places}) ORDER BY rowid", tuple(ids)
+        ):
+            row = Row(*found)
+            rows.setdefault(row.memory_id, []).append(row)
+        return rows

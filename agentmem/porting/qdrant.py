@@ -1,0 +1,159 @@
+"""The points of a local Qdrant folder, read as data.
+
+The folder has `meta.json`, which names the collections, and for each of them `collection/<name>/storage.sqlite` with
+one pickled point a row. A pickle can name any function and have it called, so none is looked up here: the classes of
+qdrant-client are replaced by one that only keeps what it is given, and whatever else a pickle names refuses its point.
+The file is read with the standard library's SQLite, as qdrant-client does, so that both may have it open.
+"""
+
+import io
+import json
+import math
+import pickle
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from agentmem.errors import AgentMemError, InvalidInputError, StoreOpenError
+from agentmem.records import shorten
+
+LARGEST_ROW = 64 * 1024 * 1024
+"""Bytes; a point with a vector of 4,096 dimensions and a long text has less than 0.1 % of it."""
+
+BUSY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What Qdrant keeps of one memory beside its vector."""
+
+    id: str
+    payload: dict[str, Any]
+
+
+def collections(folder: Path) -> list[str]:
+    """The names of the collections in a folder.
+
+    Raises:
+        StoreOpenError: it is not a folder of a local Qdrant.
+    """
+    path = folder / "meta.json"
+    try:
+        named = json.loads(path.read_text("utf-8"))["collections"]
+        return sorted(str(name) for name in named)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreOpenError(
+            f"{str(folder)!r} is no folder of a local Qdrant ({shorten(str(error))}); pass the one that has meta.json."
+        ) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Another product's SQLite file, to be read only.
+
+    Raises:
+        StoreOpenError: it cannot be read; also within the block.
+    """
+    try:
+        # Opened first by hand: SQLite's own message does not say which file, nor why.
+        with path.open("rb"):
+            pass
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        try:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_ROW)
+            connection.execute("PRAGMA trusted_schema = OFF")
+            yield connection
+        finally:
+            connection.close()
+    except AgentMemError:  # Some of which are OSErrors too.
+        raise
+    except (OSError, sqlite3.Error) as error:
+        raise StoreOpenError(f"{str(path)!r} cannot be read ({shorten(str(error))}); is it the right file?") from error
+
+
+class Points:
+    """The points of one collection. Belongs to one thread, for the length of the `with` block."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def rows(self, age: Callable[[Point], float]) -> list[int]:
+        """The rows of all points, oldest first, unreadable ones before them. Reads everything and keeps some 100 bytes
+        a point. Of several rows of one point, which old versions wrote, only the latest counts."""
+        latest: dict[str, tuple[float, int]] = {}
+        for row, data in self._connection.execute("SELECT rowid, point FROM points ORDER BY rowid"):
+            try:
+                point = point_of(data)
+            except AgentMemError:
+                latest[f"row {row}"] = (-math.inf, row)
+            else:
+                latest[point.id] = (age(point), row)
+        return [row for _, row in sorted(latest.values())]
+
+    def read(self, row: int) -> Point:
+        """Raises InvalidInputError when the row holds no point."""
+        found = self._connection.execute("SELECT point FROM points WHERE rowid = ?", (row,)).fetchone()
+        if found is None:
+            raise InvalidInputError(f"The row {row} is gone; nobody else may write to the folder meanwhile.")
+        return point_of(found[0])
+
+
+@contextmanager
+def points(folder: Path, collection: str) -> Iterator[Points]:
+    """The points of a collection.
+
+    Raises:
+        InvalidInputError: there is no such collection.
+        StoreOpenError: the folder or the collection cannot be read.
+    """
+    if collection not in (names := collections(folder)):
+        raise InvalidInputError(f"There is no collection {collection!r}; the folder has {', '.join(names) or 'none'}.")
+    root = (folder / "collection").resolve()
+    path = (root / collection / "storage.sqlite").resolve()
+    if root not in path.parents:
+        raise InvalidInputError(f"The collection {collection!r} lies outside the folder; it is not read.")
+    with opened(path) as connection:
+        yield Points(connection)
+
+
+class _Kept:
+    """Stands for an object of qdrant-client: keeps the state that it is given, and does nothing."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> "_Kept":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "qdrant_client":
+            return _Kept
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no point has")
+
+
+def point_of(data: Any) -> Point:
+    """A point from its pickle.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    try:
+        value = _Reader(io.BytesIO(data)).load()
+        state = value.state
+        state = state[0] if isinstance(state, tuple) else state
+        fields = state.get("__dict__", state)
+        name, payload = fields["id"], fields["payload"]
+    except Exception as error:  # A damaged pickle raises nearly anything.
+        raise InvalidInputError(f"This is no point of Qdrant ({shorten(str(error))}).") from None
+    if isinstance(name, bool) or not isinstance(name, str | int) or not isinstance(payload, dict):
+        raise InvalidInputError(f"This is no point of Qdrant (id {shorten(name)}, payload {shorten(payload)}).")
+    return Point(str(name), payload)

@@ -7,13 +7,13 @@ can do the work. This module only decides who works when.
 import os
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from agentmem.embedding.collector import Answer
 from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.forks import abandon, restart
+from agentmem.lens import Lens, Lenses
+from agentmem.parcel import Parcel
 from agentmem.records import Embedded, Scope
 from agentmem.storage.pending import Pending, claimant
 from agentmem.storage.store import Store
@@ -32,64 +32,27 @@ FOR_EVER = 1e6
 EVERYBODY = Scope()
 
 
-class _Chunk:
+class _Chunk(Parcel):
     """Some pending memories on their way through the model."""
 
     def __init__(self, embedder: Embedder, memories: list[Pending], *, urgent: bool, timeout: float) -> None:
+        super().__init__(embedder, [memory.content for memory in memories], urgent=urgent, timeout=timeout)
         self.memories = memories
-        self._embedder = embedder
-        self._sent = embedder.send([memory.content for memory in memories], "document", urgent=urgent, timeout=timeout)
-        self.cancel = self._sent.cancel
-
-    def answers(self, timeout: float) -> list[Embedded | AgentMemError]:
-        """A vector for each memory, or the fault of its text.
-
-        Raises:
-            DeadlineError: they do not come in time.
-            EmbeddingError: the fault is the model's, which fails on a harmless text too.
-            ClosedError: they will never come.
-        """
-        texts = [memory.content for memory in self.memories]
-        answers = dict(zip(texts, self._sent.answers(timeout), strict=True))
-        if failed := _failures(answers):
-            if not self._model_works(timeout):
-                raise failed[min(failed)]
-            # Once more: the model may have come back only after it had failed on them.
-            again = self._embedder.embed(list(failed), "document", urgent=False, timeout=timeout)
-            answers |= zip(failed, again, strict=True)
-            _failures(answers)
-        return self._embedder.embedded(texts, [answers[text] for text in texts])
-
-    def _model_works(self, timeout: float) -> bool:
-        """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred
-        in it, and a text that no model takes would be tried for ever."""
-        [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], "document", urgent=True, timeout=timeout)
-        return isinstance(answer, bytes)
-
-
-def _failures(answers: Mapping[str, Answer]) -> dict[str, EmbeddingError]:
-    """The texts that the embedder failed on; any other error (the end, a full line) is raised."""
-    failed = {}
-    for text, answer in answers.items():
-        if isinstance(answer, EmbeddingError):
-            failed[text] = answer
-        elif isinstance(answer, AgentMemError):
-            raise answer
-    return failed
+        self.model = embedder.identity
 
 
 class Backlog:
     """Every method may be called from any thread. The thread of the background starts with the first need."""
 
-    def __init__(self, store: Store, embedder: Embedder, *, limit: int, patience: float) -> None:
+    def __init__(self, store: Store, lenses: Lenses, *, limit: int, patience: float) -> None:
         """`limit` memories may be pending; `patience` is the seconds that the background gives a chunk, and then each
         of its texts, before it takes them for hanging."""
         self._patience = patience
         self._store = store
-        self._embedder = embedder
+        self._lenses = lenses
         self._limit = limit
         self._start()
-        if store.pending_count():
+        if store.pending_count() or store.moves.has_old():
             self.wake(0)
 
     def _start(self) -> None:
@@ -144,7 +107,7 @@ class Backlog:
                 return
             if self._count is not None:
                 self._count -= missed
-            if self._embedder.absent:
+            if self._lenses.current.embedder.absent:
                 self._changed.notify_all()
                 return
             self._awake = True
@@ -163,11 +126,16 @@ class Backlog:
             ClosedError: closed before or meanwhile.
         """
         deadline = time.monotonic() + timeout
-        for chunk in self._chunks(scope, urgent=urgent, deadline=deadline):
-            self._store.settle(chunk.memories, chunk.answers(max(0.0, deadline - time.monotonic())))
-            self._recount()
 
-    def _chunks(self, scope: Scope, *, urgent: bool, deadline: float) -> Iterator[_Chunk]:
+        def settle(lens: Lens) -> None:
+            for chunk in self._chunks(lens, scope, urgent=urgent, deadline=deadline):
+                answers = chunk.answers(max(0.0, deadline - time.monotonic()))
+                self._store.settle(chunk.memories, answers, model=chunk.model)
+                self._recount()
+
+        self._lenses.through(settle)
+
+    def _chunks(self, lens: Lens, scope: Scope, *, urgent: bool, deadline: float) -> Iterator[_Chunk]:
         """The chunks of a scope's memories that are pending now (what others go on deferring must not hold this call up
         for ever); each is sent off before the one before it is waited for, so that the model works while the other is
         committed."""
@@ -182,7 +150,7 @@ class Backlog:
                     break
                 after_key = memories[-1].key
                 left = max(0.0, deadline - time.monotonic())
-                current, ahead = ahead, _Chunk(self._embedder, memories, urgent=urgent, timeout=left)
+                current, ahead = ahead, _Chunk(lens.embedder, memories, urgent=urgent, timeout=left)
                 if current is not None:
                     yield current
             if ahead is not None:
@@ -219,27 +187,29 @@ class Backlog:
             if left:
                 return left
             try:
-                self._work_through()
+                self._lenses.through(self._work_through)
             finally:
                 # Also when the model fails or this is the end: nobody shall wait for a claim that is not worked on.
                 self._store.release_backlog(self._owner)
         self._recount()
+        while not self._closed and self._store.moves.clear():  # A mover that was killed left old vectors behind.
+            pass
         return None
 
-    def _work_through(self) -> None:
-        for chunk in self._chunks(EVERYBODY, urgent=False, deadline=time.monotonic() + FOR_EVER):
+    def _work_through(self, lens: Lens) -> None:
+        for chunk in self._chunks(lens, EVERYBODY, urgent=False, deadline=time.monotonic() + FOR_EVER):
             try:
                 answers = chunk.answers(self._patience)
             except DeadlineError as error:
-                answers = [self._alone(memory, error) for memory in chunk.memories]
-            self._store.settle(chunk.memories, answers)
+                answers = [self._alone(lens, memory, error) for memory in chunk.memories]
+            self._store.settle(chunk.memories, answers, model=chunk.model)
             self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
             self._recount()
 
-    def _alone(self, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
+    def _alone(self, lens: Lens, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
         """The vector of one memory of a chunk that did not come in time; one that hangs alone too is given up."""
         try:
-            [answer] = _Chunk(self._embedder, [memory], urgent=False, timeout=self._patience).answers(self._patience)
+            [answer] = _Chunk(lens.embedder, [memory], urgent=False, timeout=self._patience).answers(self._patience)
         except DeadlineError:
             return EmbeddingError(f"The embedder did not answer on this text: {slow}")
         return answer
@@ -251,7 +221,7 @@ class Backlog:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the background; what is pending stays in the store. The embedder must be closed before or meanwhile."""
+        """Ends the background; what is pending stays in the store. The lenses must be closed before or meanwhile."""
         if self._pid != os.getpid():
             return
         with self._lock:

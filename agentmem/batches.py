@@ -1,14 +1,16 @@
 """Many items: drawn from any iterable, in chunks, the model always one chunk ahead of the commit."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from agentmem.config import Durability
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
-from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.records import Draft, Embedded, Record, Scope, check_fields, shorten
+from agentmem.errors import AgentMemError, ClosedError, InvalidInputError
+from agentmem.lens import Lens
+from agentmem.records import Draft, Record, Scope, check_fields, shorten
 
 CHUNK = 256
 """Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
@@ -77,44 +79,57 @@ class Chunk:
         self._start = start
         self._drawn = drawn
         self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
-        self._sent: Sent | None = None
+        self._sent: tuple[Lens, Sent] | None = None
+        self._deferred = defer
         if defer:
             engine.backlog.admit(len(self._drafts), timeout)
         elif self._drafts:
-            self._sent = engine.embedder.send(
-                [draft.content for draft in self._drafts],
-                "document",
-                urgent=len(self._drafts) <= URGENT_TEXTS,
-                timeout=timeout,
-            )
+            self._sent = engine.lenses.through(partial(self._send, timeout=timeout))
+
+    def _send(self, lens: Lens, timeout: float) -> tuple[Lens, Sent]:
+        urgent = len(self._drafts) <= URGENT_TEXTS
+        texts = [draft.content for draft in self._drafts]
+        return lens, lens.embedder.send(texts, "document", urgent=urgent, timeout=timeout)
 
     def cancel(self) -> None:
         """Gives the items up."""
         if self._sent is not None:
-            self._sent.cancel()
-        else:
+            self._sent[1].cancel()
+        if self._deferred:
             self._engine.backlog.wake(missed=len(self._drafts))
 
     def store(self, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
         """Commits the items in one transaction; returns a record or an error for each, in order."""
         engine, drafts = self._engine, self._drafts
-        embedded: list[Embedded | AgentMemError | None] = [None] * len(drafts)
-        if self._sent is not None:
-            answers = self._sent.answers(timeout)
-            embedded = [*engine.embedder.embedded([draft.content for draft in drafts], answers)]
         stored: list[Record | AgentMemError] = []
         try:
-            if drafts:
-                stored = engine.store.insert(drafts, embedded, together=together, durability=self._durability)
+            if self._deferred and drafts:
+                stored = engine.store.insert(
+                    drafts, [None] * len(drafts), model=None, together=together, durability=self._durability
+                )
+            elif drafts:
+                stored = engine.lenses.through(partial(self._store, timeout=timeout, together=together))
         except AgentMemError as error:
             if error.position is None:
                 raise
             raise type(error)(f"Item {self._start + error.position}: {error}") from error
         finally:
-            if self._sent is None:
+            if self._deferred:
                 engine.backlog.wake(missed=_missed(drafts, stored))
         records = iter(stored)
         return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
+
+    def _store(self, lens: Lens, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
+        if self._sent is None or self._sent[0] is not lens:  # The store has moved to another model since.
+            self._sent = None
+            self._sent = self._send(lens, timeout)
+        answers = self._sent[1].answers(timeout)
+        if lens is not self._engine.lenses.current and any(isinstance(answer, ClosedError) for answer in answers):
+            raise ClosedError("The store has moved to another model.")  # Not told to anybody: the texts go to that one.
+        embedded = lens.embedder.embedded([draft.content for draft in self._drafts], answers)
+        return self._engine.store.insert(
+            self._drafts, embedded, model=lens.identity, together=together, durability=self._durability
+        )
 
 
 def store_all(
@@ -155,7 +170,7 @@ def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | Agent
     engine.backlog.admit(1, timeout)
     stored: list[Record | AgentMemError] = []
     try:
-        stored = engine.store.insert([draft], [None], together=True)
+        stored = engine.store.insert([draft], [None], model=None, together=True)
     finally:
         engine.backlog.wake(missed=_missed([draft], stored))
     return stored

@@ -8,6 +8,7 @@ from typing import Any
 from agentmem.batches import URGENT_TEXTS
 from agentmem.embedding.embedder import failure_of
 from agentmem.errors import AgentMemError
+from agentmem.lens import Lens
 from agentmem.memory import ScopedMemory, new_expiry
 from agentmem.records import Draft, Embedded, Record, check_content, check_id, check_metadata, check_timeout
 from agentmem.storage.store import KEEP, Change, Keep, Revision
@@ -31,7 +32,7 @@ class Changes:
         self._memory = memory
         self._engine = memory._engine
         self._texts: list[str] = []
-        self._changes: list[Callable[[list[Embedded]], Change]] = []
+        self._changes: list[Callable[[list[Embedded], str], Change]] = []  # Of the vectors, and whose they are.
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -49,7 +50,7 @@ class Changes:
         scope = self._memory._scope(user_id, agent_id, run_id)
         draft = Draft.of(content, scope, self._engine.config, **fields)
         place = self._embed(content)
-        self._changes.append(lambda vectors: self._insertion(draft, vectors[place]))
+        self._changes.append(lambda vectors, model: self._insertion(draft, vectors[place], model))
 
     def bring(
         self,
@@ -68,7 +69,7 @@ class Changes:
         final = Draft.of(last.content, scope, config, **fields)
         if len(versions) == 1:
             draft, only = replace(final, updated_at=last.since), self._embed(last.content)
-            self._changes.append(lambda vectors: self._insertion(draft, vectors[only]))
+            self._changes.append(lambda vectors, model: self._insertion(draft, vectors[only], model))
             return
         fields |= {"expires_at": None, "id": final.id}
         begun = replace(Draft.of(first.content, scope, config, **fields), updated_at=first.since)
@@ -80,12 +81,12 @@ class Changes:
             revisions.append((Revision(version.content, terms, None, False, expires_at), version.since))
         place = self._embed(last.content)
 
-        def change(vectors: list[Embedded]) -> Change:
+        def change(vectors: list[Embedded], model: str) -> Change:
             store = self._engine.store
-            steps: list[Change] = [self._insertion(begun, None)]
+            steps: list[Change] = [self._insertion(begun, None, model)]
             for number, (revision, since) in enumerate(revisions, start=1):
                 vector = vectors[place] if number == len(revisions) else None
-                steps.append(store.to_revise(final.id, scope, revision, vector, since))
+                steps.append(store.to_revise(final.id, scope, revision, vector, model=model, since=since))
             return lambda transaction: [step(transaction) for step in steps][-1]
 
         self._changes.append(change)
@@ -108,23 +109,23 @@ class Changes:
         checked = None if metadata is None else check_metadata(metadata, config)[0]
         revision = Revision(content, None, checked, False, new_expiry(expires_at, None))
         if content is None:
-            self._changes.append(lambda _: store.to_revise(id, bound, revision, None))
+            self._changes.append(lambda _, model: store.to_revise(id, bound, revision, None, model=model))
             return
         check_content(content, config)
         created_at = store.require(id, bound, show_expired=True).created_at
         revision = replace(revision, terms=stored_terms(content, created_at))
         place = self._embed(content)
-        self._changes.append(lambda vectors: store.to_revise(id, bound, revision, vectors[place]))
+        self._changes.append(lambda vectors, model: store.to_revise(id, bound, revision, vectors[place], model=model))
 
     def delete(self, id: str) -> None:
         """Hides a memory. Its result is whether there was one to see."""
         change = self._engine.store.to_delete(check_id(id), self._memory._bound)
-        self._changes.append(lambda _: change)
+        self._changes.append(lambda _vectors, _model: change)
 
     def restore(self, id: str) -> None:
         """Brings a deleted or expired memory back, without the expiry that has passed. Its result is the Record."""
         change = self._engine.store.to_restore(check_id(id), self._memory._bound)
-        self._changes.append(lambda _: change)
+        self._changes.append(lambda _vectors, _model: change)
 
     def commit(self, timeout: float | None = None) -> list[Any]:
         """Embeds the texts, and makes all the changes in one transaction; returns the result of each, in order.
@@ -132,25 +133,31 @@ class Changes:
         Raises:
             NotFoundError, DuplicateIdError: one of them cannot be made; nothing was written. Otherwise as `Memory.add`.
         """
-        engine = self._engine
+        seconds = check_timeout(timeout, self._engine.config)
+        if not self._changes:
+            return []
+        return self._engine.lenses.through(lambda lens: self._commit(lens, seconds))
+
+    def _commit(self, lens: Lens, timeout: float) -> list[Any]:
         vectors: list[Embedded] = []
         if self._texts:
-            seconds, urgent = check_timeout(timeout, engine.config), len(self._texts) <= URGENT_TEXTS
-            answers = engine.embedder.embed(self._texts, "document", urgent=urgent, timeout=seconds)
+            urgent = len(self._texts) <= URGENT_TEXTS
+            answers = lens.embedder.embed(self._texts, "document", urgent=urgent, timeout=timeout)
             failure = failure_of(answers)
             if failure is not None:
                 raise failure
-            embedded = engine.embedder.embedded(self._texts, answers)
+            embedded = lens.embedder.embedded(self._texts, answers)
             vectors = [vector for vector in embedded if isinstance(vector, Embedded)]
-        return engine.store.together([change(vectors) for change in self._changes]) if self._changes else []
+        return self._engine.store.together([change(vectors, lens.identity) for change in self._changes])
 
     def _embed(self, text: str) -> int:
         """The place that the text's vector will have."""
         self._texts.append(text)
         return len(self._texts) - 1
 
-    def _insertion(self, draft: Draft, vector: Embedded | None) -> Change:
-        insert = self._engine.store.insertion([draft], [vector], together=True).apply
+    def _insertion(self, draft: Draft, vector: Embedded | None, model: str) -> Change:
+        whose = None if vector is None else model
+        insert = self._engine.store.insertion([draft], [vector], model=whose, together=True).apply
 
         def change(transaction: Transaction) -> Record:
             [record] = insert(transaction)

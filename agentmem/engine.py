@@ -7,32 +7,26 @@ import threading
 
 from agentmem.backlog import Backlog
 from agentmem.config import Config
-from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.catalog import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.forks import restart
-from agentmem.search.retriever import Retriever
+from agentmem.lens import Lenses
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
-from agentmem.storage.store import Store
+from agentmem.storage.store import Keep, Store
 
 
 class Engine:
     """Opens the store and readies the rest, all of it cheap: models, threads and shelves come with their first use.
-    Without a source there is no model, and nothing is embedded."""
+    Which model is wanted is said as to `Lenses`."""
 
-    def __init__(self, path: str, source: ModelCard | GivenEmbedder | None, config: Config) -> None:
+    def __init__(self, path: str, wanted: ModelCard | GivenEmbedder | Keep | None, config: Config) -> None:
         self.config = config
         self.timings = Timings()
         self.store = Store(path, config, self.timings)
         try:
-            model = AbsentModel.of(self.store.model()) if source is None else source
-            self.embedder = Embedder(model, config, self.store.known_vectors, self.timings)
-            self._has_model = source is not None
-            self.bind_model()
-            self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
-            self.retriever = Retriever(self.shelves)
-            self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit, patience=config.timeout)
+            self.lenses = Lenses(self.store, config, self.timings, wanted)
+            self.backlog = Backlog(self.store, self.lenses, limit=config.pending_limit, patience=config.timeout)
         except BaseException:
             self.store.close()
             raise
@@ -45,13 +39,15 @@ class Engine:
         self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
         self._pid = os.getpid()  # Last, see Restartable.
 
-    def bind_model(self) -> None:
-        """Has the store remember whose vectors it holds, unless it does; of no model there is nothing to remember."""
-        if self._has_model:
-            self.store.bind_model(
-                identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension,
-                document_prefix=self.embedder.document_prefix,
-            )  # fmt: skip
+    @property
+    def embedder(self) -> Embedder:
+        """Of the model that this process takes the store to be of."""
+        return self.lenses.current.embedder
+
+    @property
+    def shelves(self) -> Shelves:
+        """Likewise."""
+        return self.lenses.current.shelves
 
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""
@@ -62,7 +58,7 @@ class Engine:
                 return
             self._closed = True
             _open_engines.discard(self)
-            self.embedder.close()
+            self.lenses.close()
             self.backlog.close()
             self.store.close()
 
@@ -75,7 +71,10 @@ class Engine:
             self.close()
 
 
-_ROOMS = ("agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.backlog", "agentmem.engine")
+_ROOMS = (
+    "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.backlog", "agentmem.engine",
+    "agentmem.lens", "agentmem.reembed",
+)  # fmt: skip
 
 
 def is_within_a_call() -> bool:

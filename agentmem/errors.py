@@ -49,7 +49,7 @@ class ModelError(AgentMemError):
 
 
 class ModelMismatchError(ModelError):
-    """The store's vectors were made by another model than the one asked for."""
+    """The store's vectors were made by another model than the one asked for, or by one that is not here."""
 
 
 class StoreError(AgentMemError):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +21,14 @@ import numpy as np
 
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
 from agentmem.config import Config, Durability
-from agentmem.embedding.catalog import find_model
+from agentmem.embedding.catalog import ModelCard, find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
 from agentmem.engine import Engine, is_within_a_call
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
+from agentmem.lens import DEFAULT_MODEL as DEFAULT_MODEL
+from agentmem.lens import Lens
 from agentmem.messages import item_of_message
 from agentmem.progress import with_progress
 from agentmem.records import (
@@ -50,6 +53,7 @@ from agentmem.records import (
     now,
     shorten,
 )
+from agentmem.reembed import reembed
 from agentmem.search.retriever import Mode, Question, Retriever
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Stats
@@ -61,8 +65,6 @@ if TYPE_CHECKING:
     from agentmem.porting.importing import ImportReport
     from agentmem.porting.reading import Format, Owner
     from agentmem.storage.intake import OnConflict
-
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 Between = tuple[datetime | None, datetime | None] | None
 """From the first moment on, before the second; None where there is no bound."""
@@ -217,11 +219,15 @@ class ScopedMemory:
         )  # fmt: skip
 
     def _remember(self, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
-        """Embeds and commits. The worker that makes the vector puts the write into the next commit by itself; this
-        thread sleeps until it is committed, or is woken to lead that commit."""
-        store, embedder = self._engine.store, self._engine.embedder
+        """Embeds and commits."""
+        return self._engine.lenses.through(lambda lens: self._remember_through(lens, draft, timeout))
+
+    def _remember_through(self, lens: Lens, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
+        """The worker that makes the vector puts the write into the next commit by itself; this thread sleeps until it
+        is committed, or is woken to lead that commit."""
+        store, embedder = self._engine.store, lens.embedder
         embedded: list[Embedded | AgentMemError] = []
-        write = store.insertion([draft], embedded, together=True)
+        write = store.insertion([draft], embedded, model=lens.identity, together=True)
 
         def commit(answers: list[Answer]) -> None:
             embedded.extend(embedder.embedded([draft.content], answers))
@@ -335,16 +341,17 @@ class ScopedMemory:
         while chunk := list(islice(remaining, CHUNK)):
             for query in chunk:
                 check_query(query, config)
-            results += self._answer(self._questions(asked, chunk, seconds), seconds, show_expired, as_of)
+            answer = partial(self._answer, asked, chunk, seconds, show_expired, as_of)
+            results += self._engine.lenses.through(answer)
         return results
 
-    def _questions(self, asked: Question, queries: Sequence[str], timeout: float) -> list[Question]:
+    def _questions(self, lens: Lens, asked: Question, queries: Sequence[str], timeout: float) -> list[Question]:
         """One for each query, with its terms and its vector, as far as the mode needs them."""
         terms = [{} if asked.mode == "vector" else query_terms(query) for query in queries]
         if asked.mode == "keyword":
             return [replace(asked, terms=words) for words in terms]
         urgent = len(queries) <= URGENT_TEXTS
-        vectors = self._engine.embedder.embed(queries, "query", urgent=urgent, timeout=timeout)
+        vectors = lens.embedder.embed(queries, "query", urgent=urgent, timeout=timeout)
         failure = failure_of(vectors)
         if failure is not None:
             raise failure
@@ -355,25 +362,36 @@ class ScopedMemory:
         ]
 
     def _answer(
-        self, questions: Sequence[Question], timeout: float, show_expired: bool, as_of: datetime | None
+        self,
+        asked: Question,
+        queries: Sequence[str],
+        timeout: float,
+        show_expired: bool,
+        as_of: datetime | None,
+        lens: Lens,
     ) -> list[list[Match]]:
         """Searches in one snapshot, in which nothing of the scope that was there before waits for a vector which the
         mode needs."""
-        engine, asked = self._engine, questions[0]
+        engine = self._engine
+        questions = self._questions(lens, asked, queries, timeout)
         with self._snapshot(show_expired, as_of) as snapshot:
+            snapshot.require_model(lens.identity)
             if asked.mode == "keyword" or not snapshot.has_pending:
-                return self._matches(snapshot, questions, usual=not show_expired and as_of is None)
+                return self._matches(lens, snapshot, questions, usual=not show_expired and as_of is None)
         engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
         # A store that takes no vectors can still be searched; these memories have their keywords until it does.
         with suppress(StoreFullError, StoreReadOnlyError):
             engine.backlog.settle(asked.scope, timeout, urgent=True)
         with self._snapshot(show_expired, as_of) as snapshot:
-            return self._matches(snapshot, questions, usual=not show_expired and as_of is None)
+            snapshot.require_model(lens.identity)
+            return self._matches(lens, snapshot, questions, usual=not show_expired and as_of is None)
 
-    def _matches(self, snapshot: Snapshot, questions: Sequence[Question], *, usual: bool) -> list[list[Match]]:
+    def _matches(
+        self, lens: Lens, snapshot: Snapshot, questions: Sequence[Question], *, usual: bool
+    ) -> list[list[Match]]:
         """The shelves hold what is visible now; whoever asks for something else has some of his own, for this once."""
         engine = self._engine
-        retriever = engine.retriever if usual else Retriever(Shelves(engine.embedder.dimension, 0))
+        retriever = lens.retriever if usual else Retriever(Shelves(lens.embedder.dimension, 0))
         began = time.perf_counter()
         matches = [retriever.search(snapshot, question) for question in questions]
         engine.timings.record("search", (time.perf_counter() - began) / len(questions))
@@ -384,7 +402,7 @@ class ScopedMemory:
         if as_of is None:
             return engine.store.snapshot(show_expired=show_expired)
         instant = cast(datetime, check_time("as_of", as_of))
-        return engine.store.past(instant, engine.embedder.digest, show_expired=show_expired)
+        return engine.store.past(instant, show_expired=show_expired)
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until every deferred memory that was there has its vector (in a scoped view: those of the scope), and
@@ -493,15 +511,19 @@ class ScopedMemory:
             replace_metadata,
             new_expiry(expires_at, ttl),
         )
-        embedded = None
         if content is not None:
             old = self._engine.store.require(id, self._bound)  # Before the text is embedded for nothing.
             revision = replace(revision, terms=stored_terms(content, old.created_at))
-            [answer] = self._engine.embedder.embed([content], "document", urgent=True, timeout=seconds)
+        return self._engine.lenses.through(lambda lens: self._revise(lens, id, revision, seconds))
+
+    def _revise(self, lens: Lens, id: str, revision: Revision, timeout: float) -> Record:
+        embedded = None
+        if revision.content is not None:
+            [answer] = lens.embedder.embed([revision.content], "document", urgent=True, timeout=timeout)
             if isinstance(answer, AgentMemError):
                 raise answer
-            embedded = Embedded(self._engine.embedder.digest(content), answer)
-        return self._engine.store.revise(id, self._bound, revision, embedded)
+            embedded = Embedded(lens.embedder.digest(revision.content), answer)
+        return self._engine.store.revise(id, self._bound, revision, embedded, model=lens.identity)
 
     def delete(self, id: str) -> bool:
         """Hides a memory from every read; `restore` undoes it, `history` still tells. False when there is none."""
@@ -559,8 +581,8 @@ class ScopedMemory:
             raise InvalidInputError(f"Both the id {shorten(id)} and an owner were given; drop one of them.")
         scope = self._bound if id is not None else self._scope(user_id, agent_id, run_id)
         engine = self._engine
-        erased = engine.store.purge(scope, None if id is None else check_id(id), engine.embedder.digest)
-        engine.embedder.forget(erased.digests)
+        erased = engine.store.purge(scope, None if id is None else check_id(id))
+        engine.lenses.forget(erased.digests)
         engine.shelves.drop([*erased.owners, None])
         return erased.count
 
@@ -676,8 +698,13 @@ class Memory(ScopedMemory):
     processes the file. Use it as a context manager or call `close`; a process that dies without loses nothing that was
     acknowledged.
 
-    With `model=None` no model is asked for and any store opens: everything works but what embeds a text (then it is a
+    Without a `model` it is the store's own, or, for a new store, all-MiniLM-L6-v2; named is one that is bundled, or a
+    folder of yours. `embedder` is an object with `identity`, `dimension` and `embed(texts)` in its place. With
+    `model=None` no model is asked for and any store opens: everything works but what embeds a text (then it is a
     ModelError), so `add` only with `defer=True` and `search` only with `mode="keyword"`.
+
+    When another process moves the store to another model (`reembed`), this one follows: the next call that needs a
+    model loads the new one. Where that cannot be found, or an `embedder` was given, the call raises ModelMismatchError.
 
     Raises:
         StoreOpenError: the path is a directory, unreadable, not a database, or another application's.
@@ -689,19 +716,21 @@ class Memory(ScopedMemory):
         self,
         path: str | os.PathLike[str] = "agentmem.db",
         *,
-        model: str | None = DEFAULT_MODEL,
+        model: str | Keep | None = KEEP,
         embedder: GivenEmbedder | None = None,
         config: Config | None = None,
     ) -> None:
         if config is not None and not isinstance(config, Config):
             raise InvalidInputError(f"config is {shorten(config)}; pass a Config.")
-        if embedder is not None and model != DEFAULT_MODEL:
+        if embedder is not None and model not in (KEEP, DEFAULT_MODEL):
             raise InvalidInputError(f"Both model={model!r} and an embedder were given; drop one of them.")
-        if embedder is None and model is not None and (not isinstance(model, str) or not model):
+        if embedder is None and not isinstance(model, Keep | None) and (not isinstance(model, str) or not model):
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder, or None.")
         self.path = _path_of(path)
-        source = embedder if embedder is not None or model is None else find_model(model)
-        super().__init__(Engine(self.path, source, config or Config()), Scope())
+        wanted = find_model(model) if embedder is None and isinstance(model, str) else model
+        super().__init__(
+            Engine(self.path, embedder or cast(ModelCard | Keep | None, wanted), config or Config()), Scope()
+        )
         self._finalizer = weakref.finalize(self, self._engine.close_aside)
         self._finalizer.atexit = False  # The engine sees to that itself.
 
@@ -710,6 +739,7 @@ class Memory(ScopedMemory):
         engine = self._engine
         return Stats(
             **engine.store.counts(),
+            model=engine.embedder.name,
             commits=engine.store.writes.counts.commits,
             writes=engine.store.writes.counts.writes,
             shelves=len(engine.shelves),
@@ -723,7 +753,7 @@ class Memory(ScopedMemory):
         """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file, while
         others write: the checksum of every page, also of those that hold nothing, then what the rows say of each
         other."""
-        return self._engine.store.check(self._engine.embedder.digest, self._engine.embedder.dimension)
+        return self._engine.store.check()
 
     def repair(self) -> list[str]:
         """Mends what `check` names, and says what it did, a sentence each; an empty list: nothing had to be.
@@ -742,9 +772,42 @@ class Memory(ScopedMemory):
         """
         engine = self._engine
         told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension)
-        engine.bind_model()  # The vectors that come now are of this model, whatever was lost.
+        engine.lenses.bind()  # The vectors that come now are of this model, whatever was lost.
         engine.backlog.wake(0)
         return told
+
+    def reembed(
+        self, model: str | ModelCard | GivenEmbedder | None, *, progress: bool = False, timeout: float | None = None
+    ) -> int:
+        """Moves the store to another model: every text that it has, deleted memories and earlier versions included, is
+        embedded anew. Takes the name of a model, its folder, or an embedder of your own. Returns how many texts were
+        embedded by this call, 0 when the store is of that model already.
+
+        Everybody goes on meanwhile, in every process, with the old model; the models change places in one moment, when
+        all is ready. From then on this memory uses the new one, also when it was opened without any, and so do those of
+        all processes, which each find it by themselves (by name, or in the same folder); one with an `embedder` of its
+        own, or without access to the model, gets ModelMismatchError. No search compares vectors of two models. What was
+        written in the very last moments waits for its vector like a deferred memory, and so does a text that the new
+        model fails on.
+
+        Blocks until all is done and the old vectors are erased, which gives their pages back to the file's free ones.
+        It can be ended at any moment, by a crash too: the store stays with its model, and the next call with the new
+        one goes on where this one ended. `reembed(None)` (or the store's own model) gives an unfinished move up. A
+        second call for the same model waits for the first, and takes over when its process has ended. `timeout`:
+        seconds for the whole (default: as long as it takes). `stats()` of any process tells how far it is; `progress`
+        shows a bar on standard error.
+
+        Raises:
+            ModelError: there is no such model.
+            StoreBusyError: another call is moving the store to another model.
+            EmbeddingError: the model fails, or on more than 1,000 of the texts; what is done is kept.
+            DeadlineError: not within `timeout` seconds, or a page of texts not within `Config.timeout`; likewise.
+        """
+        if isinstance(model, str) and not model:
+            raise InvalidInputError("model is ''; pass the name of a model, its folder, or an embedder.")
+        source = find_model(model) if isinstance(model, str) else model
+        seconds = None if timeout is None else check_timeout(timeout, self._engine.config)
+        return reembed(self._engine, source, shown=progress, timeout=seconds)
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> str:
         """Copies the store as it is at one moment, while others read and write, and returns the copy's full path. To
@@ -769,8 +832,8 @@ class Memory(ScopedMemory):
         if confirm is not True:
             raise InvalidInputError(f"confirm is {shorten(confirm)}; pass confirm=True to erase every memory.")
         engine = self._engine
-        erased = engine.store.purge(Scope(), None, engine.embedder.digest)
-        engine.embedder.forget(erased.digests)
+        erased = engine.store.purge(Scope(), None)
+        engine.lenses.forget(erased.digests)
         engine.shelves.drop([*erased.owners, None])
         return erased.count
 

@@ -24,3 +24,18 @@ def progress(unit: str, total: int | None, *, hidden: bool = False) -> Iterator[
 
     with tqdm(total=total, unit=f" {unit}", leave=False, dynamic_ncols=True) as bar:
         yield bar.update
+
+
+@contextmanager
+def moving_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
+    """A progress bar on standard error whose end may move too; what it yields is told how many units are done, and of
+    how many."""
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", dynamic_ncols=True) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell

@@ -8,9 +8,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from random import Random
 from reprlib import Repr
 from typing import Any
@@ -217,6 +218,18 @@ class Draft:
 
 DIGEST_BYTES = 16
 """128 bits: the chance of any collision among a billion texts is about 10**-21."""
+
+
+def digests_by(identity: str) -> Callable[[str], bytes]:
+    """What gives a text, as the model of this identity reads it, the digest of its vector: no two models share one."""
+    of_model = blake2b(identity.encode() + b"\0", digest_size=DIGEST_BYTES)
+
+    def digest(text: str) -> bytes:
+        of_text = of_model.copy()
+        of_text.update(text.encode())
+        return of_text.digest()
+
+    return digest
 
 
 @dataclass(slots=True)  # Like Draft.

@@ -47,6 +47,8 @@ class Stats:
     pending_failed: int
     """Deferred memories that could not be embedded; `check()` names them."""
 
+    model: str
+    """The name of the model that this process takes the store's vectors to be of."""
     commits: int
     writes: int
     """Calls that were committed; over `commits` it says how many share one."""
@@ -57,6 +59,10 @@ class Stats:
     shelves: int
     shelf_bytes: int
     shelves_evicted: int
+    moving_to: str = ""
+    """The name of the model that some process is moving the store to, or was when it ended (`Memory.reembed`)."""
+    moved: int = 0
+    """Vectors that it has of that model, on the way to as many as `vectors`."""
     store_hits: int = 0
     """Texts whose vector the store had, from another process or an earlier life."""
     coalesced: int = 0

@@ -30,6 +30,8 @@ GROUND = {
 }
 """What every room may stand on."""
 
+MEMORY = {"memory", "engine", "batches", "backlog", "changes", "porting", "rescue", "lens", "parcel", "reembed"}
+
 MAY_IMPORT = {
     "ground": {"ground"},
     "embedding": {"embedding", "ground"},
@@ -71,7 +73,7 @@ def room_of(name: str) -> str:
         return first
     if first in GROUND:
         return "ground"
-    return "memory" if first in ("memory", "engine", "batches", "backlog", "changes", "porting", "rescue") else "faces"
+    return "memory" if first in MEMORY else "faces"
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:

@@ -20,11 +20,20 @@ from hypothesis.stateful import (
     rule,
 )
 
-from agentmem import Config, Memory, NotFoundError, Record
+from agentmem import Config, Memory, ModelMismatchError, NotFoundError, Record, failpoints
 from agentmem.testing import NAMES, WORDS, HashEmbedder, metadata
 from tests.conftest import our_threads
+from tests.turned import Turned
 
 PAST, FUTURE = datetime(2001, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+MODELS = [HashEmbedder(), Turned(32), Turned(64)]
+POINTS = [
+    "reembed: after it has begun",
+    "reembed: before new vectors are kept",
+    "reembed: after the models have changed places",
+    "reembed: before old vectors are erased",
+    "reembed: before a target is given up",
+]
 OWNER_FIELDS = ("user_id", "agent_id", "run_id")
 
 sentences = st.lists(st.sampled_from(WORDS[:12]), min_size=1, max_size=4).map(" ".join)
@@ -191,6 +200,30 @@ class MemoryMachine(RuleBasedStateMachine):
     def close_and_open_again(self):
         self.memory.close()
         self.memory = self._open()
+
+    @rule(model=st.sampled_from(MODELS))
+    def move_to_another_model(self, model):
+        self.memory.reembed(model)
+        self.embedder = model
+
+    @rule(model=st.sampled_from(MODELS), point=st.sampled_from(POINTS), after=st.integers(0, 1))
+    def fail_to_move(self, model, point, after):
+        """Where it fails before the models have changed places, the old one stays."""
+        failpoints.arm(point, failpoints.fail, after=after)
+        try:
+            self.memory.reembed(model)
+            self.embedder = model
+        except OSError:
+            self.embedder = model if "old vectors" in point and self._is_moved_to(model) else self.embedder
+        finally:
+            failpoints.disarm()
+
+    def _is_moved_to(self, target):
+        try:
+            Memory(Path(self.folder.name) / "store.db", embedder=target).close()
+        except ModelMismatchError:
+            return False
+        return True
 
     @rule(key=consumes(ids))
     def look_closely(self, key):

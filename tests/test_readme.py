@@ -103,13 +103,6 @@ def test_the_calls_are_those_of_a_memory():
     assert sorted(told) == sorted(public - {"path"})
 
 
-def test_what_is_said_to_be_missing_is_missing():
-    missing = section("Does, does not").partition("It does not (yet):")[2]
-    for name in ("reembed",):
-        assert f"`{name}`" in missing
-        assert not hasattr(Memory, name)
-
-
 def test_the_weights_of_a_score_are_those_of_the_ranking():
     told = one_line(section("Scores"))
     assert f"{ranking.KEYWORD_WEIGHT} K + {ranking.VECTOR_WEIGHT} V" in told

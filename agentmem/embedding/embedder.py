@@ -1,6 +1,5 @@
 """The one door between texts and vectors: cache, single flight, collector."""
 
-import hashlib
 import os
 import threading
 import time
@@ -19,7 +18,7 @@ from agentmem.embedding.cores import usable_cores
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError
 from agentmem.forks import abandon, restart
-from agentmem.records import DIGEST_BYTES, Embedded
+from agentmem.records import Embedded, digests_by
 from agentmem.statistics import Timings
 
 Kind = Literal["query", "document"]
@@ -85,7 +84,7 @@ class Embedder:
         if isinstance(source, ModelCard | AbsentModel):
             self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
         self.document_prefix = self._prefixes["document"]
-        self._hash = hashlib.blake2b(self.identity.encode() + b"\0", digest_size=DIGEST_BYTES)
+        self._digest = digests_by(self.identity)
         self.hits = 0
         self._start()
 
@@ -99,9 +98,7 @@ class Embedder:
 
     def digest(self, text: str, kind: Kind = "document") -> bytes:
         """The key of the text's vector. A query and a document share it where the model reads both alike."""
-        digest = self._hash.copy()
-        digest.update((self._prefixes[kind] + text).encode())
-        return digest.digest()
+        return self._digest(self._prefixes[kind] + text)
 
     def embed(self, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> list[Answer]:
         """The vectors of the texts, each as float16 bytes of unit length, or the error of each that has none.

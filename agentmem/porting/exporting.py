@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from agentmem.embedding.embedder import Embedder
 from agentmem.engine import Engine
 from agentmem.errors import InvalidInputError
 from agentmem.filters import Condition
@@ -29,7 +30,7 @@ def export(
     progress: bool,
 ) -> int:
     """Writes them and returns how many it were; see `Memory.export`."""
-    model = model_of(engine) if vectors else None
+    model = model_of(engine.embedder) if vectors else None
     if vectors and model is None:
         raise InvalidInputError("The store has no vectors yet, of no model; export without vectors.")
     count = 0
@@ -51,9 +52,8 @@ def _lines(engine: Engine, frozen: Frozen, *, vectors: bool) -> Iterator[bytes]:
         yield from (line_of(record, embedded) for record, embedded in rows)
 
 
-def model_of(engine: Engine) -> VectorModel | None:
+def model_of(embedder: Embedder) -> VectorModel | None:
     """The model of the store's vectors; None when it is opened without a model and has none."""
-    embedder = engine.embedder
     if embedder.absent and embedder.identity == "none":
         return None
     return VectorModel(embedder.identity, embedder.name, embedder.dimension)

@@ -14,6 +14,7 @@ from agentmem.config import MIB, Durability
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
+from agentmem.lens import Lens
 from agentmem.porting.exporting import model_of
 from agentmem.porting.files import source_of
 from agentmem.porting.reading import Entry, Format, Owner, Read, Reading, check_owner
@@ -73,18 +74,19 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
     """Stores what a file holds; see `Memory.import_`. The next chunk goes to the model before this one is committed.
     When a line or a chunk raises, what came before it is stored and nothing after it."""
     tally = _Tally()
+    lens = engine.lenses.current
     with source_of(file) as source:
         reading = Reading(
             source, engine.config,
             format=options.format, owners=options.owners, scope_of=scope_of, dedupe=options.dedupe,
-            model=model_of(engine), digest_of=engine.embedder.digest,
+            model=model_of(lens.embedder), digest_of=lens.embedder.digest,
         )  # fmt: skip
         entries = iter(with_progress(reading, "memories") if options.progress else reading)
         ahead: _Chunk | None = None
         try:
             while drawn := list(_draw(entries, tally, options)):
                 current = ahead
-                ahead = _Chunk(engine, drawn, options)
+                ahead = _Chunk(engine, lens, drawn, options)
                 if current is not None:
                     try:
                         tally.add(current.store())
@@ -120,8 +122,10 @@ def _draw(entries: Iterator[Read], tally: "_Tally", options: Options) -> Iterato
 class _Chunk:
     """Some entries on their way: those that are not here yet are sent to the model when made, then stored."""
 
-    def __init__(self, engine: Engine, entries: list[Entry], options: Options) -> None:
+    def __init__(self, engine: Engine, lens: Lens, entries: list[Entry], options: Options) -> None:
+        """`lens` is of the model whose vectors the entries may have brought along."""
         self._engine = engine
+        self._lens = lens
         self._options = options
         here = engine.store.arrived([entry.arrival for entry in entries])
         self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
@@ -131,9 +135,19 @@ class _Chunk:
         if self._texts and options.defer:
             engine.backlog.admit(len(self._texts), options.timeout)
         elif self._texts:
-            self._sent = engine.embedder.send(
-                self._texts, "document", urgent=len(self._texts) <= URGENT_TEXTS, timeout=options.timeout
-            )
+            self._sent = engine.lenses.through(self._send)
+
+    def _follow(self, lens: Lens) -> None:
+        """The store has moved to another model: the vectors that were brought along are worth nothing there."""
+        if lens.identity != self._lens.identity:
+            self._entries = [entry._replace(embedded=None) for entry in self._entries]
+            self._texts = [entry.arrival.draft.content for entry in self._entries]
+        self._lens, self._sent = lens, None
+
+    def _send(self, lens: Lens) -> Sent:
+        self._follow(lens)
+        urgent = len(self._texts) <= URGENT_TEXTS
+        return lens.embedder.send(self._texts, "document", urgent=urgent, timeout=self._options.timeout)
 
     def cancel(self) -> None:
         """Gives the entries up."""
@@ -144,15 +158,11 @@ class _Chunk:
 
     def store(self) -> list[tuple[int, Outcome | AgentMemError]]:
         """Commits the entries in one transaction; what became of each line."""
-        engine, options = self._engine, self._options
+        engine = self._engine
         outcomes: list[Outcome | AgentMemError] = []
         try:
             if self._entries:
-                outcomes = engine.store.take_in(
-                    [entry.arrival for entry in self._entries], self._vectors(),
-                    on_conflict=options.on_conflict, together=options.on_error == "raise",
-                    durability=options.durability,
-                )  # fmt: skip
+                outcomes = engine.lenses.through(self._take_in)
         except AgentMemError as error:
             if error.position is None:
                 raise
@@ -168,11 +178,22 @@ class _Chunk:
         skipped: list[tuple[int, Outcome | AgentMemError]] = [(line, "skipped") for line in self._here]
         return [*skipped, *zip(lines, outcomes, strict=True)]
 
+    def _take_in(self, lens: Lens) -> list[Outcome | AgentMemError]:
+        options = self._options
+        if lens is not self._lens:
+            self._follow(lens)
+            if self._texts and not options.defer:
+                self._sent = self._send(lens)
+        return self._engine.store.take_in(
+            [entry.arrival for entry in self._entries], self._vectors(), model=lens.identity,
+            on_conflict=options.on_conflict, together=options.on_error == "raise", durability=options.durability,
+        )  # fmt: skip
+
     def _vectors(self) -> list[Embedded | AgentMemError | None]:
         """The vector of each entry, or why it has none; None: it is deferred."""
         if self._sent is None:
             return [entry.embedded for entry in self._entries]
-        answers = iter(self._engine.embedder.embedded(self._texts, self._sent.answers(self._options.timeout)))
+        answers = iter(self._lens.embedder.embedded(self._texts, self._sent.answers(self._options.timeout)))
         return [next(answers) if entry.embedded is None else entry.embedded for entry in self._entries]
 
 

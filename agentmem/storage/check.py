@@ -12,6 +12,7 @@ from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.database import Connection, DatabaseError, only_row
 from agentmem.storage.replay import Replay, Stored, replay
 from agentmem.storage.rows import SENSELESS, twin_of
+from agentmem.storage.standing import problems_of_move
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
@@ -47,7 +48,7 @@ _QUESTIONS = [
         "a memory (key {!r}) was purged, and yet something of it is there",
     ),
     (
-        "SELECT name FROM meta WHERE name IN ('model', 'backlog') AND NOT json_valid(value)",
+        "SELECT name FROM meta WHERE name IN ('model', 'backlog', 'mover') AND NOT json_valid(value)",
         "what the store remembers as {!r} is unreadable",
     ),
     (
@@ -73,6 +74,7 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> It
         *(partial(_answers, connection, question, sentence) for question, sentence in _QUESTIONS),
         lambda: _history_problems(connection),
         lambda: _vector_problems(connection, dimension),
+        lambda: problems_of_move(connection),
         lambda: _text_problems(connection, digest_of),
         lambda: _term_problems(connection),
         lambda: _twin_problems(connection),

@@ -3,13 +3,17 @@ the memories, which are believed."""
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+from agentmem.errors import StoreDamagedError
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.check import Digest, histories, is_vector
 from agentmem.storage.database import Connection, all_rows
+from agentmem.storage.model import stored_model
 from agentmem.storage.replay import Replay
 from agentmem.storage.rows import SENSELESS, senseless, twin_of
+from agentmem.storage.standing import mend_move
 from agentmem.storage.transaction import Transaction
 from agentmem.terms import stored_terms
 
@@ -20,13 +24,18 @@ Aside = list[dict[str, Any]]
 
 
 def mend(transaction: Transaction, digest_of: Digest, dimension: int, aside: Aside) -> list[str]:
-    """Mends the rows; says what was done, a sentence each. Everything that was touched gets a new `seq`, so that the
+    """Mends the rows; says what was done, a sentence each. `digest_of` and `dimension` are of the model to believe in
+    where the store does not say which is its own. Everything that was touched gets a new `seq`, so that the
     shelves of every process read it again."""
     connection = transaction.connection
     connection.execute("REINDEX")
+    with suppress(StoreDamagedError):  # What is remembered of it may be damaged.
+        if (model := stored_model(connection)) is not None:
+            digest_of, dimension = model.digests(), model.dimension
     seq = transaction.record_event(0, "repair", None, transaction.moment)
     done: list[str] = []
     done += _mend_vectors(connection, dimension)
+    done += mend_move(connection)
     done += _mend_memories(connection, digest_of, seq, aside)
     done += _mend_histories(transaction, seq, aside)
     done += _mend_facts(connection, aside)
@@ -137,7 +146,7 @@ def _rewrite(transaction: Transaction, key: int, name: str, played: Replay, asid
 
 
 def _mend_facts(connection: Connection, aside: Aside) -> Iterator[str]:
-    for name, value in all_rows(connection, "SELECT name, value FROM meta WHERE name IN ('model', 'backlog')"):
+    for name, value in all_rows(connection, "SELECT name, value FROM meta WHERE name IN ('model', 'backlog', 'mover')"):
         try:
             json.loads(value)
         except ValueError:

@@ -114,7 +114,7 @@ def claimant() -> str:
     return f"{os.getpid()}:{uuid.uuid4().hex}"
 
 
-def _is_at_work(claimant: str) -> bool:
+def is_at_work(claimant: str) -> bool:
     """False when the process of a claim is known to have ended, or to be stopped. One whose number was given to another
     counts as at work, one on the other side of a container's wall perhaps not; neither does harm."""
     pid, _, rest = claimant.partition(":")
@@ -147,7 +147,7 @@ def claim(transaction: Transaction, owner: str, seconds: float) -> float:
     if row is not None:
         holder, until = _held(row[0])
         left = (until - transaction.moment) / 1e6
-        if holder != owner and 0 < left <= seconds and _is_at_work(holder):
+        if holder != owner and 0 < left <= seconds and is_at_work(holder):
             return left
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)

@@ -6,7 +6,7 @@ before, when it split pages. Then the log, which still holds older pages, is mer
 What stays is one event "purge" a memory, with its key and the time, from which shelves learn that it is gone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,10 +16,10 @@ from agentmem.errors import StoreBusyError
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
+from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
 from agentmem.storage.snapshot import Keys
+from agentmem.storage.standing import erase_beside, models_of
 from agentmem.storage.transaction import Transaction
-
-Digest = Callable[[str], bytes]
 
 ERASED_TOGETHER = 500
 """Memories that go in one transaction: a second's work at most for the writers that wait meanwhile."""
@@ -31,7 +31,8 @@ UNWIPED = "unwiped"
 
 @dataclass(slots=True)
 class Erased:
-    """What is gone: how many memories, whose they were, and the digests of all their texts."""
+    """What is gone: how many memories, whose they were, and the digests of all their texts (for every model that the
+    store had vectors of)."""
 
     count: int = 0
     owners: set[tuple[str, str]] = field(default_factory=set)
@@ -53,7 +54,7 @@ class _Plan:
     kept: set[int]
 
 
-def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None, digest_of: Digest) -> Erased:
+def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None) -> Erased:
     """Erases the memories of a scope (or the one of them with an id) that are there when it begins, visible or not. On
     return they are gone from the file and its log. Every transaction leaves a healthy store.
 
@@ -62,10 +63,10 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
     """
     erased = Erased()
     with database.reading() as connection:
-        plan = _plan(connection, scope, id, digest_of)
+        plan = _plan(connection, scope, id)
     for start in range(0, len(plan.keys), ERASED_TOGETHER):
         keys = plan.keys[start : start + ERASED_TOGETHER]
-        gone = writes.commit(partial(_erase, keys=keys, plan=plan, digest_of=digest_of))
+        gone = writes.commit(partial(_erase, keys=keys, plan=plan))
         erased.count += gone.count
         erased.owners |= gone.owners
         erased.digests |= gone.digests
@@ -74,7 +75,8 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
     return erased
 
 
-def _plan(connection: Connection, scope: Scope, id: str | None, digest_of: Digest) -> _Plan:
+def _plan(connection: Connection, scope: Scope, id: str | None) -> _Plan:
+    model = stored_model(connection) or UNKNOWN
     named = [*scope.owners(), *([] if id is None else [("id", id)])]
     where = " AND ".join(f"{name} = ?" for name, _ in named) or "1"
     rows = all_rows(
@@ -87,13 +89,13 @@ def _plan(connection: Connection, scope: Scope, id: str | None, digest_of: Diges
     last_use: dict[int, int] = {}
     for start in range(0, len(keys), ERASED_TOGETHER):
         chunk = keys[start : start + ERASED_TOGETHER]
-        for vector, key in _vectors_of(connection, chunk, _digests_of(connection, chunk, digest_of)).items():
+        for vector, key in _vectors_of(connection, chunk, _digests_of(connection, chunk, model)).items():
             last_use[vector] = max(key, last_use.get(vector, 0))
-    kept = _used(connection, last_use, keys, since=0) | _used_before(connection, last_use, keys, digest_of)
+    kept = _used(connection, last_use, keys, since=0) | _used_before(connection, last_use, keys, model)
     return _Plan(keys, seq, last_use, kept)
 
 
-def _erase(transaction: Transaction, keys: Keys, plan: _Plan, digest_of: Digest) -> Erased:
+def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:
     connection = transaction.connection
     there = all_rows(
         connection,
@@ -103,13 +105,18 @@ def _erase(transaction: Transaction, keys: Keys, plan: _Plan, digest_of: Digest)
     if not there:  # Somebody else was faster.
         return Erased()
     keys = np.array([row[0] for row in there], np.int64)
-    digests = _digests_of(connection, keys, digest_of)
+    model, *others = models_of(connection) or [UNKNOWN]
+    digests = _digests_of(connection, keys, model)
+    gone = set().union(*digests.values())
+    for other in others:
+        gone |= set().union(*_digests_of(connection, keys, other).values())
     vectors = _vectors_of(connection, keys, digests)
     planned = {vector for vector in vectors if vector in plan.last_use}
     used = {vector for vector in planned if vector in plan.kept or plan.last_use[vector] > keys[-1]}
     used |= _used(connection, planned, keys, since=plan.seq)
     used |= _used(connection, vectors.keys() - planned, keys, since=0)  # Of texts that came after the plan.
     unused = vectors.keys() - used
+    erase_beside(connection, unused, gone)
     connection.execute("DELETE FROM history WHERE memory_key IN (SELECT value FROM carray(?))", (key_array(keys),))
     connection.execute("DELETE FROM memory WHERE key IN (SELECT value FROM carray(?))", (key_array(keys),))
     if unused:
@@ -119,11 +126,12 @@ def _erase(transaction: Transaction, keys: Keys, plan: _Plan, digest_of: Digest)
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (UNWIPED, str(seq)))
     names = ("user_id", "agent_id", "run_id")
     owners = {pair for _, *values in there for pair in zip(names, values, strict=True) if pair[1] is not None}
-    return Erased(len(keys), owners, {digest for found in digests.values() for digest in found})
+    return Erased(len(keys), owners, gone)
 
 
-def _digests_of(connection: Connection, keys: Keys, digest_of: Digest) -> dict[int, set[bytes]]:
+def _digests_of(connection: Connection, keys: Keys, model: StoredModel) -> dict[int, set[bytes]]:
     """Of the texts that the memories have and had."""
+    digest_of = model.digests()
     rows = all_rows(
         connection,
         "SELECT key, content FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value UNION ALL "
@@ -179,8 +187,9 @@ def _used(connection: Connection, vectors: Iterable[int], besides: Keys, *, sinc
     return {row[0] for row in rows}
 
 
-def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, digest_of: Digest) -> set[int]:
+def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, model: StoredModel) -> set[int]:
     """Those of the vectors that replaced versions of memories other than `besides` had."""
+    digest_of = model.digests()
     wanted = list(vectors)
     if not wanted:
         return set()

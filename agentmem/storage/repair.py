@@ -157,8 +157,9 @@ def _fill(made: Database, path: str) -> list[str]:
                 if row.sound == sound:
                     salvage.take(connection, row)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('store_id', lower(hex(randomblob(16))))")
-        if connection.execute("SELECT 1 FROM meta WHERE name = 'model'").fetchone() is None:
-            # Whose vectors they are is not known.
+        moving = connection.execute("DELETE FROM meta WHERE name IN ('next_model', 'old_model', 'mover') RETURNING 1")
+        if moving.fetchall() or not connection.execute("SELECT 1 FROM meta WHERE name = 'model'").fetchone():
+            # Whose vectors they are is not known: those of two models look alike.
             connection.execute("DELETE FROM vector")
         _number(connection, salvage.newest)
         damaged = [number for number in range(1, pages.count + 1) if not pages.is_sound(number)]

@@ -123,6 +123,10 @@ def _checksum(data: bytes, sums: tuple[int, int], order: str) -> tuple[int, int]
     return first, second
 
 
+FACTS = (b"model", b"store_id", b"analysis", b"backlog", b"unwiped", b"next_model", b"old_model", b"mover")
+"""The names in `meta`."""
+
+
 def rows_of(pages: Pages) -> Iterator[Row]:
     """Every row that can be read."""
     for number in range(1, pages.count + 1):
@@ -142,7 +146,7 @@ def rows_of(pages: Pages) -> Iterator[Row]:
 def table_of(columns: list[Any]) -> str | None:
     """Whose row it is, told by its columns, which no two tables have alike."""
     match columns:
-        case [Text() as name, Text()] if name in (b"model", b"store_id", b"analysis", b"backlog", b"unwiped"):
+        case [Text() as name, Text()] if name in FACTS:
             return "meta"
         case [Text() as name, int()] if name in (b"memory", b"history"):
             return "sqlite_sequence"

@@ -70,6 +70,13 @@ MIGRATIONS: list[list[str]] = [
     [],  # Pages may have checksums from here on: what knows no more than the two above would write them without.
 ]
 
+NEXT_VECTOR = """CREATE TABLE next_vector (
+    key INTEGER PRIMARY KEY,                -- of the vector that the same text has now
+    digest BLOB NOT NULL UNIQUE,
+    data BLOB NOT NULL
+) STRICT"""
+"""Where the vectors of another model are gathered; it takes the place of `vector` in the end, and must be like it."""
+
 INDEX_PREFIX = "metadata:"
 """What the names of the indexes on metadata keys begin with."""
 

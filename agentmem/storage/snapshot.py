@@ -11,6 +11,7 @@ import numpy.typing as npt
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
 from agentmem.storage.database import Connection, all_rows, blob_array, key_array, only_row
+from agentmem.storage.model import ModelMoved
 from agentmem.storage.pending import PENDING
 from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless
 
@@ -55,7 +56,7 @@ class Snapshot:
     def __init__(self, connection: Connection, moment: int, *, show_expired: bool = False) -> None:
         self._connection = connection
         self._show_expired = show_expired
-        self._known_state: tuple[int, bool] | None = None
+        self._known_state: tuple[int, bool, str | None] | None = None
         self.moment = moment
 
     _terms = "coalesce(memory.terms, x'')"
@@ -71,12 +72,28 @@ class Snapshot:
         """Whether it sees memories, of anybody, that wait for their vectors."""
         return self._state()[1]
 
-    def _state(self) -> tuple[int, bool]:
+    @property
+    def model(self) -> str | None:
+        """The identity of the model that its vectors are of; None of a store that has no model yet."""
+        return self._state()[2]
+
+    def require_model(self, identity: str) -> None:
+        """Before vectors that a model made are compared with those of this snapshot.
+
+        Raises:
+            ModelMoved: these are of another one.
+        """
+        if self.model not in (None, identity):
+            raise ModelMoved("The store moved to another model meanwhile.")
+
+    def _state(self) -> tuple[int, bool, str | None]:
         if self._known_state is None:
-            seq, pending = only_row(
-                self._connection, f"SELECT (SELECT max(seq) FROM history), EXISTS (SELECT 1 {PENDING})"
+            seq, pending, model = only_row(
+                self._connection,
+                f"SELECT (SELECT max(seq) FROM history), EXISTS (SELECT 1 {PENDING}), "
+                "(SELECT value ->> '$.identity' FROM meta WHERE name = 'model')",
             )
-            self._known_state = (seq or 0, bool(pending))
+            self._known_state = (seq or 0, bool(pending), model)
         return self._known_state
 
     def changes(self, owner: tuple[str, str] | None, since: int) -> Changes:

@@ -3,8 +3,7 @@
 Nothing outside this folder knows that it is SQLite: what comes in and goes out are drafts, records, keys and bytes.
 """
 
-import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from agentmem.config import Config, Durability
 from agentmem.errors import (
     AgentMemError,
-    ModelMismatchError,
     NotFoundError,
     StoreError,
     StoreReadOnlyError,
@@ -40,6 +38,8 @@ from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Connection, Database, only_row
 from agentmem.storage.frozen import Frozen, freeze, thaw
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
+from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.move import Moves
 from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
     Pending,
@@ -54,8 +54,9 @@ from agentmem.storage.pending import (
 from agentmem.storage.purge import Erased, purge
 from agentmem.storage.repair import repair
 from agentmem.storage.revision import bring_back, revise
-from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, events_of, record_of, senseless
+from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
+from agentmem.storage.standing import move_progress
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
@@ -99,6 +100,7 @@ class Store:
         )
         self.path = path
         self.writes = GroupCommit(self._database, timings)
+        self.moves = Moves(self._database, self.writes)
         try:
             bind_analysis(self._database)
         except BaseException:
@@ -117,11 +119,10 @@ class Store:
             yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired)
 
     @block
-    def past(
-        self, instant: datetime, digest_of: Callable[[str], bytes], *, show_expired: bool = False
-    ) -> Generator[Snapshot, None, None]:
-        """A view of what was known at an instant. `digest_of` is the digest under which a text's vector is stored."""
+    def past(self, instant: datetime, *, show_expired: bool = False) -> Generator[Snapshot, None, None]:
+        """A view of what was known at an instant."""
         with self._database.reading() as connection:
+            digest_of = (stored_model(connection) or UNKNOWN).digests()
             yield PastSnapshot(connection, to_microseconds(instant), digest_of, show_expired=show_expired)
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -156,8 +157,10 @@ class Store:
             memories, deleted = only_row(connection, "SELECT count(*), count(deleted_at) FROM memory")
             vectors = only_row(connection, "SELECT count(*) FROM vector")[0]
             pages = connection.pragma("page_count") * connection.pragma("page_size")
-            pending = pending_counts(connection)
-        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **pending}
+            counts: dict[str, Any] = dict(pending_counts(connection))
+            if move := move_progress(connection):
+                counts |= {"moving_to": move.name, "moved": move.done}
+        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **counts}
 
     def require(self, id: str, scope: Scope, *, show_expired: bool = False) -> Record:
         """The visible memory with this id. Raises NotFoundError when there is none."""
@@ -167,14 +170,15 @@ class Store:
             raise _not_found(id, scope)
         return record
 
-    def check(self, digest_of: Digest, dimension: int) -> list[str]:
+    def check(self) -> list[str]:
         """What is wrong with the store, a sentence each; empty when it is healthy. Reads everything."""
         problems: list[str] = []
         try:
             with self._database.inspecting() as connection:
                 problems += page_problems(self._database, connection)
                 connection.execute("BEGIN")
-                for problem in problems_of(connection, digest_of, dimension):
+                model = stored_model(connection) or UNKNOWN
+                for problem in problems_of(connection, model.digests(), model.dimension):
                     problems.append(problem)
         except StoreError as error:  # Damage of the schema is told as an error of the statement.
             problems.append(f"the database cannot be read to its end: {error}")
@@ -190,43 +194,24 @@ class Store:
 
     # -- the model ------------------------------------------------------------------------------------------------
 
-    def bind_model(self, *, identity: str, name: str, dimension: int, document_prefix: str) -> None:
-        """Remembers which model makes this store's vectors, the first time; afterwards insists on it. With the prefix
-        of the texts, their digests can be checked without the model.
-
-        Raises:
-            ModelMismatchError: the store's vectors are of another model.
-        """
+    def bind_model(self, model: StoredModel) -> StoredModel:
+        """Remembers which model makes this store's vectors, unless it has one; returns the one that it has."""
         stored = self.model()
         if stored is None:
-            model = {"identity": identity, "name": name, "dimension": dimension, "document_prefix": document_prefix}
-            value = json.dumps(model, sort_keys=True)
             try:
                 with self._database.writing() as connection:
                     reach("open: before the model is bound")
-                    connection.execute("INSERT OR IGNORE INTO meta VALUES ('model', ?)", (value,))
+                    connection.execute("INSERT OR IGNORE INTO meta VALUES ('model', ?)", (model.as_json(),))
                     reach("open: after the model is bound")
             except StoreReadOnlyError:
-                return
+                return model
             stored = self.model()
-        if stored is not None and (stored["identity"], stored["dimension"]) != (identity, dimension):
-            raise ModelMismatchError(
-                f"The vectors in {self._database.path!r} were made by {stored['name']!r} ({stored['identity'][:80]}, "
-                f"{stored['dimension']} dimensions), not by {name!r} ({identity[:80]}, {dimension}); open it with that "
-                "model, or add its memories to a new store."
-            )
+        return stored or model
 
-    def model(self) -> dict[str, Any] | None:
-        """What the store remembers of its model: identity, name, dimension and document_prefix; None of none yet."""
-        with self._database.reading() as connection:
-            row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
-            if row is None:
-                return None
-            try:
-                stored = json.loads(row[0])
-                return {name: stored[name] for name in ("identity", "name", "dimension")}
-            except SENSELESS as error:
-                raise senseless("What the store remembers of its model", error) from error
+    def model(self) -> StoredModel | None:
+        """What the store remembers of its model; None when it has none yet."""
+        with self._database.reading(one_statement=True) as connection:
+            return stored_model(connection)
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -235,17 +220,21 @@ class Store:
         drafts: Sequence[Draft],
         embedded: Sequence[Embedded | AgentMemError | None],
         *,
+        model: str | None,
         together: bool,
         durability: Durability | None = None,
     ) -> Write[list[Record | AgentMemError]]:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
         be filled until it is queued. Its result has a record for each draft (an existing one where the draft asks not
         to be stored twice), or the error that kept this one out: the embedding's, or a DuplicateIdError. With
-        `together`, the first such error is raised and nothing is written."""
+        `together`, the first such error is raised and nothing is written. `model` is the identity of the one that made
+        the vectors (None: all are deferred); ModelMoved is raised when the store's are of another."""
         # Here and not in `apply`, which runs on the thread that leads a commit for many.
         terms = [stored_terms(draft.content, draft.created_at) for draft in drafts]
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
+            if model is not None:
+                transaction.require_model(model)
             decided = outcomes(transaction, drafts, embedded)
             if together:
                 for position, outcome in enumerate(decided):
@@ -266,11 +255,12 @@ class Store:
         drafts: Sequence[Draft],
         embedded: Sequence[Embedded | AgentMemError | None],
         *,
+        model: str | None,
         together: bool,
         durability: Durability | None = None,
     ) -> list[Record | AgentMemError]:
         """Commits such a write."""
-        return self.writes.run(self.insertion(drafts, embedded, together=together, durability=durability))
+        return self.writes.run(self.insertion(drafts, embedded, model=model, together=together, durability=durability))
 
     def arrived(self, arrivals: Sequence[Arrival]) -> list[bool]:
         """Which of the memories from elsewhere are here already, as they are."""
@@ -282,14 +272,17 @@ class Store:
         arrivals: Sequence[Arrival],
         embedded: Sequence[Embedded | AgentMemError | None],
         *,
+        model: str,
         on_conflict: OnConflict,
         together: bool,
         durability: Durability | None,
     ) -> list[Outcome | AgentMemError]:
-        """Commits memories from elsewhere, in one transaction; see `take_in`."""
+        """Commits memories from elsewhere, in one transaction; see `take_in`. `model` is the identity of the one that
+        made the vectors; ModelMoved is raised when the store's are of another."""
         terms = [stored_terms(arrival.draft.content, arrival.draft.created_at) for arrival in arrivals]
 
         def apply(transaction: Transaction) -> list[Outcome | AgentMemError]:
+            transaction.require_model(model)
             return take_in(transaction, arrivals, embedded, terms, on_conflict=on_conflict, together=together)
 
         return self.writes.run(Write(apply, durability))
@@ -303,22 +296,33 @@ class Store:
 
         return self.writes.commit(apply)
 
-    def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
-        """Gives a visible memory a new version; returns the record as it then is.
+    def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None, *, model: str) -> Record:
+        """Gives a visible memory a new version; returns the record as it then is. `model` is the identity of the one
+        that made the vector.
 
         Raises:
+            ModelMoved: the store's vectors are of another.
             NotFoundError: there is none to see.
             InvalidInputError: the merged metadata is too large.
         """
-        return self.writes.commit(self.to_revise(id, scope, revision, embedded))
+        return self.writes.commit(self.to_revise(id, scope, revision, embedded, model=model))
 
     def to_revise(
-        self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None, since: datetime | None = None
+        self,
+        id: str,
+        scope: Scope,
+        revision: Revision,
+        embedded: Embedded | None,
+        *,
+        model: str,
+        since: datetime | None = None,
     ) -> Callable[[Transaction], Record]:
         """The same as a change. A version from another store's history is dated `since` then; its event is dated like
         all others. Such a version may have no vector, if the one that follows in the same transaction has."""
 
         def apply(transaction: Transaction) -> Record:
+            if embedded is not None:
+                transaction.require_model(model)
             key, old = self._visible_row(transaction, id, scope)
             metadata = old.metadata
             if revision.metadata is not None:
@@ -355,9 +359,14 @@ class Store:
         with self._database.reading() as connection:
             return pending_count(connection)
 
-    def settle(self, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError]) -> None:
-        """Commits what became of pending memories."""
-        self.writes.commit(lambda transaction: settle(transaction, memories, answers))
+    def settle(self, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError], *, model: str) -> None:
+        """Commits what became of pending memories; `model` is the identity of the one that was asked."""
+
+        def apply(transaction: Transaction) -> None:
+            transaction.require_model(model)
+            settle(transaction, memories, answers)
+
+        self.writes.commit(apply)
 
     def claim_backlog(self, owner: str, seconds: float) -> float:
         """See `claim`: 0 when the claim is ours, else how long another process's still runs."""
@@ -417,9 +426,9 @@ class Store:
 
         return self.writes.commit(apply)
 
-    def purge(self, scope: Scope, id: str | None, digest_of: Digest) -> Erased:
+    def purge(self, scope: Scope, id: str | None) -> Erased:
         """Erases memories of a scope for good; see `purge`."""
-        return purge(self._database, self.writes, scope, id, digest_of)
+        return purge(self._database, self.writes, scope, id)
 
     def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
         where, parameters = visible(scope, None, transaction.moment)

@@ -9,6 +9,7 @@ from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
 from agentmem.storage.database import Connection, blob_array, integer_array, only_row
+from agentmem.storage.model import ModelMoved
 from agentmem.storage.rows import twin_of
 
 GATHERED_LIMIT = 1000
@@ -32,6 +33,19 @@ class Transaction:
         self._by_text: dict[tuple[Scope, str], Draft] = {}
         self._last_event: tuple[int, int, str, int] | None = None
         self._terms: list[bytes] = []
+        self.model: str | None = None  # The identity of the store's model, once it was asked for.
+
+    def require_model(self, identity: str) -> None:
+        """Before vectors that a model made are stored.
+
+        Raises:
+            ModelMoved: the store's are of another one.
+        """
+        if self.model is None:
+            row = self._connection.execute("SELECT value ->> '$.identity' FROM meta WHERE name = 'model'").fetchone()
+            self.model = None if row is None else str(row[0])
+        if self.model not in (None, identity):
+            raise ModelMoved("The store moved to another model meanwhile.")
 
     @property
     def connection(self) -> Connection:

@@ -19,12 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentmem import Config, Memory, NotFoundError, Record
+from agentmem import Config, Memory, NotFoundError, Record, StoreBusyError
 from agentmem.testing import HashEmbedder
+from tests.turned import Turned
 
 WORDS = ["tea", "coffee", "window", "seat", "flight", "cello", "Lisbon", "Porto", "morning", "nuts", "rain", "book"]
 
 OWN_MEMORIES = 25
+
+MODELS = [HashEmbedder(), Turned(64), Turned(32), None]
 
 NOT_IN_THE_MIX = {"close"}
 """Ends the run, and is called at its end."""
@@ -156,6 +159,11 @@ class Mix:
     def do_repair(self) -> None:
         if self.chance.random() < 0.02:
             self.memory.repair()
+
+    def do_reembed(self) -> None:
+        if self.chance.random() < 0.05:
+            with suppress(StoreBusyError):  # Another thread moves the store elsewhere.
+                self.memory.reembed(self.chance.choice(MODELS))
 
     def do_backup(self) -> None:
         if self.chance.random() < 0.05:

@@ -1,0 +1,228 @@
+"""Lenses: what looks at a store through one model, and how a store that moves to another model is followed.
+
+A lens belongs to its model for good. Whatever was begun with one ends with it, and is only believed when the store,
+asked in the transaction that counts, is of that model; otherwise it is done again with the lens of the store's new one.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agentmem.config import Config
+from agentmem.embedding.absent import AbsentModel
+from agentmem.embedding.catalog import ModelCard, find_model
+from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.errors import ClosedError, ModelError, ModelMismatchError
+from agentmem.failpoints import reach
+from agentmem.forks import restart
+from agentmem.search.retriever import Retriever
+from agentmem.search.shelf import Shelves
+from agentmem.statistics import Timings
+from agentmem.storage.model import ModelMoved, StoredModel
+from agentmem.storage.store import Keep, Store
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+"""Of a new store, unless another is named."""
+
+OPENING_TRIES = 5
+"""Others may give a new store its model, or move it, while it is being opened; nobody does that five times."""
+
+CLOSE_WAIT_SECONDS = 5.0
+"""How long the end waits for moves on other threads to let go of the store."""
+
+Source = ModelCard | GivenEmbedder | AbsentModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lens:
+    """A model's embedder, the shelves of its vectors, and the searches over these; `model` is what a store remembers of
+    it."""
+
+    source: Source
+    model: StoredModel
+    embedder: Embedder
+    shelves: Shelves
+    retriever: Retriever
+
+    @property
+    def identity(self) -> str:
+        return self.embedder.identity
+
+
+class Lenses:
+    """The lens of a store's model; every method may be called from any thread."""
+
+    def __init__(
+        self, store: Store, config: Config, timings: Timings, wanted: ModelCard | GivenEmbedder | Keep | None
+    ) -> None:
+        """KEEP: whatever the store's model is, or, where it has none, the default. None: none at all.
+
+        Raises:
+            ModelMismatchError: the store is of another model than the one that is wanted, or its own is not here.
+        """
+        self._store = store
+        self._config = config
+        self._timings = timings
+        self.current = self._opened(wanted)
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = threading.Lock()  # Guards: current, _ahead. Held while a model's card is read.
+        self._changed = threading.Condition(self._lock)
+        self._ahead: list[Lens] = []  # Of the models that threads of this process are moving the store to.
+        self.closing = threading.Event()
+        self._pid = os.getpid()  # Last, see Restartable.
+
+    def _opened(self, wanted: ModelCard | GivenEmbedder | Keep | None) -> Lens:
+        for _ in range(OPENING_TRIES):
+            stored = self._store.model()
+            if wanted is None:
+                return self._made(_absent(stored))
+            if not isinstance(wanted, Keep):
+                lens = self._made(wanted)
+            else:
+                lens = self._made(find_model(DEFAULT_MODEL) if stored is None else self._found(stored))
+            stored = self._store.bind_model(lens.model)
+            if stored.is_same(lens.model):
+                return lens
+            if not isinstance(wanted, Keep):
+                break
+        named = repr(wanted.name) if isinstance(wanted, ModelCard) else "embedder"
+        raise ModelMismatchError(
+            f"The vectors in {self._store.path!r} were made by {stored}, not by {lens.model}; open it without naming "
+            f"a model, or move it to that one with Memory({self._store.path!r}, model=None).reembed({named})."
+        )
+
+    def _made(self, source: Source) -> Lens:
+        embedder = Embedder(source, self._config, self._store.known_vectors, self._timings)
+        shelves = Shelves(embedder.dimension, self._config.shelf_bytes)
+        model = StoredModel(
+            embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
+        )
+        return Lens(source, model, embedder, shelves, Retriever(shelves))
+
+    def _found(self, stored: StoredModel) -> ModelCard:
+        """The model that a store says it is of, wherever it is on this machine."""
+        reason = "the model of that name is another one"
+        for name in filter(None, (stored.source, stored.name)):
+            try:
+                card = find_model(name)
+                if card.identity == stored.identity:
+                    return card
+            except ModelError as error:
+                reason = str(error).rstrip(".")
+        raise ModelMismatchError(
+            f"The vectors in {self._store.path!r} are of {stored}, which cannot be used here ({reason}); name its "
+            "folder with model=, pass it with embedder=, or move the store to another with "
+            f"Memory({self._store.path!r}, model=None).reembed({DEFAULT_MODEL!r})."
+        )
+
+    def bind(self) -> None:
+        """Has the store remember whose vectors it holds, unless it does; of no model there is nothing to remember."""
+        if not self.current.embedder.absent:
+            self._store.bind_model(self.current.model)
+
+    # -- following ------------------------------------------------------------------------------------------------
+
+    def through(self, call: Callable[[Lens], T]) -> T:
+        """What the call returns of the lens of the store's model. It is called again when the store has moved to
+        another one meanwhile; nothing of it was stored then.
+
+        Raises:
+            ModelMismatchError: the store's model is not here.
+        """
+        while True:
+            lens = self.current
+            try:
+                return call(lens)
+            except ModelMoved:
+                self.follow(lens)
+            except ClosedError:
+                if self.current is lens:
+                    raise
+
+    def follow(self, left: Lens) -> Lens:
+        """The lens of the model that the store is of by now. Whoever still waits for the one that is left gets
+        ClosedError."""
+        if self._pid != os.getpid():
+            restart(self, self._start)
+        with self._lock:
+            if self.current is not left:
+                return self.current
+            stored = self._store.model()
+            if stored is None or stored.is_same(left.model):
+                return left
+            reach("reembed: before a process follows")
+            prepared = [lens for lens in self._ahead if lens.model.is_same(stored)]
+            self.current = prepared[0] if prepared else self._made(self._followed(left.source, stored))
+            current = self.current
+        left.embedder.close()
+        return current
+
+    def _followed(self, source: Source, stored: StoredModel) -> Source:
+        if isinstance(source, AbsentModel):
+            return _absent(stored)
+        if isinstance(source, ModelCard):
+            return self._found(stored)
+        raise ModelMismatchError(
+            f"{self._store.path!r} was moved to {stored} while it was open with embedder={source!r}; close it and open "
+            "it again, with that model."
+        )
+
+    @contextmanager
+    def ahead(self, source: ModelCard | GivenEmbedder) -> Iterator[Lens]:
+        """A lens of a model that the store is to move to; when it has, this one is followed to."""
+        if self._pid != os.getpid():
+            restart(self, self._start)
+        lens = self._made(source)
+        with self._lock:
+            if self.closing.is_set():
+                raise ClosedError("The memory is closed; open a new Memory.")
+            self._ahead.append(lens)
+        try:
+            yield lens
+        finally:
+            with self._lock:
+                self._ahead.remove(lens)
+                self._changed.notify_all()
+                followed = self.current is lens
+            if not followed:
+                lens.embedder.close()
+
+    def forget(self, digests: set[bytes]) -> None:
+        """Drops vectors from the caches of every lens."""
+        for lens in (self.current, *self._ahead):
+            lens.embedder.forget(digests)
+
+    def close(self) -> None:
+        """Answers whoever waits for a model, and waits (bounded) for moves to let go of the store."""
+        if self._pid != os.getpid():
+            restart(self, self._start)
+        self.closing.set()
+        with self._lock:
+            lenses = [self.current, *self._ahead]
+        for lens in lenses:
+            lens.embedder.close()
+        with self._lock:
+            self._changed.wait_for(lambda: not self._ahead, CLOSE_WAIT_SECONDS)
+
+
+def _place_of(source: Source) -> str:
+    """The folder where other processes find a model that its name alone does not lead to."""
+    if not isinstance(source, ModelCard):
+        return ""
+    with suppress(ModelError):
+        if find_model(source.name).folder == source.folder:
+            return ""
+    return str(source.folder.absolute())
+
+
+def _absent(stored: StoredModel | None) -> AbsentModel:
+    if stored is None:
+        return AbsentModel()
+    return AbsentModel(stored.identity, stored.dimension, stored.name, stored.document_prefix)

@@ -1,0 +1,55 @@
+"""Parcels: texts that go to the model together, and whose fault it is when it fails."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+
+from agentmem.embedding.collector import Answer
+from agentmem.embedding.embedder import Embedder
+from agentmem.errors import AgentMemError, EmbeddingError
+from agentmem.records import Embedded
+
+
+class Parcel:
+    """Some texts on their way through the model, as documents; belongs to the thread that sends them. Making one blocks
+    and raises as `Embedder.send` does."""
+
+    def __init__(self, embedder: Embedder, texts: Sequence[str], *, urgent: bool, timeout: float) -> None:
+        self.texts = texts
+        self._embedder = embedder
+        self._sent = embedder.send(texts, "document", urgent=urgent, timeout=timeout)
+        self.cancel = self._sent.cancel
+
+    def answers(self, timeout: float) -> list[Embedded | AgentMemError]:
+        """A vector for each text, or the fault of the text.
+
+        Raises:
+            DeadlineError: they do not come in time.
+            EmbeddingError: the fault is the model's, which fails on a harmless text too.
+            ClosedError: they will never come.
+        """
+        answers = dict(zip(self.texts, self._sent.answers(timeout), strict=True))
+        if failed := _failures(answers):
+            if not self._model_works(timeout):
+                raise failed[min(failed)]
+            # Once more: the model may have come back only after it had failed on them.
+            again = self._embedder.embed(list(failed), "document", urgent=False, timeout=timeout)
+            answers |= zip(failed, again, strict=True)
+            _failures(answers)
+        return self._embedder.embedded(self.texts, [answers[text] for text in self.texts])
+
+    def _model_works(self, timeout: float) -> bool:
+        """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred
+        in it, and a text that no model takes would be tried for ever."""
+        [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], "document", urgent=True, timeout=timeout)
+        return isinstance(answer, bytes)
+
+
+def _failures(answers: Mapping[str, Answer]) -> dict[str, EmbeddingError]:
+    """The texts that the embedder failed on; any other error (the end, a full line) is raised."""
+    failed = {}
+    for text, answer in answers.items():
+        if isinstance(answer, EmbeddingError):
+            failed[text] = answer
+        elif isinstance(answer, AgentMemError):
+            raise answer
+    return failed

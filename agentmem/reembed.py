@@ -1,0 +1,165 @@
+"""Reembedding: moves a store to another model, page by page, while everybody goes on.
+
+What was done stands in the database after each page, so that a move which ends at any moment is taken up again where it
+was. One mover works at a time; another one to the same model waits for it, and takes over when it is gone.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from time import monotonic
+
+from agentmem.embedding.catalog import ModelCard
+from agentmem.embedding.embedder import GivenEmbedder
+from agentmem.engine import Engine
+from agentmem.errors import AgentMemError, ClosedError, DeadlineError
+from agentmem.lens import Lens
+from agentmem.parcel import Parcel
+from agentmem.progress import moving_bar
+from agentmem.storage.move import TAIL, Overtaken, Page
+from agentmem.storage.pending import claimant
+from agentmem.storage.standing import Move, Standing
+from agentmem.storage.walk import Position
+
+CLAIM_SECONDS = 30.0
+"""How long a mover that stands still, beyond the time that a page may take, keeps others from taking over. One whose
+process has ended keeps nobody."""
+
+POLL_SECONDS = 0.2
+"""How often one who waits for another process's move looks how far it is."""
+
+COMPLETE_PASSES = 5
+"""Passes in which the move waits for texts that were replaced a moment ago to be embedded too."""
+
+
+def reembed(engine: Engine, source: ModelCard | GivenEmbedder | None, *, shown: bool, timeout: float | None) -> int:
+    """See `Memory.reembed`."""
+    with moving_bar("texts") if shown else nullcontext() as tell:
+        if source is None:
+            return _Mover(engine, None, timeout, tell).run()
+        with engine.lenses.ahead(source) as lens:
+            return _Mover(engine, lens, timeout, tell).run()
+
+
+class _Mover:
+    """One call's work, on its own thread."""
+
+    def __init__(
+        self, engine: Engine, lens: Lens | None, timeout: float | None, tell: Callable[[int, int], object] | None
+    ) -> None:
+        self._engine = engine
+        self._lens = lens
+        self._target = None if lens is None else lens.model
+        self._moves = engine.store.moves
+        self._owner = claimant()
+        self._patience = engine.config.timeout
+        self._seconds = self._patience + CLAIM_SECONDS
+        self._timeout = timeout
+        self._deadline = math.inf if timeout is None else monotonic() + timeout
+        self._tell = tell
+        self._embedded = 0
+
+    def run(self) -> int:
+        """Returns how many texts were embedded here."""
+        while True:
+            standing = self._moves.take(self._owner, self._target, self._seconds)
+            if standing is None:
+                self._wait()
+                continue
+            try:
+                self._work(standing)
+                return self._embedded
+            except Overtaken:
+                continue
+            finally:
+                self._let_go()
+
+    def _wait(self) -> None:
+        """Another one is at it."""
+        self._show()
+        if self._engine.lenses.closing.wait(max(0.0, min(POLL_SECONDS, self._left()))):
+            raise ClosedError("The memory was closed while this call waited for another one that moves the store.")
+
+    def _let_go(self) -> None:
+        with suppress(AgentMemError):  # The store is closed, busy or broken; the claim ends by itself.
+            self._moves.release(self._owner)
+
+    def _work(self, standing: Standing) -> None:
+        self._clear()
+        arrived = standing.model is not None and standing.model.is_same(self._target)
+        if standing.move is not None and (arrived or not standing.move.model.is_same(self._target)):
+            while self._moves.give_up(self._owner, self._seconds):
+                self._left()
+        if self._lens is None or self._target is None or arrived:
+            return
+        move = self._moves.begin(self._owner, self._seconds, self._target)
+        if move is not None:
+            self._walk(self._lens, move)
+        self._engine.lenses.follow(self._engine.lenses.current)
+        self._engine.backlog.wake(0)
+        self._clear()
+
+    def _clear(self) -> None:
+        while self._moves.clear(self._owner, self._seconds):
+            self._left()
+
+    def _walk(self, lens: Lens, move: Move) -> None:
+        """Pass after pass over what has changed, until the models can change places."""
+        position, passes = move.position, 0
+        while True:
+            position = self._pass(lens, move, position)
+            complete = passes < COMPLETE_PASSES
+            if self._moves.switch(self._owner, self._seconds, position, tail=TAIL << passes, complete=complete):
+                return
+            passes += 1
+
+    def _pass(self, lens: Lens, move: Move, position: Position) -> Position:
+        """Embeds what stands behind a position when it begins; each page is sent off before the one before it is kept,
+        so that the model never waits."""
+        ahead: tuple[Page, Parcel] | None = None
+        try:
+            is_last, until = False, self._moves.newest()
+            while not is_last:
+                page = self._moves.page(move, position, until)
+                position, is_last = page.position, page.is_last
+                if not page.texts:
+                    self._left()
+                    continue
+                current, ahead = ahead, (page, self._sent(lens, page))
+                if current is not None:
+                    move = self._kept(*current)
+            if ahead is not None:
+                current, ahead = ahead, None
+                self._kept(*current)
+        finally:
+            if ahead is not None:
+                ahead[1].cancel()
+        return position
+
+    def _sent(self, lens: Lens, page: Page) -> Parcel:
+        return Parcel(lens.embedder, page.texts, urgent=False, timeout=min(self._patience, self._left()))
+
+    def _kept(self, page: Page, parcel: Parcel) -> Move:
+        try:
+            answers = parcel.answers(min(self._patience, self._left()))
+        except BaseException:
+            parcel.cancel()
+            raise
+        move = self._moves.keep(self._owner, self._seconds, page.position, page.texts, answers)
+        self._embedded += len(page.texts)
+        self._show()
+        return move
+
+    def _left(self) -> float:
+        """The seconds that are left; raises DeadlineError when none are."""
+        left = self._deadline - monotonic()
+        if left <= 0:
+            raise DeadlineError(
+                f"The store is not moved after {self._timeout:g} seconds; what is done is kept, call reembed again to "
+                "go on."
+            )
+        return left
+
+    def _show(self) -> None:
+        if self._tell is not None and (now := self._moves.progress()) is not None:
+            self._tell(now.done, now.total)

@@ -1,0 +1,63 @@
+"""Walking through every text that a store has, in pages, by the numbers of their last changes: what changes meanwhile
+comes up again at the end."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agentmem.storage.database import Connection
+
+PAGE_TEXTS = 256
+"""Texts that are read, embedded and kept together."""
+
+PAGE_BYTES = 2_000_000
+"""Beyond which no further text is read into a page."""
+
+LAST_KEY = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the texts have been walked through: the memories by `seq` and key, the history by `seq`."""
+
+    seq: int = 0
+    key: int = 0
+    event: int = 0
+
+
+BEGINNING = Position()
+
+
+def next_texts(connection: Connection, position: Position, until: int) -> tuple[list[str], Position, bool]:
+    """Texts behind a position: first those that memories have, then those that they had; the position behind them, and
+    whether there are no more."""
+    where = "seq <= ? AND vector_key IS NOT NULL ORDER BY seq, key"
+    texts: list[str] = []
+    # In two steps, because SQLite uses the index for the first part only of (seq, key) > (?, ?), and one event may be
+    # the last of a million memories.
+    for condition, bound in (("seq = ? AND key > ?", (position.seq, position.key)), ("seq > ?", (position.seq,))):
+        rows = connection.execute(
+            f"SELECT content, seq, key FROM memory WHERE {condition} AND {where}", (*bound, until)
+        )
+        if place := _take(rows, texts):
+            return texts, replace(position, seq=place[0], key=place[1]), False
+    position = replace(position, seq=max(position.seq, until), key=LAST_KEY)
+    rows = connection.execute(
+        "SELECT before ->> '$.content', seq FROM history WHERE seq > ? AND seq <= ? AND before IS NOT NULL "
+        "ORDER BY seq",
+        (position.event, until),
+    )
+    if place := _take(rows, texts):
+        return texts, replace(position, event=place[0]), False
+    return texts, replace(position, event=max(position.event, until)), True
+
+
+def _take(rows: Any, texts: list[str]) -> tuple[int, ...] | None:
+    """Fills a page from rows that begin with a text; the rest of the last row when it is full, else None."""
+    size = sum(len(text) for text in texts)
+    for text, *place in rows:
+        if isinstance(text, str):
+            texts.append(text)
+            size += len(text)
+        if len(texts) >= PAGE_TEXTS or size >= PAGE_BYTES:
+            return tuple(place)
+    return None

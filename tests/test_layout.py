@@ -43,7 +43,7 @@ IMPORTERS = {
     "apsw": {"storage.database"},
     "click": {"cli"},
     "flask": {"flask"},
-    "huggingface_hub": {"embedding.catalog"},
+    "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
     "onnxruntime": {"embedding.model"},

@@ -69,7 +69,8 @@ def room_of(name: str) -> str:
         return first
     if first in GROUND:
         return "ground"
-    return "memory" if first in ("memory", "engine", "batches", "backlog", "porting", "rescue") else "faces"
+    middle = ("memory", "engine", "batches", "backlog", "porting", "rescue", "models", "quantize", "products")
+    return "memory" if first in middle else "faces"
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:

@@ -25,6 +25,7 @@ GROUND = {
     "statistics",
     "messages",
     "progress",
+    "rounding",
     "terms",
 }
 """What every room may stand on."""
@@ -46,6 +47,7 @@ IMPORTERS = {
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
+    "onnx": {"products"},
     "onnxruntime": {"embedding.model"},
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},

@@ -227,6 +227,30 @@ def test_a_repository_without_a_model_is_refused_before_anything_is_fetched(hub,
     assert hub.fetched() == []
 
 
+def test_what_a_signal_handler_raises_reaches_its_own_code(hub, commit):
+    class OutOfPatience(Exception):
+        pass
+
+    def handler(number, frame):
+        raise OutOfPatience
+
+    hub.stalls["model.onnx"] = 1000
+    before = signal.signal(signal.SIGALRM, handler)
+
+    def report(file, here, total):
+        if file == "model.onnx":
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    try:
+        with pytest.raises(OutOfPatience):
+            models.download(NAME, progress=report)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    hub.stalls.clear()
+    assert models.download(NAME).revision == commit
+
+
 def test_a_listing_that_breaks_off_is_told_and_a_retry_succeeds(hub, commit):
     hub.cuts["listing"] = [100]
     with pytest.raises(ModelError, match="cannot be reached"):

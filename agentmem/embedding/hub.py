@@ -205,6 +205,8 @@ def _chunks(response: Any) -> Iterator[bytes]:
         try:
             chunk = next(chunks, None)
         except Exception as error:
+            if not _is_of_the_network(error):
+                raise
             raise _BrokenOffError(str(error) or type(error).__name__) from error
         if chunk is None:
             return
@@ -223,7 +225,9 @@ def _asked(hub: Hub, where: str, headers: Mapping[str, str], **options: Any) -> 
             "GET", where, headers=hub.headers | dict(headers), timeout=SILENCE_SECONDS, follow_redirects=True, **options
         )
         response = stream.__enter__()
-    except Exception as error:  # Of the HTTP library, which changes with the version.
+    except Exception as error:
+        if not _is_of_the_network(error):
+            raise
         raise _unreachable(hub, error) from error
     try:
         try:
@@ -233,6 +237,13 @@ def _asked(hub: Hub, where: str, headers: Mapping[str, str], **options: Any) -> 
         yield response
     finally:
         stream.__exit__(None, None, None)
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether the HTTP library or the system raised it: its library changes with the version of huggingface_hub. A
+    signal handler may raise in here as well, and means it for its own code."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | ValueError) or library.startswith(("http", "h11", "huggingface"))
 
 
 def _unreachable(hub: Hub, error: Exception) -> ModelError:

@@ -100,8 +100,7 @@ class Model:
 
     def values(self, items: Sequence[Tokens], names: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Other outputs of the graph, of prepared texts."""
-        found: list[npt.NDArray[Any]] = self._session.run(list(names), self.feed(items))
-        return found
+        return self._outputs(list(names), self.feed(items))
 
     def feed(self, items: Sequence[Tokens]) -> dict[str, npt.NDArray[Any]]:
         """What the session takes for the tokens of some texts."""
@@ -126,15 +125,7 @@ class Model:
 
     def _vectors(self, items: Sequence[Tokens]) -> Vectors:
         fed = self.feed(items)
-        try:
-            vectors: npt.NDArray[Any] = self._session.run([self._output], fed)[0]
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Only what the library raised: a signal handler may raise in here as well, and means it for its own code.
-            if not type(error).__module__.startswith("onnxruntime"):
-                raise
-            raise EmbeddingError(f"The model failed on this text ({error}); see to the text or the memory.") from error
+        [vectors] = self._outputs([self._output], fed)
         if vectors.dtype != np.float32:
             vectors = vectors.astype(np.float32)
         if not self._pooled:
@@ -142,6 +133,18 @@ class Model:
         if self._card.cut and vectors.shape[-1] > self.dimension:
             vectors = vectors[:, : self.dimension]
         return vectors
+
+    def _outputs(self, names: list[str], fed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        try:
+            outputs: list[npt.NDArray[Any]] = self._session.run(names, fed)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Only what the library raised: a signal handler may raise in here as well, and means it for its own code.
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise EmbeddingError(f"The model failed on this text ({error}); see to the text or the memory.") from error
+        return outputs
 
 
 class LookupModel(Model):
@@ -171,7 +174,7 @@ def width_of(card: ModelCard) -> int:
     model = Model(card, ["CPUExecutionProvider"])
     try:
         return int(model.run([model.prepare("a")[0]]).shape[-1])
-    except Exception as error:
+    except EmbeddingError as error:
         raise ModelError(f"The model in {str(card.folder)!r} cannot be run ({error}).") from error
 
 

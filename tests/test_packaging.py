@@ -38,12 +38,6 @@ with agentmem.Memory("agent.db") as memory:
     assert memory.check() == []
 from agentmem import models
 assert all(file.whole for name in ("all-MiniLM-L6-v2", "minilm-static") for file in models.info(name).files)
-try:
-    models.download("org/name")
-except agentmem.ModelError:
-    pass
-else:
-    raise AssertionError("downloaded without a network")
 """
 
 

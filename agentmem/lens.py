@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
-from agentmem.embedding.catalog import ModelCard, find_model
+from agentmem.embedding.card import ModelCard
+from agentmem.embedding.catalog import find_model
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.errors import ClosedError, ModelError, ModelMismatchError
 from agentmem.failpoints import reach
@@ -111,9 +112,10 @@ class Lenses:
         reason = "the model of that name is another one"
         for name in filter(None, (stored.source, stored.name)):
             try:
-                card = find_model(name)
-                if card.identity == stored.identity:
-                    return card
+                for dimension in (None, stored.dimension):  # Whole, or cut.
+                    card = find_model(name, dimension=dimension)
+                    if card.identity == stored.identity:
+                        return card
             except ModelError as error:
                 reason = str(error).rstrip(".")
         raise ModelMismatchError(

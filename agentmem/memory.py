@@ -21,7 +21,8 @@ import numpy as np
 
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
 from agentmem.config import Config, Durability
-from agentmem.embedding.catalog import ModelCard, find_model
+from agentmem.embedding.card import ModelCard
+from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
 from agentmem.engine import Engine, is_within_a_call
@@ -698,8 +699,9 @@ class Memory(ScopedMemory):
     processes the file. Use it as a context manager or call `close`; a process that dies without loses nothing that was
     acknowledged.
 
-    Without a `model` it is the store's own, or, for a new store, all-MiniLM-L6-v2; named is one that is bundled, or a
-    folder of yours. `embedder` is an object with `identity`, `dimension` and `embed(texts)` in its place. With
+    Without a `model` it is the store's own, or, for a new store, all-MiniLM-L6-v2. Named is a bundled one, a folder, a
+    repository of the hub that was downloaded before (`agentmem.models`), or what `models.find` gave; the network is
+    never reached. `embedder` is an object with `identity`, `dimension` and `embed(texts)` in its place. With
     `model=None` no model is asked for and any store opens: everything works but what embeds a text (then it is a
     ModelError), so `add` only with `defer=True` and `search` only with `mode="keyword"`.
 
@@ -716,7 +718,7 @@ class Memory(ScopedMemory):
         self,
         path: str | os.PathLike[str] = "agentmem.db",
         *,
-        model: str | Keep | None = KEEP,
+        model: str | ModelCard | Keep | None = KEEP,
         embedder: GivenEmbedder | None = None,
         config: Config | None = None,
     ) -> None:
@@ -724,7 +726,11 @@ class Memory(ScopedMemory):
             raise InvalidInputError(f"config is {shorten(config)}; pass a Config.")
         if embedder is not None and model not in (KEEP, DEFAULT_MODEL):
             raise InvalidInputError(f"Both model={model!r} and an embedder were given; drop one of them.")
-        if embedder is None and not isinstance(model, Keep | None) and (not isinstance(model, str) or not model):
+        if (
+            embedder is None
+            and not isinstance(model, Keep | None)
+            and (not isinstance(model, str | ModelCard) or not model)
+        ):
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder, or None.")
         self.path = _path_of(path)
         wanted = find_model(model) if embedder is None and isinstance(model, str) else model

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from time import monotonic
 
-from agentmem.embedding.catalog import ModelCard
+from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import GivenEmbedder
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError

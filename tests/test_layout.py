@@ -26,11 +26,15 @@ GROUND = {
     "statistics",
     "messages",
     "progress",
+    "rounding",
     "terms",
 }
 """What every room may stand on."""
 
-MEMORY = {"memory", "engine", "batches", "backlog", "changes", "porting", "rescue", "lens", "parcel", "reembed"}
+MEMORY = {
+    "backlog", "batches", "changes", "engine", "lens", "memory", "models", "parcel", "porting", "products", "quantize",
+    "reembed", "rescue",
+}  # fmt: skip
 
 MAY_IMPORT = {
     "ground": {"ground"},
@@ -46,9 +50,10 @@ IMPORTERS = {
     "apsw": {"storage.database"},
     "click": {"cli"},
     "flask": {"flask"},
-    "huggingface_hub": {"embedding.catalog"},
+    "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
+    "onnx": {"products"},
     "onnxruntime": {"embedding.model"},
     "openai": {"llm"},
     "tokenizers": {"embedding.model"},

@@ -36,6 +36,8 @@ with agentmem.Memory("agent.db") as memory:
     memory.add("The invoice is due on Friday", user_id="ana")
     print(memory.search("where does she like to sit?", user_id="ana")[0].record.content)
     assert memory.check() == []
+from agentmem import models
+assert all(file.whole for name in ("all-MiniLM-L6-v2", "minilm-static") for file in models.info(name).files)
 """
 
 
@@ -111,7 +113,7 @@ def test_the_wheel_and_the_source_distribution_carry_the_models_and_every_module
         for file in folder.iterdir():
             assert f"agentmem/models/{folder.name}/{file.name}" in wheel
             assert f"models/{folder.name}/{file.name}" in sdist
-    assert {"agentmem/py.typed", "agentmem/demo.jsonl"} <= wheel
+    assert {"agentmem/py.typed", "agentmem/demo.jsonl", "agentmem/calibration.txt"} <= wheel
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "agentmem").rglob("*.py")}
     assert modules <= wheel, "a package that setup.cfg does not name"
     assert modules <= sdist
@@ -124,7 +126,8 @@ def test_the_installed_wheel_remembers_and_finds_with_the_network_forbidden(inst
     isolated = ["unshare", "--net", "--map-root-user"]
     if shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0:
         program = isolated + program
-    printed = run(*program, cwd=tmp_path, env=clean_environment())
+    environment = clean_environment() | {"AGENTMEM_MODELS": str(tmp_path / "models")}
+    printed = run(*program, cwd=tmp_path, env=environment)
     assert printed.strip() == "Prefers window seats"
     assert [path.name for path in tmp_path.iterdir()] == ["agent.db"]
     told = run(str(installed.with_name("agentmem")), "search", "sit", "--db=agent.db", "--user=ana", cwd=tmp_path)

@@ -3,7 +3,7 @@
 Nothing outside this folder knows that it is SQLite: what comes in and goes out are drafts, records, keys and bytes.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any

@@ -662,6 +662,17 @@ class Memory(ScopedMemory):
         self._engine.store.back_up(target, overwrite=overwrite)
         return target
 
+    def reset(self, *, confirm: bool) -> int:
+        """Erases every memory of every owner for good, as `purge` does, and returns how many it were; `confirm=True`
+        says that this is meant. Raises as `purge` does."""
+        if confirm is not True:
+            raise InvalidInputError(f"confirm is {shorten(confirm)}; pass confirm=True to erase every memory.")
+        engine = self._engine
+        erased = engine.store.purge(Scope(), None, engine.embedder.digest)
+        engine.embedder.forget(erased.digests)
+        engine.shelves.drop([*erased.owners, None])
+        return erased.count
+
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
         threads stop, the log is merged into the file. Bounded; may be called twice and from any thread. A signal

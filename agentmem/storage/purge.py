@@ -76,7 +76,7 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
 
 def _plan(connection: Connection, scope: Scope, id: str | None, digest_of: Digest) -> _Plan:
     named = [*scope.owners(), *([] if id is None else [("id", id)])]
-    where = " AND ".join(f"{name} = ?" for name, _ in named)
+    where = " AND ".join(f"{name} = ?" for name, _ in named) or "1"
     rows = all_rows(
         connection, f"SELECT key FROM memory WHERE {where} ORDER BY key", tuple(value for _, value in named)
     )

@@ -36,6 +36,7 @@ from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
+from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database, only_row
 from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
@@ -43,7 +44,6 @@ from agentmem.storage.pending import (
     claim,
     last_pending,
     pending_count,
-    pending_counts,
     pending_memories,
     release,
     settle,
@@ -135,11 +135,7 @@ class Store:
     def counts(self) -> dict[str, Any]:
         """Rows and bytes; reads indexes, so that its cost grows slowly with the store."""
         with self._database.reading() as connection:
-            memories, deleted = only_row(connection, "SELECT count(*), count(deleted_at) FROM memory")
-            vectors = only_row(connection, "SELECT count(*) FROM vector")[0]
-            pages = connection.pragma("page_count") * connection.pragma("page_size")
-            pending = pending_counts(connection)
-        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **pending}
+            return counts(connection, self._database.path)
 
     def require(self, id: str, scope: Scope) -> Record:
         """The visible memory with this id. Raises NotFoundError when there is none."""

@@ -22,9 +22,8 @@ from agentmem.cli.terminal import (
     print_lines,
     record_block,
     record_rows,
-    standard_input,
+    text_of,
 )
-from agentmem.transcripts import read_text
 
 PAGE = 1_000
 """Records read at a time by `list --all`; between pages the store is free."""
@@ -75,10 +74,8 @@ def search(query: str, full: bool, db: str, model: str, as_json: bool, **asked: 
       agentmem search "peanuts" --all-scopes --mode keyword --json | jq -r .record.id
     """
     options.require_owner(asked)
-    if query == "-":
-        query = read_text(standard_input())
     with open_memory(db, None if asked["mode"] == "keyword" else model) as memory:
-        matches = memory.search(query, **asked)
+        matches = memory.search(text_of(query), **asked)
     if as_json:
         print_json(*matches)
     else:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import click
 
 from agentmem.errors import InvalidInputError
-from agentmem.transcripts import moment_of
 
 OWNERS = ("user_id", "agent_id", "run_id")
 
@@ -20,6 +19,8 @@ Function = TypeVar("Function", bound=Callable[..., Any] | click.Command)
 
 def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
     """An option's ISO 8601 as an aware datetime."""
+    from agentmem.transcripts import moment_of
+
     try:
         return None if value is None else moment_of("The time", value)
     except InvalidInputError as error:

@@ -3,17 +3,19 @@
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from agentmem.cli import options
 from agentmem.cli.exits import DONE, NOTHING
 from agentmem.cli.opening import open_memory, scoped
-from agentmem.cli.terminal import complain, counted, escape, print_json, print_lines, standard_input
+from agentmem.cli.terminal import complain, counted, escape, print_json, print_lines, text_of
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
 from agentmem.progress import progress
-from agentmem.transcripts import Line, count_lines, read_lines, read_text, read_texts, remember
+
+if TYPE_CHECKING:
+    from agentmem.transcripts import Line
 
 
 @click.command()
@@ -78,6 +80,8 @@ def add(
     """
     if (text is None) == (file is None):
         raise click.UsageError("Give either a text, or --file PATH, or - for standard input.")
+    from agentmem.transcripts import count_lines, read_lines, read_text, read_texts
+
     source = file or ("-" if text == "-" else None)
     if source is not None and form == "text":
         with click.open_file(source, "rb") as stream:
@@ -100,9 +104,11 @@ def add(
 
 
 def _add_lines(
-    stream: IO[bytes], read: Callable[[IO[bytes]], Iterator[Line]], total: int | None, skip_bad: bool,
+    stream: IO[bytes], read: Callable[[IO[bytes]], Iterator["Line"]], total: int | None, skip_bad: bool,
     bar: bool | None, as_json: bool, fields: dict[str, Any], opened: Callable[[], Any],
 ) -> int:  # fmt: skip
+    from agentmem.transcripts import remember
+
     stored = skipped = last = 0
     with opened() as memory, progress("memory", total, shown=bar) as advance:
         try:
@@ -156,8 +162,7 @@ def update(
     """
     if never_expires and (expires_at or ttl):
         raise click.UsageError("--never-expires goes without --expires-at and --ttl.")
-    if text == "-":
-        text = read_text(standard_input())
+    text = None if text is None else text_of(text)
     changes: dict[str, Any] = {"expires_at": expires_at} if expires_at or never_expires else {}
     embeds = text is not None
     with open_memory(db, model if embeds else None) as memory:

@@ -29,10 +29,10 @@ from agentmem.cli.terminal import (
     stored_fields,
 )
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.records import Match, Record
 
 if TYPE_CHECKING:
     from agentmem.memory import Memory, ScopedMemory
+    from agentmem.records import Match, Record
 
 
 @click.command()
@@ -252,10 +252,12 @@ class Session:
             return self._shown[int(given) - 1]
         return given
 
-    def _told(self, record: Record) -> None:
+    def _told(self, record: "Record") -> None:
         print_json(record) if self._as_json else print_lines(escape(record.id))
 
-    def _show(self, found: list[Match] | list[Record], records: list[Record]) -> None:
+    def _show(self, found: "list[Match] | list[Record]", records: "list[Record]") -> None:
+        from agentmem.records import Match
+
         self._shown = [record.id for record in records]
         if self._as_json:
             print_json(*found)

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from agentmem.records import Event, Match, Record, Version
-from agentmem.statistics import Stats
+if TYPE_CHECKING:
+    from agentmem.records import Event, Match, Record, Version
+    from agentmem.statistics import Stats
 
 GAP = "  "
 
@@ -157,17 +158,17 @@ def counted(count: int, noun: str = "memory", nouns: str = "memories") -> str:
     return f"{count:,} {noun if count == 1 else nouns}"
 
 
-def match_rows(matches: Sequence[Match], *, ids: bool = True, owners: bool = False) -> list[list[str]]:
+def match_rows(matches: Sequence["Match"], *, ids: bool = True, owners: bool = False) -> list[list[str]]:
     """Score, id, day, owner, text; ids and owners are blank unless wanted."""
     return [[f"{match.score:.2f}", *_record_cells(match.record, ids=ids, owners=owners)] for match in matches]
 
 
-def record_rows(records: Sequence[Record], *, owners: bool) -> list[list[str]]:
+def record_rows(records: Sequence["Record"], *, owners: bool) -> list[list[str]]:
     """Id, day, owner, text."""
     return [_record_cells(record, ids=True, owners=owners) for record in records]
 
 
-def _record_cells(record: Record, *, ids: bool, owners: bool) -> list[str]:
+def _record_cells(record: "Record", *, ids: bool, owners: bool) -> list[str]:
     named = (("user", record.user_id), ("agent", record.agent_id), ("run", record.run_id))
     owner = " ".join(f"{name}={value}" for name, value in named if value is not None) if owners else ""
     text = record.content if record.role is None else f"{record.role}: {record.content}"
@@ -175,7 +176,7 @@ def _record_cells(record: Record, *, ids: bool, owners: bool) -> list[str]:
     return [record.id if ids else "", day, clip(escape(owner), MAX_OWNER), text]
 
 
-def record_block(record: Record) -> list[str]:
+def record_block(record: "Record") -> list[str]:
     """Every field that the record has, a line each."""
     named = {
         "id": record.id, "content": record.content, "user": record.user_id, "agent": record.agent_id,
@@ -191,7 +192,7 @@ def record_block(record: Record) -> list[str]:
     return fitted(cells, full=True, styles={0: "faint"})
 
 
-def stored_fields(stats: Stats) -> dict[str, Any]:
+def stored_fields(stats: "Stats") -> dict[str, Any]:
     """What the store holds. The others of its figures count the work of this process, which just began."""
     return {name: getattr(stats, name) for name in STORED}
 
@@ -212,19 +213,19 @@ def readable(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def event_rows(events: Sequence[Event]) -> list[list[str]]:
+def event_rows(events: Sequence["Event"]) -> list[list[str]]:
     """Seq, time, what, the text as it stood afterwards."""
     return [[str(event.seq), f"{event.at:%Y-%m-%d %H:%M:%S}Z", event.what, _version(event.after)] for event in events]
 
 
-def _version(version: Version | None) -> str:
+def _version(version: "Version | None") -> str:
     if version is None:
         return ""
     metadata = f"  {json.dumps(version.metadata, ensure_ascii=False)}" if version.metadata else ""
     return f"{version.content}{metadata}"
 
 
-def explain_line(match: Match) -> str:
+def explain_line(match: "Match") -> str:
     """How a score came about, on one line: its parts, which add up to it, and what was looked at."""
     told = match.explanation or {}
     notes = {"keyword": f"words ({', '.join(told['terms'])})", "vector": f"vector (cosine {told['cosine']:.2f})"}
@@ -267,6 +268,15 @@ def prepare_output() -> None:
 def standard_input() -> IO[bytes]:
     """Its bytes; none when it is closed."""
     return io.BytesIO() if sys.stdin is None else sys.stdin.buffer
+
+
+def text_of(argument: str) -> str:
+    """An argument that is a text; what standard input holds when it is "-". Raises InvalidInputError."""
+    if argument != "-":
+        return argument
+    from agentmem.transcripts import read_text
+
+    return read_text(standard_input())
 
 
 def print_lines(*lines: str, end: str = "\n") -> None:

@@ -117,7 +117,7 @@ def restore(ids: tuple[str, ...], db: str, as_json: bool, **owner: str | None) -
 @options.db
 @options.output
 def purge(ids: tuple[str, ...], everything: bool, yes: bool, db: str, as_json: bool, **owner: str | None) -> int:
-    """Erase memories for good: no byte stays in any file of the store.
+    """Erase memories for good: no byte of them stays in the store.
 
     The memories IDS, or with --all those of an owner, deleted and expired ones too; nothing brings them back.
     Copies are yours to erase. With --json one object: purged, missing. Exits with 1 when an id is missing, or

@@ -63,11 +63,22 @@ def test_settings_hold_until_they_are_changed(filled):
 
 
 WRONG = {
-    "/no": "There is no /no", "/get m99": "no memory 'm99'", "/delete m99": "no memory 'm99'",
-    "/history m99": "never was", "/restore m99": "m99", "/update m1": "blank", "/filters {": "not JSON", '/filters {"day": {"above": 1}}': "above",
-    "/filters 3": "filters", "/limit 0": "'0'", "/limit many": "'many'", "/mode fast": "'fast'", "+": "blank",
-    "/get": "id", "/delete b1": "no memory 'b1'",
-}  # fmt: skip
+    "/no": "There is no /no",
+    "/get m99": "no memory 'm99'",
+    "/get": "id",
+    "/delete m99": "no memory 'm99'",
+    "/delete b1": "no memory 'b1'",
+    "/history m99": "never was",
+    "/restore m99": "m99",
+    "/update m1": "blank",
+    "+": "blank",
+    "/filters {": "not JSON",
+    '/filters {"day": {"above": 1}}': "above",
+    "/filters 3": "filters",
+    "/limit 0": "'0'",
+    "/limit many": "'many'",
+    "/mode fast": "'fast'",
+}
 
 
 @pytest.mark.parametrize("line", WRONG)

@@ -105,4 +105,5 @@ class Stats:
 
     @property
     def writes_per_commit(self) -> float:
+        """Calls that shared a transaction, and its fsync."""
         return self.writes / self.commits if self.commits else 0.0

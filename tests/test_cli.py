@@ -557,9 +557,7 @@ def test_lines_and_whole_inputs_may_be_texts(run):
     whole = run("add", "-", "--format", "text", "--user", "ana", stdin=b"good\n\xff\n")
     assert_one_sentence(whole, 2)
     assert "Line 2: byte 0xff is not UTF-8" in whole.stderr
-    assert (
-        run("search", "-", "--user", "ana", "--limit", "1", stdin="heading, paragraph\n").stdout.count("heading") == 1
-    )
+    assert "heading" in run("search", "-", "--user", "ana", "--limit", "1", stdin="heading, paragraph\n").stdout
 
 
 # -- usage and errors ---------------------------------------------------------------------------------------------

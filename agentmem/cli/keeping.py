@@ -97,7 +97,7 @@ def repair(path: str | None, db: str, as_json: bool) -> int:
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there (never one that is open).")
 @options.progress
 @options.output
-def backup(store: str, copy: str, overwrite: bool, bar: bool | None, as_json: bool) -> int:
+def backup(store: str, copy: str, overwrite: bool, bar: bool, as_json: bool) -> int:
     """Copy STORE to COPY as it is at one moment, in use or not.
 
     To restore is to open the copy. It is verified before it gets its name. With --json one object: path, bytes.
@@ -130,7 +130,7 @@ def _copied(copy: str) -> int:
 @options.model
 @options.output
 def flush(
-    path: str | None, timeout: float | None, bar: bool | None, db: str, model: str, as_json: bool, **owner: str | None
+    path: str | None, timeout: float | None, bar: bool, db: str, model: str, as_json: bool, **owner: str | None
 ) -> int:
     """Embed now what was deferred (in PATH, or --db).
 

@@ -1,6 +1,7 @@
 """Options that commands share: the same name, the same meaning, everywhere."""
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
@@ -49,6 +50,13 @@ def _interval(
     return moment(context, parameter, start or None), moment(context, parameter, end or None)
 
 
+def _shown(context: click.Context, parameter: click.Parameter, value: bool | None) -> bool:
+    """Whether a bar is shown: unless told, on a terminal; not among JSON that goes to the same one."""
+    if value is not None:
+        return value
+    return sys.stderr.isatty() and not (context.params.get("as_json") and sys.stdout.isatty())
+
+
 def _debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value:
         context.meta[DEBUG] = True
@@ -74,7 +82,9 @@ def debug(command: Function) -> Function:
     return option(command)
 
 
-output = together(click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines."), debug)
+output = together(
+    click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON, for machines."), debug
+)
 db = click.option(
     "--db",
     type=click.Path(),
@@ -125,7 +135,25 @@ full = click.option("--full", is_flag=True, help="Do not cut texts to the width 
 dry_run = click.option("--dry-run", is_flag=True, help="Say how many it would be, and change nothing.")
 yes = click.option("--yes", is_flag=True, help="Do not ask.")
 progress = click.option(
-    "--progress/--no-progress", "bar", default=None, help="Show how far it is. [default: on a terminal]"
+    "--progress/--no-progress",
+    "bar",
+    default=None,
+    callback=_shown,
+    help="Show how far it is. [default: on a terminal]",
+)
+dedupe = click.option(
+    "--dedupe", is_flag=True, help="Not twice: where the owner has the text already, that memory stands."
+)
+defer = click.option(
+    "--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded."
+)
+skip_bad = click.option(
+    "--skip-bad", is_flag=True, help="Report bad lines and go on, instead of stopping at the first one."
+)
+durability = click.option(
+    "--durability",
+    type=click.Choice(["full", "process"]),
+    help="What it survives: a power cut, or a crash of the process. [default: full]",
 )
 
 

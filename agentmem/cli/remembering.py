@@ -1,6 +1,5 @@
 """`add` and `update`."""
 
-import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
@@ -42,14 +41,10 @@ if TYPE_CHECKING:
     help="When it was said, as 2026-03-05T18:30:00+01:00; otherwise now.",
 )
 @options.expiry
-@click.option("--dedupe", is_flag=True, help="Not twice: where the owner has the text already, that memory stands.")
-@click.option("--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded.")
-@click.option("--skip-bad", is_flag=True, help="Report bad lines and go on, instead of stopping at the first one.")
-@click.option(
-    "--durability",
-    type=click.Choice(["full", "process"]),
-    help="What it survives: a power cut, or a crash of the process. [default: full]",
-)
+@options.dedupe
+@options.defer
+@options.skip_bad
+@options.durability
 @options.timeout
 @options.progress
 @options.db
@@ -57,7 +52,7 @@ if TYPE_CHECKING:
 @options.output
 def add(
     text: str | None, file: str | None, form: str, id: str | None, skip_bad: bool, durability: str | None,
-    bar: bool | None, db: str, model: str, as_json: bool, **fields: Any,
+    bar: bool, db: str, model: str, as_json: bool, **fields: Any,
 ) -> int:  # fmt: skip
     """Remember TEXT, or what a file or a pipe (-) holds.
 
@@ -94,7 +89,6 @@ def add(
             record = memory.add(text, id=id, **fields)
         print_json(record) if as_json else print_lines(escape(record.id))
         return DONE
-    bar = bar if bar is not None or not (as_json and sys.stdout.isatty()) else False
     read = read_texts if form == "lines" else lambda stream: read_lines(stream, fields["metadata"])
     with click.open_file(source or "-", "rb") as stream:
         return _add_lines(
@@ -105,7 +99,7 @@ def add(
 
 def _add_lines(
     stream: IO[bytes], read: Callable[[IO[bytes]], Iterator["Line"]], total: int | None, skip_bad: bool,
-    bar: bool | None, as_json: bool, fields: dict[str, Any], opened: Callable[[], Any],
+    bar: bool, as_json: bool, fields: dict[str, Any], opened: Callable[[], Any],
 ) -> int:  # fmt: skip
     from agentmem.transcripts import remember
 

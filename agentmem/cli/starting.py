@@ -1,6 +1,5 @@
 """`demo` and `completion`."""
 
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from agentmem.progress import progress
 @options.progress
 @options.model
 @options.output
-def demo(keep: Path | None, limit: int, bar: bool | None, model: str, as_json: bool) -> int:
+def demo(keep: Path | None, limit: int, bar: bool, model: str, as_json: bool) -> int:
     """Remember a conversation in a temporary store, and ask it.
 
     80 turns, five questions.
@@ -38,7 +37,6 @@ def demo(keep: Path | None, limit: int, bar: bool | None, model: str, as_json: b
         with open_memory(path, model, create=True) as memory:
             from agentmem.demo import conversation, demonstrate
 
-            bar = bar if bar is not None or not (as_json and sys.stdout.isatty()) else False
             with progress("turn", len(conversation()), shown=bar) as advance:
                 result = demonstrate(memory, limit, advance)
     if as_json:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StoreReadOnlyError,
     )
     from agentmem.memory import Memory, ScopedMemory
+    from agentmem.porting.importing import ImportReport
     from agentmem.records import Event, Match, Page, Record, Version
     from agentmem.statistics import Stats
 
@@ -48,6 +49,7 @@ _HOMES = {
         "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError",
     ),
     "memory": ("Memory", "ScopedMemory"),
+    "porting.importing": ("ImportReport",),
     "records": ("Event", "Match", "Page", "Record", "Version"),
     "statistics": ("Stats",),
 }  # fmt: skip
@@ -55,7 +57,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
-    "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
+    "ImportReport", "InvalidInputError", "Match", "Memory", "ModelError", "ModelMismatchError", "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
     "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "Version",
     "__version__",

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -56,6 +56,11 @@ from agentmem.statistics import Stats
 from agentmem.storage.snapshot import Snapshot
 from agentmem.storage.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
+
+if TYPE_CHECKING:
+    from agentmem.porting.importing import ImportReport
+    from agentmem.porting.reading import Format, Owner
+    from agentmem.storage.intake import OnConflict
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -603,6 +608,97 @@ class ScopedMemory:
         engine.embedder.forget(erased.digests)
         engine.shelves.drop([*erased.owners, None])
         return erased.count
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def export(
+        self,
+        file: str | os.PathLike[str] | IO[str] | IO[bytes],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        between: Between = None,
+        show_expired: bool = False,
+        all_scopes: bool = False,
+        vectors: bool = False,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> int:
+        """Writes every memory that `get_all` would list into a file, JSON Lines in the order of adding, and returns how
+        many it were. What it holds is described in `agentmem.porting.lines`; `import_` reads it.
+
+        `file` is a path (compressed when it ends in `.gz`), or an open file of text or bytes. At a path, the file is
+        complete and on the disk when it gets its name; one that is there is only replaced with `overwrite=True`. With
+        `vectors=True` each memory brings its vector, if it has one by now, so that a store of the same model needs to
+        embed nothing.
+
+        Everything is of the moment when it begins, however long it takes and whatever others write meanwhile; it holds
+        up nobody, and no read of it stays open (what is purged meanwhile is left out). It needs 8 bytes a memory, and a
+        page of 1,000. Deleted memories and earlier versions are not in it: `backup` has them. The same memories make
+        the same bytes.
+
+        Raises:
+            InvalidInputError: there is such a file, or it is the store itself; an argument cannot be used.
+            StoreFullError, StoreOpenError: there is no room for it, or no such folder. What an open file of yours
+                raises comes as it is.
+        """
+        from agentmem.porting.exporting import export  # Late: most programs never do.
+
+        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
+        return export(
+            self._engine, scope, compile_filters(filters, between), file,
+            vectors=vectors, show_expired=show_expired, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+
+    def import_(
+        self,
+        file: str | os.PathLike[str] | IO[str] | IO[bytes],
+        *,
+        format: "Format | None" = None,
+        user_id: "Owner" = None,
+        agent_id: "Owner" = None,
+        run_id: "Owner" = None,
+        on_conflict: "OnConflict" = "error",
+        on_error: Literal["raise", "skip"] = "raise",
+        dedupe: bool = False,
+        defer: bool = False,
+        durability: Durability | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> "ImportReport":
+        """Stores the memories of a file, in its order: an export, other JSON Lines (or one array) of texts or of
+        objects with the fields of `add`, or chats in the formats of OpenAI, ShareGPT or ChatGPT, of which every
+        conversation becomes a run. `format` is told by the first line unless it is named: `"agentmem"`, `"openai"`,
+        `"sharegpt"`, `"chatgpt"`. `file` is a path (compressed or not) or an open file of text or bytes.
+
+        An owner that is given (`user_id="ana"`) takes the place of the lines' own; a mapping (`{"ana": "anna"}`)
+        renames those that it names. In a scoped view lines of other owners are errors.
+
+        Run again after it broke off, whatever broke it off, it goes on where it was: every memory is stored once. A
+        line without an id gets one from its place in the file and the digest of the whole, so that the same file does
+        not come in twice under the same owner, and two equal lines are two memories. What is here already, as it is, is
+        skipped. When an id belongs to another memory (a deleted one too), `on_conflict` decides: `"error"`; `"skip"`
+        the line; `"replace"` content, metadata and expiry of that memory by a new version (never across owners); or
+        store it with a `"new_id"`, the same one every time. `dedupe` and `defer` are as in `add`.
+
+        Goes chunk by chunk, one commit each: at most 256 texts to embed, or 1,000 lines. Vectors are taken from an
+        export of the same model; others are left aside, and the report says so. With `on_error="raise"` a bad line
+        raises with its number: the chunks before its own are stored, nothing of its own is. With `"skip"` every good
+        line is stored and the report names the bad ones. `durability`, `timeout` (per chunk) and `progress` are as in
+        `add_batch`. Never holds more than two chunks, or a line of 64 MB.
+
+        Raises:
+            InvalidInputError: a line or an argument cannot be used (DuplicateIdError: a conflict). A file in a newer
+                version of the format is refused whatever `on_error` says. Otherwise as `add`.
+        """
+        from agentmem.porting.importing import Options, import_  # Late, as above.
+
+        seconds = check_timeout(timeout, self._engine.config)
+        owners = (user_id, agent_id, run_id)
+        options = Options(format, owners, on_conflict, on_error, dedupe, defer, durability, progress, seconds)
+        return import_(self._engine, self._scope, file, options)
 
     def scope(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None

@@ -29,6 +29,7 @@ MAX_LIMIT = 1_000_000
 
 _random = Random()
 os.register_at_fork(after_in_child=_random.seed)
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SHORT = Repr()
 _SHORT.maxother = _SHORT.maxlong = 60
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -380,6 +381,23 @@ def check_time(name: str, moment: Any) -> datetime | None:
         raise InvalidInputError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC.") from None
 
 
+def moment_of(name: str, text: Any) -> datetime:
+    """An aware datetime from ISO 8601.
+
+    Raises:
+        InvalidInputError: it is something else, or has no offset from UTC.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.utcoffset() is None:
+        raise InvalidInputError(
+            f"{name} is {shorten(text)}; write ISO 8601 with an offset, such as 2026-03-05T18:30:00+01:00."
+        )
+    return moment
+
+
 def check_expiry(expires_at: Any, ttl: Any, moment: datetime) -> datetime | None:
     """When a memory expires, in UTC: at `expires_at`, or `ttl` seconds after `moment`; None is never.
 
@@ -442,7 +460,7 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
     copy = _plain("metadata", metadata, MAX_METADATA_DEPTH, iter(range(config.max_metadata_bytes)))
     if not copy:
         return {}, None
-    text = json.dumps(copy, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = _JSON.encode(copy)
     size = len(text.encode())
     if size > config.max_metadata_bytes:
         raise InvalidInputError(

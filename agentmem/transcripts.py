@@ -8,7 +8,6 @@ is UTF-8. JSON Lines are read as they come; an array is read whole.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
 from agentmem.messages import item_of_message
 from agentmem.records import Record, shorten
+from agentmem.records import moment_of as moment_of
 
 if TYPE_CHECKING:
     from agentmem.memory import ScopedMemory
@@ -164,23 +164,6 @@ def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | No
         if item.get(field) is not None:
             item[field] = moment_of(field, item[field])
     return item
-
-
-def moment_of(name: str, text: Any) -> datetime:
-    """An aware datetime from ISO 8601.
-
-    Raises:
-        InvalidInputError: it is something else, or has no offset from UTC.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        moment = None
-    if moment is None or moment.utcoffset() is None:
-        raise InvalidInputError(
-            f"{name} is {shorten(text)}; write ISO 8601 with an offset, such as 2026-03-05T18:30:00+01:00."
-        )
-    return moment
 
 
 def remember(

@@ -33,6 +33,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "latency": ("latency.py",),
     "add-static": ("add.py", "--model", STATIC),
     "search-static": ("search.py", "--model", STATIC),
+    "porting-static": ("porting.py", "--model", STATIC),
     "tuning": ("tuning.py",),
     "memory": ("memory.py",),
     "memory-static": ("memory.py", "--model", STATIC),

@@ -160,7 +160,7 @@ def test_an_embedder_that_fails_does_not_matter_to_a_text_that_is_there(open_mem
 
 
 def test_texts_whose_hashes_collide_are_told_apart(open_memory, monkeypatch):
-    for module in ("rows", "twins", "transaction", "check", "store"):
+    for module in ("rows", "twins", "transaction", "check", "revision"):
         monkeypatch.setattr(f"agentmem.storage.{module}.twin_of", lambda scope, content: 7)
     memory = open_memory(":memory:")
     texts = [f"text {number}" for number in range(20)]

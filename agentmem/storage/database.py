@@ -617,6 +617,11 @@ def blob_array(blobs: tuple[bytes, ...]) -> Any:
     return apsw.carray(blobs)
 
 
+def text_array(texts: tuple[str, ...]) -> Any:
+    """Texts (at least one) as a bound table, likewise."""
+    return apsw.carray(texts)
+
+
 def _casefold(*arguments: Any) -> Any:
     [text] = arguments
     return text.casefold() if isinstance(text, str) else text

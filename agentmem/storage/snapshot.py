@@ -119,7 +119,7 @@ class Snapshot:
         # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
         query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where})"
         keys = only_row(self._connection, query, (*parameters, *bound))[0]
-        return np.array([] if keys is None else str(keys).split(","), np.int64)
+        return np.fromstring("" if keys is None else str(keys), np.int64, sep=",")
 
     def numbers(self, keys: Keys, scope: Scope, field: Condition) -> dict[int, float]:
         """The number that those of the memories of a scope have which have one at `field` (see `filters.number_at`)."""

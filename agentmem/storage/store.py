@@ -38,6 +38,8 @@ from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.frozen import Frozen, freeze, thaw
+from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
 from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
     Pending,
@@ -50,8 +52,9 @@ from agentmem.storage.pending import (
 )
 from agentmem.storage.purge import Erased, purge
 from agentmem.storage.repair import repair
-from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of, twin_of, version_json
-from agentmem.storage.snapshot import Snapshot, known_vectors, visible
+from agentmem.storage.revision import bring_back, revise
+from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
+from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
@@ -90,6 +93,7 @@ class Store:
             busy_timeout=config.busy_timeout,
             indexed_metadata=config.indexed_metadata,
         )
+        self.path = path
         self.writes = GroupCommit(self._database, timings)
         try:
             bind_analysis(self._database)
@@ -131,6 +135,16 @@ class Store:
                 "SELECT seq, what, before, at FROM history WHERE memory_key = ? ORDER BY seq", (row[0],)
             ).fetchall()
             return events_of(events, record_of(row))
+
+    def freeze(self, scope: Scope, condition: Condition | None, *, show_expired: bool) -> Frozen:
+        """Fixes what is visible now, to be read in pages; see `thaw`."""
+        with self.snapshot(show_expired=show_expired) as snapshot:
+            return freeze(snapshot, scope, condition)
+
+    def thaw(self, keys: Keys, seq: int, digest_of: Digest | None) -> list[tuple[Record, Embedded | None]]:
+        """A page of what was fixed, as it was then; see `thaw`."""
+        with self._database.reading() as connection:
+            return thaw(connection, keys, seq, digest_of)
 
     def counts(self) -> dict[str, Any]:
         """Rows and bytes; reads indexes, so that its cost grows slowly with the store."""
@@ -240,6 +254,28 @@ class Store:
         """Commits such a write."""
         return self.writes.run(self.insertion(drafts, embedded, together=together, durability=durability))
 
+    def arrived(self, arrivals: Sequence[Arrival]) -> list[bool]:
+        """Which of the memories from elsewhere are here already, as they are."""
+        with self._database.reading(one_statement=True) as connection:
+            return arrived(connection, arrivals)
+
+    def take_in(
+        self,
+        arrivals: Sequence[Arrival],
+        embedded: Sequence[Embedded | AgentMemError | None],
+        *,
+        on_conflict: OnConflict,
+        together: bool,
+        durability: Durability | None,
+    ) -> list[Outcome | AgentMemError]:
+        """Commits memories from elsewhere, in one transaction; see `take_in`."""
+        terms = [stored_terms(arrival.draft.content, arrival.draft.created_at) for arrival in arrivals]
+
+        def apply(transaction: Transaction) -> list[Outcome | AgentMemError]:
+            return take_in(transaction, arrivals, embedded, terms, on_conflict=on_conflict, together=together)
+
+        return self.writes.run(Write(apply, durability))
+
     def revise(self, id: str, scope: Scope, revision: Revision, embedded: Embedded | None) -> Record:
         """Gives a visible memory a new version; returns the record as it then is.
 
@@ -249,7 +285,6 @@ class Store:
         """
 
         def apply(transaction: Transaction) -> Record:
-            connection = transaction.connection
             key, old = self._visible_row(transaction, id, scope)
             metadata = old.metadata
             if revision.metadata is not None:
@@ -262,22 +297,10 @@ class Store:
                 expires_at=old.expires_at if isinstance(revision.expires_at, Keep) else revision.expires_at,
                 updated_at=from_microseconds(transaction.moment),
             )
-            seq = transaction.record_event(key, "update", version_json(old), transaction.moment)
-            connection.execute(
-                "UPDATE memory SET content = ?, terms = coalesce(?, terms), metadata = jsonb(?), expires_at = ?, "
-                "updated_at = ?, seq = ? WHERE key = ?",
-                (
-                    new.content, revision.terms, metadata_json,
-                    None if new.expires_at is None else to_microseconds(new.expires_at),
-                    transaction.moment, seq, key,
-                ),
+            revise(
+                transaction, key, old, new,
+                metadata_json=metadata_json, terms=revision.terms, embedded=embedded,
             )  # fmt: skip
-            if embedded is not None:
-                [vector_key] = transaction.vector_keys([embedded])
-                connection.execute(
-                    "UPDATE memory SET vector_key = ?, vector_error = NULL, twin = ?, sole = NULL WHERE key = ?",
-                    (vector_key, twin_of(_scope_of(new), new.content), key),
-                )
             return new
 
         return self.writes.commit(apply)
@@ -336,24 +359,10 @@ class Store:
         """
 
         def apply(transaction: Transaction) -> Record:
-            connection = transaction.connection
-            row = self._row(connection, id, scope)
+            row = self._row(transaction.connection, id, scope)
             if row is None:
                 raise _not_found(id, scope)
-            key, record = row[0], record_of(row)
-            [deleted_at] = only_row(connection, "SELECT deleted_at FROM memory WHERE key = ?", (key,))
-            expired = record.expires_at is not None and to_microseconds(record.expires_at) <= transaction.moment
-            if deleted_at is None and not expired:
-                return record
-            if deleted_at is None:
-                transaction.record_event(key, "expire", None, transaction.moment)  # As the sweep would have done.
-            before = version_json(record) if expired else None
-            seq = transaction.record_event(key, "restore", before, transaction.moment)
-            if expired:
-                record = replace(record, expires_at=None)
-                connection.execute("UPDATE memory SET expires_at = NULL WHERE key = ?", (key,))
-            connection.execute("UPDATE memory SET deleted_at = NULL, seq = ? WHERE key = ?", (seq, key))
-            return record
+            return bring_back(transaction, row[0], record_of(row))
 
         return self.writes.commit(apply)
 
@@ -387,10 +396,6 @@ class Store:
             (id, *(value for _, value in scope.owners())),
         ).fetchone()
         return row
-
-
-def _scope_of(record: Record) -> Scope:
-    return Scope(record.user_id, record.agent_id, record.run_id)
 
 
 def _not_found(id: str, scope: Scope) -> NotFoundError:

@@ -27,7 +27,7 @@ def outcomes(
     for draft, vector in zip(drafts, embedded, strict=True):
         outcome: Record | AgentMemError | None = None
         if draft.dedupe:
-            outcome = planned.get((draft.scope, draft.content)) or _existing(transaction, draft)
+            outcome = planned.get((draft.scope, draft.content)) or existing(transaction, draft)
         if outcome is None:
             outcome = _refusal(transaction, draft, vector, ids)
         if outcome is None:
@@ -54,7 +54,7 @@ def _refusal(
     )
 
 
-def _existing(transaction: Transaction, draft: Draft) -> Record | None:
+def existing(transaction: Transaction, draft: Draft) -> Record | None:
     """The oldest visible memory with the draft's text in exactly its scope."""
     scope = draft.scope
     where, parameters = visible(EVERYBODY, None, transaction.moment)

@@ -1,0 +1,59 @@
+"""`export`: the memories of one moment into a file."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from agentmem.engine import Engine
+from agentmem.errors import InvalidInputError
+from agentmem.filters import Condition
+from agentmem.porting.files import target_of
+from agentmem.porting.lines import VectorModel, header_of, line_of
+from agentmem.progress import with_progress
+from agentmem.records import Scope
+from agentmem.storage.frozen import Frozen
+
+PAGE = 1000
+"""Memories that are read in one transaction."""
+
+
+def export(
+    engine: Engine,
+    scope: Scope,
+    condition: Condition | None,
+    file: Any,
+    *,
+    vectors: bool,
+    show_expired: bool,
+    overwrite: bool,
+    progress: bool,
+) -> int:
+    """Writes them and returns how many it were; see `Memory.export`."""
+    model = model_of(engine) if vectors else None
+    if vectors and model is None:
+        raise InvalidInputError("The store has no vectors yet, of no model; export without vectors.")
+    count = 0
+    with target_of(file, engine.store.path, overwrite=overwrite) as write:
+        frozen = engine.store.freeze(scope, condition, show_expired=show_expired)
+        write(header_of(model))
+        lines = _lines(engine, frozen, vectors=vectors)
+        lines = iter(with_progress(lines, "memories")) if progress else lines
+        while page := list(islice(lines, PAGE)):
+            write(b"".join(page))
+            count += len(page)
+    return count
+
+
+def _lines(engine: Engine, frozen: Frozen, *, vectors: bool) -> Iterator[bytes]:
+    digest_of = engine.embedder.digest if vectors else None
+    for start in range(0, len(frozen.keys), PAGE):
+        rows = engine.store.thaw(frozen.keys[start : start + PAGE], frozen.seq, digest_of)
+        yield from (line_of(record, embedded) for record, embedded in rows)
+
+
+def model_of(engine: Engine) -> VectorModel | None:
+    """The model of the store's vectors; None when it is opened without a model and has none."""
+    embedder = engine.embedder
+    if embedder.absent and embedder.identity == "none":
+        return None
+    return VectorModel(embedder.identity, embedder.name, embedder.dimension)

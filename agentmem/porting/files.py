@@ -1,0 +1,177 @@
+"""Files as they are handed over: a path (compressed when it ends in .gz), or an open file of text or bytes."""
+
+import errno
+import gzip
+import hashlib
+import io
+import os
+import stat
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import IO, Any
+
+from agentmem.errors import InvalidInputError, StoreFullError
+from agentmem.records import shorten
+from agentmem.storage.backup import check_target, new_file
+
+PIECE_BYTES = 1 << 20
+
+GZIP_MARK = b"\x1f\x8b"
+
+COMPRESSION = 6
+
+
+class Source:
+    """Bytes to read once, from the place where the file stands; and the digest of all of them, when somebody asks."""
+
+    def __init__(self, stream: Any, *, seekable: bool) -> None:
+        self._stream = stream
+        self._seekable = seekable
+        self._start = stream.tell() if seekable else 0
+        self._passed = hashlib.blake2b(digest_size=16)  # What was read of a pipe, which cannot be read again.
+        self._digest: bytes | None = None
+        self._aside: IO[bytes] | None = None
+
+    def close(self) -> None:
+        """Lets go of what was put aside; the file itself is whoever's opened it."""
+        if self._aside is not None:
+            self._aside.close()
+
+    def readline(self, limit: int) -> bytes:
+        """The rest of the line, or the next `limit` bytes of it (a few more, of text); empty at the end.
+
+        Raises:
+            InvalidInputError: the file ends too early, is damaged, or is in another encoding.
+        """
+        return self._read(self._stream.readline, limit)
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, likewise; fewer than `limit` at the end."""
+        return self._read(self._stream.read, limit)
+
+    def _read(self, read: Callable[[int], Any], limit: int) -> bytes:
+        try:
+            found = read(limit)
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"what follows is not {error.encoding}; open the file as bytes.") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InvalidInputError(
+                f"the compressed file is damaged or ends too early ({error}); get a whole one. What stands before can "
+                "be read."
+            ) from error
+        if not isinstance(found, str | bytes):
+            raise InvalidInputError(f"reading gave {shorten(found)}; pass a path, or a file of text or bytes.")
+        raw = found.encode("utf-8", "surrogatepass") if isinstance(found, str) else found
+        if not self._seekable and self._digest is None:
+            self._passed.update(raw)
+        return raw
+
+    def digest(self) -> bytes:
+        """16 bytes that stand for everything in the file. Reads it to its end; what comes from a pipe is put aside in a
+        temporary file meanwhile."""
+        if self._digest is None:
+            self._digest = self._digest_of_file() if self._seekable else self._digest_of_pipe()
+        return self._digest
+
+    def _digest_of_file(self) -> bytes:
+        place = self._stream.tell()
+        self._stream.seek(self._start)
+        digest = hashlib.blake2b(digest_size=16)
+        with suppress(InvalidInputError):  # It is told when the reading gets there.
+            while piece := self.read(PIECE_BYTES):
+                digest.update(piece)
+        self._stream.seek(place)
+        return digest.digest()
+
+    def _digest_of_pipe(self) -> bytes:
+        aside = self._aside = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this.
+        while piece := self.read(PIECE_BYTES):
+            aside.write(piece)
+        aside.seek(0)
+        self._stream = aside
+        return self._passed.digest()
+
+
+@contextmanager
+def source_of(file: Any) -> Iterator[Source]:
+    """The bytes of a path or of an open file, which stays open.
+
+    Raises:
+        InvalidInputError: the path cannot be read, or it is no file.
+    """
+    if not isinstance(file, str | os.PathLike):
+        if not hasattr(file, "read") or not hasattr(file, "readline"):
+            raise InvalidInputError(f"file is {shorten(file)}; pass a path, or a file of text or bytes.")
+        with closing(Source(file, seekable=_is_seekable(file))) as source:
+            yield source
+        return
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(open(file, "rb"))  # noqa: PTH123 - Path raises on names that no file can have.
+            seekable = stream.seekable()
+            compressed = stream.peek(2)[:2] == GZIP_MARK
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidInputError(f"{shorten(os.fspath(file))} cannot be read ({reason}); check the path.") from error
+        unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream)) if compressed else stream
+        yield stack.enter_context(closing(Source(unpacked, seekable=seekable)))
+
+
+def _is_seekable(file: Any) -> bool:
+    try:
+        file.seek(file.tell())
+    except (OSError, AttributeError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def target_of(file: Any, store: str, *, overwrite: bool) -> Iterator[Callable[[bytes], object]]:
+    """What writes bytes to a path or an open file, which stays open. A file at a path is complete, and on the disk,
+    when it gets its name; when the block fails there is none.
+
+    Raises:
+        InvalidInputError: the file is there already, or is the store itself.
+        StoreOpenError: it cannot be made.
+        StoreFullError: the disk is full.
+    """
+    if not isinstance(file, str | os.PathLike):
+        if not hasattr(file, "write"):
+            raise InvalidInputError(f"file is {shorten(file)}; pass a path, or a file of text or bytes.")
+        is_text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
+        yield (lambda piece: file.write(piece.decode())) if is_text else file.write
+        return
+    path = os.path.abspath(os.fsdecode(file))  # noqa: PTH100
+    if _is_special(path):
+        with open(path, "wb") as stream:  # noqa: PTH123 - a pipe, a terminal: nothing that gets a name.
+            yield stream.write
+        return
+    check_target(store, path, overwrite=overwrite)
+    with new_file(path, overwrite=overwrite) as unfinished:
+        try:
+            with open(unfinished, "xb") as stream, _packed(stream, path) as packed:  # noqa: PTH123
+                yield packed.write
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StoreFullError(f"{path!r}: the disk is full; nothing was kept, free some space.") from error
+            raise
+
+
+def _is_special(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _packed(stream: IO[bytes], path: str) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    if not path.endswith(".gz"):
+        yield stream
+        return
+    # Neither name nor time in it, so that the same memories make the same bytes.
+    with gzip.GzipFile("", "wb", COMPRESSION, stream, mtime=0) as packed:
+        yield packed

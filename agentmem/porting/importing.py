@@ -1,0 +1,207 @@
+"""`import_`: memories and chats out of a file, a chunk a commit, so that it can be run again after it broke off.
+
+Every memory gets an id that is the same each time: its own, or one that is derived from the digest of the whole file,
+the place in it, and the owners. What is here already is passed over before anything is embedded, and once more in the
+transaction that stores the chunk.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from agentmem.batches import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS
+from agentmem.config import MIB, Durability
+from agentmem.embedding.embedder import Sent
+from agentmem.engine import Engine
+from agentmem.errors import AgentMemError, InvalidInputError
+from agentmem.porting.exporting import model_of
+from agentmem.porting.files import source_of
+from agentmem.porting.reading import Entry, Format, Owner, Read, Reading, check_owner
+from agentmem.progress import with_progress
+from agentmem.records import Embedded, Scope, shorten
+from agentmem.storage.intake import OnConflict, Outcome
+
+CHUNK_BYTES = 16 * MIB
+"""Of texts, at which a chunk is cut however few they are."""
+
+LISTED = 1000
+"""Failed lines that a report names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did. `skipped` memories were here already, as they are or by the policy. `failed` names the first
+    1,000 lines that could not be used, each with its error, and `failures` says how many it were. `notes` say what
+    was left out or aside, and how many it were."""
+
+    imported: int
+    replaced: int
+    skipped: int
+    failures: int
+    failed: tuple[tuple[int, AgentMemError], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to import; see `Memory.import_`.
+
+    Raises:
+        InvalidInputError: one of them cannot be used.
+    """
+
+    format: Format | None
+    owners: tuple[Owner, Owner, Owner]
+    on_conflict: OnConflict
+    on_error: Literal["raise", "skip"]
+    dedupe: bool
+    defer: bool
+    durability: Durability | None
+    progress: bool
+    timeout: float
+
+    def __post_init__(self) -> None:
+        _check_choice("format", self.format, (None, *get_args(Format)))
+        _check_choice("on_conflict", self.on_conflict, get_args(OnConflict))
+        _check_choice("on_error", self.on_error, ("raise", "skip"))
+        _check_choice("durability", self.durability, (None, "full", "process"))
+        for name, owner in zip(("user_id", "agent_id", "run_id"), self.owners, strict=True):
+            check_owner(name, owner)
+
+
+def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: Any, options: Options) -> ImportReport:
+    """Stores what a file holds; see `Memory.import_`. The next chunk goes to the model before this one is committed.
+    When a line or a chunk raises, what came before it is stored and nothing after it."""
+    tally = _Tally()
+    with source_of(file) as source:
+        reading = Reading(
+            source, engine.config,
+            format=options.format, owners=options.owners, scope_of=scope_of, dedupe=options.dedupe,
+            model=model_of(engine), digest_of=engine.embedder.digest,
+        )  # fmt: skip
+        entries = iter(with_progress(reading, "memories") if options.progress else reading)
+        ahead: _Chunk | None = None
+        try:
+            while drawn := list(_draw(entries, tally, options)):
+                current = ahead
+                ahead = _Chunk(engine, drawn, options)
+                if current is not None:
+                    try:
+                        tally.add(current.store())
+                    except BaseException:
+                        ahead.cancel()
+                        ahead = None
+                        raise
+        finally:
+            # Whatever ended the lines, the chunk before is complete and good.
+            if ahead is not None:
+                tally.add(ahead.store())
+    return tally.report(reading)
+
+
+def _draw(entries: Iterator[Read], tally: "_Tally", options: Options) -> Iterator[Entry]:
+    """The entries of the next chunk; a bad line raises, or is told to the tally."""
+    count = to_embed = size = 0
+    for entry in entries:
+        if not isinstance(entry, Entry):
+            line, error = entry
+            if options.on_error == "raise":
+                raise type(error)(f"Line {line}: {error}")
+            tally.add([(line, error)])
+            continue
+        yield entry
+        count += 1
+        to_embed += entry.embedded is None and not options.defer
+        size += len(entry.arrival.draft.content)
+        if count >= DEFERRED_CHUNK or to_embed >= CHUNK or size >= CHUNK_BYTES:
+            return
+
+
+class _Chunk:
+    """Some entries on their way: those that are not here yet are sent to the model when made, then stored."""
+
+    def __init__(self, engine: Engine, entries: list[Entry], options: Options) -> None:
+        self._engine = engine
+        self._options = options
+        here = engine.store.arrived([entry.arrival for entry in entries])
+        self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
+        self._entries = [entry for entry, is_here in zip(entries, here, strict=True) if not is_here]
+        self._texts = [entry.arrival.draft.content for entry in self._entries if entry.embedded is None]
+        self._sent: Sent | None = None
+        if self._texts and options.defer:
+            engine.backlog.admit(len(self._texts), options.timeout)
+        elif self._texts:
+            self._sent = engine.embedder.send(
+                self._texts, "document", urgent=len(self._texts) <= URGENT_TEXTS, timeout=options.timeout
+            )
+
+    def cancel(self) -> None:
+        """Gives the entries up."""
+        if self._sent is not None:
+            self._sent.cancel()
+        elif self._texts:
+            self._engine.backlog.wake(missed=len(self._texts))
+
+    def store(self) -> list[tuple[int, Outcome | AgentMemError]]:
+        """Commits the entries in one transaction; what became of each line."""
+        engine, options = self._engine, self._options
+        outcomes: list[Outcome | AgentMemError] = []
+        try:
+            if self._entries:
+                outcomes = engine.store.take_in(
+                    [entry.arrival for entry in self._entries], self._vectors(),
+                    on_conflict=options.on_conflict, together=options.on_error == "raise",
+                    durability=options.durability,
+                )  # fmt: skip
+        except AgentMemError as error:
+            if error.position is None:
+                raise
+            raise type(error)(f"Line {self._entries[error.position].line}: {error}") from error
+        finally:
+            if self._texts and self._sent is None:
+                stored = zip(self._entries, outcomes, strict=False)
+                deferred = sum(
+                    1 for entry, said in stored if entry.embedded is None and said in ("imported", "replaced")
+                )
+                engine.backlog.wake(missed=len(self._texts) - deferred)
+        lines = [entry.line for entry in self._entries]
+        skipped: list[tuple[int, Outcome | AgentMemError]] = [(line, "skipped") for line in self._here]
+        return [*skipped, *zip(lines, outcomes, strict=True)]
+
+    def _vectors(self) -> list[Embedded | AgentMemError | None]:
+        """The vector of each entry, or why it has none; None: it is deferred."""
+        if self._sent is None:
+            return [entry.embedded for entry in self._entries]
+        answers = iter(self._engine.embedder.embedded(self._texts, self._sent.answers(self._options.timeout)))
+        return [next(answers) if entry.embedded is None else entry.embedded for entry in self._entries]
+
+
+class _Tally:
+    """Counts what became of the lines."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(get_args(Outcome), 0)
+        self._failures = 0
+        self._failed: list[tuple[int, AgentMemError]] = []
+
+    def add(self, outcomes: "list[tuple[int, Outcome | AgentMemError]]") -> None:
+        for line, outcome in outcomes:
+            if isinstance(outcome, AgentMemError):
+                self._failures += 1
+                if len(self._failed) < LISTED:
+                    self._failed.append((line, outcome))
+            else:
+                self._counts[outcome] += 1
+
+    def report(self, reading: Reading) -> ImportReport:
+        notes = tuple(f"{what}: {count:,}" for what, count in reading.notes.items())
+        return ImportReport(
+            **self._counts, failures=self._failures,
+            failed=tuple(sorted(self._failed, key=lambda pair: pair[0])), notes=notes,
+        )  # fmt: skip
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        *most, last = (repr(choice) for choice in choices if choice is not None)
+        raise InvalidInputError(f"{name} is {shorten(value)}; use {', '.join(most)} or {last}.")

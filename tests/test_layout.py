@@ -41,7 +41,7 @@ IMPORTERS = {
     "Stemmer": {"terms"},
     "apsw": {"storage.database"},
     "click": {"cli"},
-    "huggingface_hub": {"embedding.catalog"},
+    "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
     "onnxruntime": {"embedding.model"},

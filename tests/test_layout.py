@@ -66,7 +66,7 @@ def room_of(name: str) -> str:
         return first
     if first in GROUND:
         return "ground"
-    return "memory" if first in ("memory", "engine", "batches", "backlog", "rescue") else "faces"
+    return "memory" if first in ("memory", "engine", "batches", "backlog", "rescue", "models", "quantize") else "faces"
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:

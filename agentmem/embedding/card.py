@@ -79,23 +79,28 @@ def read_card(folder: Path, settings: Mapping[str, Any] | None = None) -> ModelC
         if path.is_file():
             stated = tomllib.loads(path.read_text("utf-8"))
         stated |= settings or {}
-        if unknown := sorted(set(stated) - _KEYS):
-            raise ValueError(f"unknown keys {unknown}")
-        for key in _TEXTS:
-            if not isinstance(stated.get(key, ""), str):
-                raise ValueError(f"{key} is {stated[key]!r}, not a text")
-        for key in _COUNTS:
-            count(stated.get(key, 1))
-        if not isinstance(offset := stated.get("position_offset", 0), int) or not 0 <= offset <= 65_536:
-            raise ValueError(f"position_offset is {offset!r}")
-        if stated.get("pooling", "mean") not in POOLINGS:
-            raise ValueError(f"pooling is {stated['pooling']!r}, not one of {', '.join(POOLINGS)}")
+        check_values(stated)
         files = _files(folder, stated)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
             f"{str(path)!r} cannot be read as a model card ({error}); mend it, or reinstall the model."
         ) from error
     return _complete(folder, stated, files)
+
+
+def check_values(stated: Mapping[str, Any]) -> None:
+    """Whether these can be the values of a card. Raises: ValueError, which names the one that cannot."""
+    if unknown := sorted(set(stated) - _KEYS):
+        raise ValueError(f"unknown keys {unknown}")
+    for key in _TEXTS:
+        if not isinstance(stated.get(key, ""), str):
+            raise ValueError(f"{key} is {stated[key]!r}, not a text")
+    for key in _COUNTS:
+        count(stated.get(key, 1))
+    if not isinstance(offset := stated.get("position_offset", 0), int) or not 0 <= offset <= 65_536:
+        raise ValueError(f"position_offset is {offset!r}")
+    if stated.get("pooling", "mean") not in POOLINGS:
+        raise ValueError(f"pooling is {stated['pooling']!r}, not one of {', '.join(POOLINGS)}")
 
 
 def _files(folder: Path, stated: Mapping[str, Any]) -> dict[str, str] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentmem.embedding.card import CARD, ModelCard, read_card
+from agentmem.embedding.card import CARD, ModelCard, read_card, write_whole
 from agentmem.embedding.layout import MODEL_FILES
 from agentmem.errors import ModelError
 from agentmem.records import shorten
@@ -124,6 +124,17 @@ def pinned(repository: str) -> str | None:
     except (OSError, ValueError):
         return None
     return commit if COMMIT.fullmatch(commit) else None
+
+
+def pin(repository: str, commit: str) -> None:
+    """From now on, on this machine, the bare name of the repository means this commit. Raises: ModelError."""
+    if pinned(repository) == commit:
+        return
+    path = models_folder() / repository / PIN
+    try:
+        write_whole(path, commit + "\n")
+    except OSError as error:
+        raise ModelError(f"{str(path)!r} cannot be written ({error.strerror}).") from error
 
 
 def downloaded_models() -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ GROUND = {
     "statistics",
     "messages",
     "progress",
+    "rounding",
     "terms",
 }
 """What every room may stand on."""
@@ -44,6 +45,7 @@ IMPORTERS = {
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
+    "onnx": {"products"},
     "onnxruntime": {"embedding.model"},
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},
@@ -66,7 +68,11 @@ def room_of(name: str) -> str:
         return first
     if first in GROUND:
         return "ground"
-    return "memory" if first in ("memory", "engine", "batches", "backlog", "rescue", "models", "quantize") else "faces"
+    return (
+        "memory"
+        if first in ("memory", "engine", "batches", "backlog", "rescue", "models", "quantize", "products")
+        else "faces"
+    )
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:

@@ -152,11 +152,12 @@ def write_model(
             {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
             {"idx": 2, "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
         ]
+        width = (CONFIG | (config or {}))["hidden_size"]
         described = {
             "modules.json": modules,
             "config.json": CONFIG | (config or {}),
             "1_Pooling/config.json": {key: mode == pooling for mode, key in modes.items()}
-            | {"embedding_dimension": 16},
+            | {"embedding_dimension": width},
             "sentence_bert_config.json": {"max_seq_length": 10},
         }
         if prompts is not None:

@@ -55,12 +55,16 @@ class Model:
         ModelError: a file is missing or damaged, or the model does not have the form that its card says.
     """
 
-    def __init__(self, card: ModelCard, providers: Sequence[str]) -> None:
+    def __init__(
+        self, card: ModelCard, providers: Sequence[str], graph: bytes | None = None, taps: Sequence[str] = ()
+    ) -> None:
+        """`graph` is used in the place of the card's own; `taps` are outputs of it that only `values` reads."""
         self.dimension = card.dimension
         self._card = card
         self._max_tokens = card.max_tokens
         self._longest = card.max_tokens * MOST_CHARACTERS_A_TOKEN
-        graph = read_verified(card, card.graph)
+        if graph is None:
+            graph = read_verified(card, card.graph)
         _refuse_second_file(card)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(read_verified(card, TOKENIZER_FILE))
@@ -81,7 +85,8 @@ class Model:
         # Otherwise a failing run would build a new session by itself, under the feet of other threads.
         self._session.disable_fallback()
         self._inputs = _input_types(card, self._session.get_inputs())
-        self._output, self._pooled = _choose_output(card, self._session.get_outputs())
+        outputs = [entry for entry in self._session.get_outputs() if entry.name not in taps]
+        self._output, self._pooled = _choose_output(card, outputs)
 
     def prepare(self, text: str) -> tuple[Any, int]:
         """What `run` takes of the text, and its number of tokens, at most the card's `max_tokens`: its token ids, int64
@@ -92,6 +97,11 @@ class Model:
     def run(self, items: Sequence[Any]) -> Vectors:
         """Vectors, float32 (n, dimension), of prepared texts; padded to the longest of them."""
         return self._vectors(items)
+
+    def values(self, items: Sequence[Tokens], names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Other outputs of the graph, of prepared texts."""
+        found: list[npt.NDArray[Any]] = self._session.run(list(names), self.feed(items))
+        return found
 
     def feed(self, items: Sequence[Tokens]) -> dict[str, npt.NDArray[Any]]:
         """What the session takes for the tokens of some texts."""

@@ -127,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             "cardData": {"license": "mit"},
             "siblings": [self.hub.entry(name, content) for name, content in files.items()],
         }
-        return self.say(200, json.dumps(listing | self.hub.listing).encode())
+        cuts = self.hub.cuts.get("listing")
+        return self.say(200, json.dumps(listing | self.hub.listing).encode(), cut=cuts.pop(0) if cuts else None)
 
     def resolve(self, repository: str, commit: str, files: dict[str, bytes], name: str) -> None:
         content = files[name]

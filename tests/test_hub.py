@@ -227,6 +227,13 @@ def test_a_repository_without_a_model_is_refused_before_anything_is_fetched(hub,
     assert hub.fetched() == []
 
 
+def test_a_listing_that_breaks_off_is_told_and_a_retry_succeeds(hub, commit):
+    hub.cuts["listing"] = [100]
+    with pytest.raises(ModelError, match="cannot be reached"):
+        models.download(NAME)
+    assert models.download(NAME).revision == commit
+
+
 def test_weights_in_a_second_file_are_refused_before_anything_is_fetched(hub, source):
     (source / "model.onnx_data").write_bytes(b"weights")
     hub.publish(NAME, source)

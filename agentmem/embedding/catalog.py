@@ -52,7 +52,8 @@ def find_model(name: str, *, dimension: int | None = None) -> ModelCard:
     (`model.onnx` or `onnx/model.onnx`) and `tokenizer.json`; what neither its `model.toml` nor the files of
     sentence-transformers say of it is found out by hashing and running the model, which takes a moment.
 
-    With `dimension`, only so many numbers of a vector are kept, the first ones. Never reaches the network.
+    A bundled name counts before a folder, and a folder before the hub. With `dimension`, only so many numbers of a
+    vector are kept, the first ones. Never reaches the network.
 
     Raises:
         ModelError: there is no such model here (for one of the hub, how to fetch it), or its card is damaged.

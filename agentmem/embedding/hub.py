@@ -6,6 +6,7 @@ process, which the library's own headers would tell (and ask the hub how to tell
 """
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -82,12 +83,13 @@ def list_files(hub: Hub, repository: str, revision: str) -> Listing:
     where = f"{hub.endpoint}/api/models/{repository}/revision/{quote(revision, safe='')}"
     with _asked(hub, where, {}, params={"blobs": "true"}) as response:
         try:
-            response.read()
-            answer = response.json()
+            answer = json.loads(b"".join(_chunks(response)))
             siblings = answer["siblings"]
             commit, card = str(answer["sha"]), answer.get("cardData") or {}
             files = {str(entry["rfilename"]): _remote_file(entry) for entry in siblings}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _BrokenOffError as error:
+            raise _unreachable(hub, error) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"{hub.name} does not answer like a hub ({error!r}); check HF_ENDPOINT.") from error
     if not COMMIT.fullmatch(commit) or (COMMIT.fullmatch(revision) and commit != revision):
         raise ModelError(f"{hub.name} gave the commit {commit[:80]!r} of {repository!r} for {revision!r}; try again.")

@@ -8,7 +8,7 @@ import threading
 from agentmem.backlog import Backlog
 from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
-from agentmem.embedding.catalog import ModelCard
+from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.forks import restart
 from agentmem.search.retriever import Retriever

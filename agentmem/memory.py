@@ -20,6 +20,7 @@ import numpy as np
 
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
 from agentmem.config import Config, Durability
+from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of
@@ -740,6 +741,9 @@ class Memory(ScopedMemory):
     processes the file; what one was told is stored, all others see. Use it as a context manager or call `close`; a
     process that dies without loses nothing that was acknowledged.
 
+    `model` is the name of a bundled one, a folder, a repository of the hub that was downloaded before
+    (`agentmem.models`), or what `models.find` gave; the network is never reached.
+
     With `model=None` no model is asked for and any store opens: everything works but what embeds a text (then it is a
     ModelError), so `add` only with `defer=True` and `search` only with `mode="keyword"`.
 
@@ -753,7 +757,7 @@ class Memory(ScopedMemory):
         self,
         path: str | os.PathLike[str] = "agentmem.db",
         *,
-        model: str | None = DEFAULT_MODEL,
+        model: str | ModelCard | None = DEFAULT_MODEL,
         embedder: GivenEmbedder | None = None,
         config: Config | None = None,
     ) -> None:
@@ -761,10 +765,12 @@ class Memory(ScopedMemory):
             raise InvalidInputError(f"config is {shorten(config)}; pass a Config.")
         if embedder is not None and model != DEFAULT_MODEL:
             raise InvalidInputError(f"Both model={model!r} and an embedder were given; drop one of them.")
-        if embedder is None and model is not None and (not isinstance(model, str) or not model):
+        if embedder is None and model is not None and (not isinstance(model, str | ModelCard) or not model):
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder, or None.")
         self.path = _path_of(path)
-        source = embedder if embedder is not None or model is None else find_model(model)
+        source: ModelCard | GivenEmbedder | None = embedder
+        if embedder is None:
+            source = find_model(model) if isinstance(model, str) else model
         super().__init__(Engine(self.path, source, config or Config()), Scope())
         self._finalizer = weakref.finalize(self, self._engine.close_aside)
         self._finalizer.atexit = False  # The engine sees to that itself.

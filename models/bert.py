@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from agentmem.rounding import Entrance
+
 WIDTH, HEADS, HEAD_WIDTH, LAYERS = 384, 12, 32, 6
 EPSILON = 1e-12
 MASKED = 10_000.0  # taken off the score of a padding token: exp() of what is left is 0 exactly
@@ -154,15 +156,6 @@ class Float:
         if linear.bias is None:
             return product
         return graph.add("Add", [product, graph.constant(linear.bias, np.float32)])
-
-
-@dataclass(frozen=True)
-class Entrance:
-    """How a float value becomes uint8: `round(value * factor / step) + zero`, within 0 to 255."""
-
-    step: float
-    zero: int
-    factor: np.ndarray | None  # [width]; None: all ones
 
 
 @dataclass(frozen=True)

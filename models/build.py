@@ -145,7 +145,7 @@ def load_tokenizer(data: bytes) -> Tokenizer:
 
 
 def calibration_sentences() -> list[str]:
-    lines = (HERE / "calibration.txt").read_text(encoding="utf-8").splitlines()
+    lines = (HERE.parent / "agentmem" / "calibration.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 

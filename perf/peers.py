@@ -28,7 +28,8 @@ from typing import Any
 import measure
 from ceiling import Yardstick
 
-from agentmem.embedding.catalog import ModelCard, find_model
+from agentmem.embedding.card import ModelCard
+from agentmem.embedding.catalog import find_model
 
 ENVIRONMENTS = {
     "mem0": ("mem0ai==2.2.1", "fastembed==0.9.1", "qdrant-client==1.20.0", "faiss-cpu==1.15.1"),

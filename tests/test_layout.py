@@ -24,9 +24,12 @@ GROUND = {
     "statistics",
     "messages",
     "progress",
+    "rounding",
     "terms",
 }
 """What every room may stand on."""
+
+MEMORY = {"memory", "engine", "batches", "backlog", "rescue", "porting", "models", "quantize", "products"}
 
 MAY_IMPORT = {
     "ground": {"ground"},
@@ -42,9 +45,10 @@ IMPORTERS = {
     "Stemmer": {"terms"},
     "apsw": {"storage.database"},
     "click": {"cli.*"},
-    "huggingface_hub": {"embedding.catalog"},
+    "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
+    "onnx": {"products"},
     "onnxruntime": {"embedding.model"},
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},
@@ -67,7 +71,7 @@ def room_of(name: str) -> str:
         return first
     if first in GROUND:
         return "ground"
-    return "memory" if first in ("memory", "engine", "batches", "backlog", "porting", "rescue") else "faces"
+    return "memory" if first in MEMORY else "faces"
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, bool]]:

@@ -28,6 +28,14 @@ with agentmem.Memory("agent.db") as memory:
     memory.add("The invoice is due on Friday", user_id="ana")
     print(memory.search("where does she like to sit?", user_id="ana")[0].record.content)
     assert memory.check() == []
+from agentmem import models
+assert all(file.whole for name in ("all-MiniLM-L6-v2", "minilm-static") for file in models.info(name).files)
+try:
+    models.download("org/name")
+except agentmem.ModelError:
+    pass
+else:
+    raise AssertionError("downloaded without a network")
 """
 
 
@@ -56,7 +64,7 @@ def test_the_wheel_and_the_source_distribution_carry_the_models(distributions):
         for file in folder.iterdir():
             assert f"agentmem/models/{folder.name}/{file.name}" in wheel
             assert f"models/{folder.name}/{file.name}" in sdist
-    assert {"agentmem/py.typed", "agentmem/demo.jsonl", "agentmem/memory.py"} <= wheel
+    assert {"agentmem/py.typed", "agentmem/demo.jsonl", "agentmem/calibration.txt", "agentmem/memory.py"} <= wheel
     assert not [name for name in wheel if name.startswith(("tests/", "perf/", "models/"))]
 
 
@@ -68,6 +76,7 @@ def test_the_installed_wheel_remembers_and_finds_with_the_network_forbidden(dist
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     program = [python, "-c", OFFLINE_PROGRAM, str(ROOT)]
     # A namespace without any interface, where the system lets us make one, forbids native code the network as well.
+    clean |= {"AGENTMEM_MODELS": str(tmp_path / "environment" / "models")}
     isolated = ["unshare", "--net", "--map-root-user"]
     if shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0:
         program = isolated + program

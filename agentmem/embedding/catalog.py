@@ -1,117 +1,150 @@
-"""A model's name -> its folder and what its `model.toml` says."""
+"""A model's name -> its card: bundled, a folder, or downloaded from a hub. Nothing here reaches the network."""
 
-import hashlib
 import os
-import tomllib
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from agentmem.embedding.card import CARD, ModelCard, read_card, write_whole
+from agentmem.embedding.layout import MODEL_FILES
 from agentmem.errors import ModelError
 from agentmem.records import shorten
 
 PACKAGE = Path(__file__).resolve().parent.parent
+PIN = "revision"
+"""The file in a downloaded repository's folder that says which of its revisions the bare name means."""
+
+HUB_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^@\s]+))?", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What is known of a model before it is loaded. `files` maps file names to sha256 in hexadecimal;
-    `graph_optimization` is onnxruntime's level, "basic" for graphs that are written as they should run."""
+class KnownModel:
+    """A repository of the hub whose use is known. What its own files do not say (prefixes), or might not."""
 
-    folder: Path
-    name: str
     dimension: int
-    max_tokens: int
     pooling: str
-    normalize: bool
     query_prefix: str
     document_prefix: str
-    graph_optimization: str
-    files: dict[str, str]
-
-    @property
-    def looks_up(self) -> bool:
-        """Whether the model only adds up what a table has of each token: next to no work beside the tokenizer's."""
-        return self.pooling == "sum"
-
-    @property
-    def identity(self) -> str:
-        """Changes whenever the vectors could: with the files, pooling, normalisation, prefixes or length."""
-        parts = (
-            self.files["model.onnx"], self.files["tokenizer.json"], self.pooling, self.normalize, self.query_prefix,
-            self.document_prefix, self.max_tokens, self.dimension,
-        )  # fmt: skip
-        return f"{self.name}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
+    max_tokens: int
+    license: str
+    languages: str
 
 
-def find_model(name: str) -> ModelCard:
-    """The card of a bundled model, or of a folder with `model.onnx`, `tokenizer.json` and `model.toml`. Reads only the
-    card; `Model` verifies the files when it loads them.
+KNOWN = {
+    "BAAI/bge-small-en-v1.5": KnownModel(
+        384, "cls", "Represent this sentence for searching relevant passages: ", "", 512, "mit", "English"
+    ),
+    "intfloat/e5-small-v2": KnownModel(384, "mean", "query: ", "passage: ", 512, "mit", "English"),
+    "intfloat/multilingual-e5-small": KnownModel(
+        384, "mean", "query: ", "passage: ", 512, "mit", "some hundred languages"
+    ),
+    "BAAI/bge-small-zh-v1.5": KnownModel(
+        512, "cls", "为这个句子生成表示以用于检索相关文章：", "", 512, "mit", "Chinese"  # noqa: RUF001
+    ),
+}  # fmt: skip
+
+
+def find_model(name: str, *, dimension: int | None = None) -> ModelCard:
+    """The card of a bundled model, of a folder, or of a repository of the hub that was downloaded before: `org/name`,
+    the revision that was downloaded last, or `org/name@` and the 40 digits of its commit. A folder has the graph
+    (`model.onnx` or `onnx/model.onnx`) and `tokenizer.json`; what neither its `model.toml` nor the files of
+    sentence-transformers say of it is found out by hashing and running the model, which takes a moment.
+
+    A bundled name counts before a folder, and a folder before the hub. With `dimension`, only so many numbers of a
+    vector are kept, the first ones. Never reaches the network.
 
     Raises:
-        ModelError: there is no such model, or its card is damaged.
+        ModelError: there is no such model here (for one of the hub, how to fetch it), or its card is damaged.
     """
+    folder = _folder_of(name)
+    if folder is None:
+        raise _unknown(name)
+    card = read_card(folder)
+    if dimension is None:
+        return card
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= card.dimension:
+        raise ModelError(f"dimension is {shorten(dimension)}; {card.name!r} has 1 to {card.dimension}.")
+    return replace(card, dimension=dimension, cut=card.cut or dimension < card.dimension)
+
+
+def _folder_of(name: str) -> Path | None:
     # os.path, because Path raises on names that no file can have: too long, with NUL or a lone surrogate.
-    folders = [*(str(root / name) for root in _bundled_roots()), os.path.expanduser(name)]  # noqa: PTH111
-    for folder in folders:
-        if os.path.isfile(os.path.join(folder, "model.toml")):  # noqa: PTH113, PTH118
-            return _read_card(Path(folder))
-    raise ModelError(
-        f"There is no model {shorten(name)}; choose one of {', '.join(bundled_models())}, or pass a folder with "
-        "model.onnx, tokenizer.json and model.toml."
+    for root in _bundled_roots():
+        if os.path.isfile(os.path.join(root, name, CARD)):  # noqa: PTH113, PTH118
+            return root / name
+    folder = os.path.expanduser(name)  # noqa: PTH111
+    for file in (CARD, *MODEL_FILES):
+        if os.path.isfile(os.path.join(folder, file)):  # noqa: PTH113, PTH118
+            return Path(folder)
+    match = HUB_NAME.fullmatch(name)
+    if match and (revision := match["revision"] or pinned(match["repository"])) and COMMIT.fullmatch(revision):
+        folder = os.path.join(models_folder(), match["repository"], revision)  # noqa: PTH118
+        if os.path.isfile(os.path.join(folder, CARD)):  # noqa: PTH113, PTH118
+            return Path(folder)
+    return None
+
+
+def _unknown(name: str) -> ModelError:
+    match = HUB_NAME.fullmatch(name)
+    if match and match["revision"] and not COMMIT.fullmatch(match["revision"]):
+        return ModelError(
+            f"The revision {shorten(match['revision'])} of {match['repository']!r} could move; give the 40 digits of "
+            f"its commit, or download it (agentmem models download {name}) and name it {match['repository']!r} alone."
+        )
+    if match:
+        return ModelError(
+            f"There is no model {shorten(name)} on this machine, and nothing is fetched unasked; run once: agentmem "
+            f"models download {name}"
+        )
+    same = [known for known in KNOWN if known.partition("/")[2] == name]
+    meant = f"perhaps {same[0]!r} is meant; " if same else ""
+    return ModelError(
+        f"There is no model {shorten(name)}; {meant}choose one of {', '.join(bundled_models())}, a repository of the "
+        f"hub such as {next(iter(KNOWN))}, or pass a folder with model.onnx and tokenizer.json."
     )
 
 
 def bundled_models() -> list[str]:
-    return sorted({card.parent.name for root in _bundled_roots() for card in root.glob("*/model.toml")})
+    return sorted({card.parent.name for root in _bundled_roots() for card in root.glob(f"*/{CARD}")})
+
+
+def models_folder() -> Path:
+    """Where downloaded models are kept: `AGENTMEM_MODELS`, else `agentmem/models` in the user's cache folder."""
+    if given := os.environ.get("AGENTMEM_MODELS"):
+        return Path(os.path.expanduser(given))  # noqa: PTH111
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")  # noqa: PTH111, PTH118
+    return Path(cache) / "agentmem" / "models"
+
+
+def pinned(repository: str) -> str | None:
+    """The commit that the bare name of a repository means here; None: nothing of it was downloaded."""
+    try:
+        commit = (models_folder() / repository / PIN).read_text("ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def pin(repository: str, commit: str) -> None:
+    """From now on, on this machine, the bare name of the repository means this commit. Raises: ModelError."""
+    if pinned(repository) == commit:
+        return
+    path = models_folder() / repository / PIN
+    try:
+        write_whole(path, commit + "\n")
+    except OSError as error:
+        raise ModelError(f"{str(path)!r} cannot be written ({error.strerror}).") from error
+
+
+def downloaded_models() -> Iterator[tuple[str, str]]:
+    """Every repository and revision that was downloaded, in order."""
+    for path in sorted(models_folder().glob(f"*/*/*/{CARD}")):
+        if COMMIT.fullmatch(path.parent.name):
+            yield f"{path.parts[-4]}/{path.parts[-3]}", path.parent.name
 
 
 def _bundled_roots() -> tuple[Path, ...]:
     """Where the models are: inside an installed package, beside it in a checkout."""
     return (PACKAGE / "models", PACKAGE.parent / "models")
-
-
-def _read_card(folder: Path) -> ModelCard:
-    path = folder / "model.toml"
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-        return ModelCard(
-            folder=folder,
-            name=str(values["name"]),
-            dimension=_count(values["dimension"]),
-            max_tokens=_count(values["max_tokens"]),
-            pooling=str(values["pooling"]),
-            normalize=bool(values["normalize"]),
-            query_prefix=str(values["query_prefix"]),
-            document_prefix=str(values["document_prefix"]),
-            graph_optimization=str(values.get("graph_optimization", "all")),
-            files={"model.onnx": str(values["files"]["model.onnx"]),
-                   "tokenizer.json": str(values["files"]["tokenizer.json"])},
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{str(path)!r} cannot be read as a model card ({error!r}); reinstall the model.") from error
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_536:
-        raise ValueError(f"{value!r} is not a whole number from 1 to 65,536")
-    return value
-
-
-def read_verified(card: ModelCard, file: str) -> bytes:
-    """A file of the model, whole.
-
-    Raises:
-        ModelError: it is missing, or its sha256 is not the card's.
-    """
-    path = card.folder / file
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"The model file {str(path)!r} cannot be read ({error.strerror}); reinstall it.") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != card.files[file]:
-        raise ModelError(
-            f"The model file {str(path)!r} is damaged: its sha256 is {digest}, not {card.files[file]}; reinstall it."
-        )
-    return data

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.cache import VectorCache
-from agentmem.embedding.catalog import ModelCard
+from agentmem.embedding.card import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.cores import usable_cores
 from agentmem.embedding.line import CHARACTERS_A_TOKEN

@@ -17,11 +17,25 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 import tokenizers
 
-from agentmem.embedding.catalog import ModelCard, read_verified
+from agentmem.embedding.card import ModelCard, read_verified
+from agentmem.embedding.layout import TOKENIZER_FILE
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import ModelError
 
 Tokens = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+POOLED = ("embedding", "sentence_embedding", "embeddings")
+"""Outputs with a vector a text, in order of preference. Not `pooler_output`, which was trained for something else."""
+
+UNPOOLED = ("last_hidden_state", "token_embeddings", "hidden_states")
+"""Outputs with a vector a token."""
+
+FED_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+INPUT_TYPES: dict[str, Any] = {
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(bool)": np.bool_,
+}  # fmt: skip
 
 MOST_CHARACTERS_A_TOKEN = 100
 """A word piece model reads at most 100 characters as one word, so that no more than this many a token can matter, but
@@ -41,13 +55,20 @@ class Model:
         ModelError: a file is missing or damaged, or the model does not have the form that its card says.
     """
 
-    def __init__(self, card: ModelCard, providers: Sequence[str]) -> None:
+    def __init__(
+        self, card: ModelCard, providers: Sequence[str], graph: bytes | None = None, taps: Sequence[str] = ()
+    ) -> None:
+        """`graph` is used in the place of the card's own; `taps` are outputs of it that only `values` reads."""
         self.dimension = card.dimension
+        self._card = card
         self._max_tokens = card.max_tokens
         self._longest = card.max_tokens * MOST_CHARACTERS_A_TOKEN
-        graph = read_verified(card, "model.onnx")
+        if graph is None:
+            graph = read_verified(card, card.graph)
+        _refuse_second_file(card)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(read_verified(card, "tokenizer.json"))
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(read_verified(card, TOKENIZER_FILE))
+            self._padding_id = _padding_id(self._tokenizer)
             # The published file pads everything to 128 and cuts there. Set once, here: other threads use it later.
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(card.max_tokens)
@@ -63,11 +84,9 @@ class Model:
             raise ModelError(f"The model in {str(card.folder)!r} cannot be loaded ({error}).") from error
         # Otherwise a failing run would build a new session by itself, under the feet of other threads.
         self._session.disable_fallback()
-        names = [entry.name for entry in self._session.get_inputs()]
-        if names[:2] != ["input_ids", "attention_mask"] or len(names) > 2:
-            raise ModelError(
-                f"The model in {str(card.folder)!r} has the inputs {names}, not input_ids, attention_mask."
-            )
+        self._inputs = _input_types(card, self._session.get_inputs())
+        outputs = [entry for entry in self._session.get_outputs() if entry.name not in taps]
+        self._output, self._pooled = _choose_output(card, outputs)
 
     def prepare(self, text: str) -> tuple[Any, int]:
         """What `run` takes of the text, and its number of tokens, at most the card's `max_tokens`: its token ids, int64
@@ -75,23 +94,45 @@ class Model:
         [ids] = self._tokens([text[: self._longest]])
         return ids, len(ids)
 
-    def run(self, items: Sequence[Any]) -> npt.NDArray[np.float32]:
+    def run(self, items: Sequence[Any]) -> Vectors:
         """Vectors, float32 (n, dimension), of prepared texts; padded to the longest of them."""
         return self._vectors(items)
 
-    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        # encode_batch releases the GIL and encode does not.
-        return [np.array(encoding.ids, np.int64) for encoding in self._tokenizer.encode_batch_fast(texts)]
+    def values(self, items: Sequence[Tokens], names: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Other outputs of the graph, of prepared texts."""
+        found: list[npt.NDArray[Any]] = self._session.run(list(names), self.feed(items))
+        return found
 
-    def _vectors(self, items: Sequence[Tokens]) -> npt.NDArray[np.float32]:
+    def feed(self, items: Sequence[Tokens]) -> dict[str, npt.NDArray[Any]]:
+        """What the session takes for the tokens of some texts."""
         longest = max(len(ids) for ids in items)
-        input_ids = np.zeros((len(items), longest), np.int64)
+        input_ids = np.full((len(items), longest), self._padding_id, np.int64)
         mask = np.zeros((len(items), longest), np.int64)
         for row, ids in enumerate(items):
             input_ids[row, : len(ids)] = ids
             mask[row, : len(ids)] = 1
-        outputs: list[Any] = self._session.run(None, {"input_ids": input_ids, "attention_mask": mask})
-        vectors: npt.NDArray[np.float32] = outputs[0]
+        values: dict[str, npt.NDArray[Any]] = {"input_ids": input_ids, "attention_mask": mask}
+        if "token_type_ids" in self._inputs:
+            values["token_type_ids"] = np.zeros_like(input_ids)
+        if "position_ids" in self._inputs:
+            positions = np.arange(longest, dtype=np.int64) + self._card.position_offset
+            values["position_ids"] = np.broadcast_to(positions, input_ids.shape)
+        return {name: values[name].astype(dtype, copy=False) for name, dtype in self._inputs.items()}
+
+    def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        # encode_batch releases the GIL and encode does not. A tokenizer without marks of its own may find nothing.
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        return [np.array(encoding.ids or [self._padding_id], np.int64) for encoding in encodings]
+
+    def _vectors(self, items: Sequence[Tokens]) -> Vectors:
+        fed = self.feed(items)
+        vectors: npt.NDArray[Any] = self._session.run([self._output], fed)[0]
+        if vectors.dtype != np.float32:
+            vectors = vectors.astype(np.float32)
+        if not self._pooled:
+            vectors = _pool(vectors, [len(ids) for ids in items], fed["attention_mask"], self._card.pooling)
+        if self._card.cut and vectors.shape[-1] > self.dimension:
+            vectors = vectors[:, : self.dimension]
         return vectors
 
 
@@ -104,13 +145,101 @@ class LookupModel(Model):
         """The text as far as it can matter, and about how many tokens it has."""
         return text[: self._longest], min(self._max_tokens, 2 + len(text) // CHARACTERS_A_TOKEN)
 
-    def run(self, items: Sequence[Any]) -> npt.NDArray[np.float32]:
+    def run(self, items: Sequence[Any]) -> Vectors:
         return self._vectors(self._tokens(items))
 
 
 def load_model(card: ModelCard, providers: Sequence[str]) -> Model:
     """Raises: ModelError as `Model` does."""
     return (LookupModel if card.looks_up else Model)(card, providers)
+
+
+def width_of(card: ModelCard) -> int:
+    """How many numbers the model of a card without a dimension gives, found out by running it once.
+
+    Raises:
+        ModelError: it cannot be loaded or run.
+    """
+    model = Model(card, ["CPUExecutionProvider"])
+    try:
+        return int(model.run([model.prepare("a")[0]]).shape[-1])
+    except Exception as error:
+        raise ModelError(f"The model in {str(card.folder)!r} cannot be run ({error}).") from error
+
+
+def _input_types(card: ModelCard, inputs: Sequence[Any]) -> dict[str, Any]:
+    """The inputs by name, with their element types."""
+    found = {entry.name: f"{entry.type} {entry.shape}" for entry in inputs}
+    fit = {"input_ids", "attention_mask"} <= set(found) <= {*FED_INPUTS}
+    if not fit or any(entry.type not in INPUT_TYPES for entry in inputs):
+        raise ModelError(
+            f"The model in {str(card.folder)!r} has the inputs {found}; it must have input_ids and attention_mask, and "
+            "may have token_type_ids and position_ids: export it for embedding (feature extraction)."
+        )
+    if any(isinstance(length, int) for entry in inputs for length in entry.shape):
+        raise ModelError(
+            f"The model in {str(card.folder)!r} has inputs of a fixed shape, {found}; export it with dynamic axes for "
+            "batch and length."
+        )
+    return {entry.name: INPUT_TYPES[entry.type] for entry in inputs}
+
+
+def _choose_output(card: ModelCard, outputs: Sequence[Any]) -> tuple[str, bool]:
+    """The output to read, and whether it has a vector a text (and not a vector a token)."""
+    ranks = {entry.name: len(entry.shape) for entry in outputs}
+    pooled = [name for name in POOLED if ranks.get(name) == 2]
+    unpooled = [name for name in UNPOOLED if ranks.get(name) == 3]
+    if not pooled and not unpooled and len(outputs) == 1:
+        [(name, rank)] = ranks.items()
+        pooled, unpooled = [name] * (rank == 2), [name] * (rank == 3)
+    if not pooled and not unpooled:
+        found = {entry.name: f"{entry.type} {entry.shape}" for entry in outputs}
+        raise ModelError(
+            f"The model in {str(card.folder)!r} has the outputs {found}; it must have one of {', '.join(POOLED)} with "
+            f"a vector a text, or one of {', '.join(UNPOOLED)} with a vector a token."
+        )
+    if not pooled and card.pooling not in ("cls", "mean", "last"):
+        raise ModelError(
+            f"The model in {str(card.folder)!r} gives a vector a token ({unpooled[0]}), and nothing says how they "
+            'become one: write a model.toml beside it with pooling = "mean" (or "cls", or "last"), as its authors say.'
+        )
+    name = (pooled or unpooled)[0]
+    width = next(entry.shape[-1] for entry in outputs if entry.name == name)
+    wrong = isinstance(width, int) and (width < card.dimension if card.cut else width != card.dimension)
+    if wrong and card.dimension:
+        raise ModelError(
+            f"The model in {str(card.folder)!r} gives {width} numbers a text, not {card.dimension} as its card says; "
+            "correct dimension in model.toml."
+        )
+    return name, bool(pooled)
+
+
+def _pool(hidden: Vectors, lengths: Sequence[int], mask: npt.NDArray[Any], pooling: str) -> Vectors:
+    """float32 (n, width) of float32 (n, length, width); padding, which is on the right, does not count."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    if pooling == "last":
+        last: Vectors = hidden[np.arange(len(hidden)), np.array(lengths) - 1]
+        return last
+    sums = np.matmul(mask[:, np.newaxis, :].astype(np.float32), hidden)[:, 0]
+    means: Vectors = sums / np.array(lengths, np.float32)[:, np.newaxis]
+    return means
+
+
+def _padding_id(tokenizer: Any) -> int:
+    if tokenizer.padding:
+        return int(tokenizer.padding["pad_id"])
+    known = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")]
+    return next((number for number in known if number is not None), 0)
+
+
+def _refuse_second_file(card: ModelCard) -> None:
+    beside = card.folder / f"{card.graph}_data"
+    if beside.exists():
+        raise ModelError(
+            f"The model keeps its weights in a second file, {str(beside)!r}, which is not supported; save it as one "
+            "file (onnx.save does), or choose a smaller model."
+        )
 
 
 def _session_options(card: ModelCard) -> onnxruntime.SessionOptions:

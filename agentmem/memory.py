@@ -731,11 +731,12 @@ class Memory(ScopedMemory):
     To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`. To read: `get`, `get_all`,
     `count`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`. For an
     owner's own view: `scope`. For what was deferred: `flush`. To look after the file: `stats`, `check`, `repair`,
-    `backup`. At the end: `close`.
+    `backup`; out to files and in, `export` and `import_`. At the end: `close`.
 
     Every call about memories names whose: at least one of `user_id`, `agent_id`, `run_id`, or, to read across owners,
     `all_scopes=True`; a call with an id needs none. Times are aware datetimes. What an argument means is said where it
-    is used first: those of adding at `add`, those of finding and reading at `search`.
+    is used first: those of adding at `add`, those of finding and reading at `search`. `timeout` is in seconds;
+    `progress=True` shows a bar on standard error.
 
     Opening is cheap: the model loads with the first text. Any number of threads may share a Memory, and any number of
     processes the file; what one was told is stored, all others see. Use it as a context manager or call `close`; a

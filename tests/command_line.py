@@ -13,7 +13,10 @@ import termios
 import time
 from pathlib import Path
 
+import click
 from click.testing import Result
+
+from agentmem.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 60
@@ -22,6 +25,16 @@ SECONDS = 60
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 COMMAND = [sys.executable, "-W", "error", "-m", "agentmem.cli"]
+
+
+def every_command(group: click.Group = main, prefix: str = "") -> dict[str, click.Command]:
+    """Commands, those of groups too, by what is typed."""
+    found = {}
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        more = isinstance(command, click.Group)
+        found |= every_command(command, f"{prefix}{name} ") if more else {prefix + name: command}
+    return found
 
 
 def environment(db: Path, **more: str) -> dict[str, str]:

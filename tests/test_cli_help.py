@@ -12,20 +12,7 @@ import pytest
 
 from agentmem.cli import main
 from agentmem.memory import DEFAULT_MODEL
-from tests.command_line import SECONDS, environment, finished
-
-
-def every_command(group: click.Group = main, prefix: str = "") -> dict[str, click.Command]:
-    """Commands, those of groups too, by what is typed."""
-    found = {}
-    for name in group.list_commands(None):
-        command = group.get_command(None, name)
-        if isinstance(command, click.Group):
-            found |= every_command(command, f"{prefix}{name} ")
-        else:
-            found[prefix + name] = command
-    return found
-
+from tests.command_line import SECONDS, environment, every_command, finished
 
 COMMANDS = every_command()
 

@@ -16,6 +16,7 @@ import agentmem
 from agentmem import Config, Memory, ScopedMemory, errors, filters
 from agentmem.cli import exits, main
 from agentmem.search import ranking
+from tests.command_line import every_command
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -143,7 +144,7 @@ def test_the_errors_are_those_of_the_package():
         assert when == one_line(error.__doc__), error
 
 
-COMMANDS = {name: main.get_command(None, name) for name in main.list_commands(None)}
+COMMANDS = every_command()
 
 
 def test_the_exit_codes_are_those_of_the_command_line():

@@ -37,7 +37,7 @@ from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
-from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.database import Connection, Database
 from agentmem.storage.frozen import Frozen, freeze, thaw
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
 from agentmem.storage.past import PastSnapshot

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def open_memory(db: str, model: str | None = None, *, create: bool = False, **config: Any) -> "Memory":
     """The store at a path. Only a command that adds makes one that is not there, and one that embeds nothing names no
-    model and takes the store of any. `config` are settings, of which those that are None stay the default.
+    model (None) and takes the store of any; a model of "" is the one that the library chooses. `config` are settings,
+    of which those that are None stay the default.
 
     Raises:
         StoreOpenError: there is none.
@@ -26,7 +27,7 @@ def open_memory(db: str, model: str | None = None, *, create: bool = False, **co
     from agentmem.memory import Memory
 
     settings = Config(**{name: value for name, value in config.items() if value is not None})
-    return Memory(db, model=model, config=settings)
+    return Memory(db, config=settings) if model == "" else Memory(db, model=model, config=settings)
 
 
 def existing(db: str) -> str:

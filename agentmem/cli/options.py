@@ -99,9 +99,8 @@ model = click.option(
     "--model",
     envvar="AGENTMEM_MODEL",
     show_envvar=True,
-    default="all-MiniLM-L6-v2",
-    show_default=True,
-    help="A model's name or folder.",
+    default="",
+    help="A model's name or folder. [default: all-MiniLM-L6-v2]",
 )
 owner = together(
     click.option("--user", "user_id", metavar="NAME", help="The user who owns the memories."),

@@ -9,7 +9,7 @@ import pytest
 from agentmem import Memory
 from tests.command_line import lines_of
 from tests.loopback_hub import serving
-from tests.tiny_models import write_model
+from tests.tiny_models import WORDS, write_model
 
 NAME = "org/tiny"
 
@@ -76,3 +76,17 @@ def test_a_hub_that_is_not_to_be_asked_is_not(run, downloads, monkeypatch):
     refused = run("models", "download", NAME)
     assert (refused.exit_code, refused.stdout) == (4, "")
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_model_is_quantized_into_a_folder_that_model_takes(run, downloads, tmp_path):
+    source = write_model(tmp_path / "source")
+    texts, words = tmp_path / "texts.txt", WORDS.split()
+    texts.write_text("".join(f"she likes {first} and the {second} cat\n" for first in words for second in words))
+    told = run("models", "quantize", source, tmp_path / "small", "--calibration", texts, "--json")
+    assert told.exit_code == 0, told.stderr
+    result = json.loads(told.stdout)
+    assert result["folder"] == str(tmp_path / "small")
+    assert result["invariance"] > 0.999
+    assert run("models", "info", tmp_path / "small").exit_code == 0
+    assert run("models", "quantize", source, tmp_path / "small").exit_code == 2
+    assert run("models", "quantize", tmp_path / "nowhere", tmp_path / "other").exit_code == 4

@@ -31,8 +31,9 @@ class Commands(click.Group):
         """The command of a name, or None."""
         if cmd_name not in self._homes:
             return None
-        home = import_module(f"agentmem.cli.{self._homes[cmd_name]}")
-        found = vars(home).get(cmd_name) or vars(home)[f"{cmd_name}_"]
+        home = vars(import_module(f"agentmem.cli.{self._homes[cmd_name]}"))
+        name = cmd_name.replace("-", "_")
+        found = home.get(f"{name}_") or home[name]
         assert isinstance(found, click.Command)
         return found
 

@@ -11,7 +11,9 @@ Names are loaded when first used, so that importing the package costs next to no
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False
+"""True for type checkers, which know the name. Importing `typing` for it would be most of what this import costs."""
 
 if TYPE_CHECKING:
     from agentmem.config import Config
@@ -64,7 +66,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'agentmem' has no attribute {name!r}")
     value = getattr(import_module(f"agentmem.{_HOME_OF[name]}"), name)

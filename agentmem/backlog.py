@@ -94,7 +94,9 @@ class Backlog:
 
     def _start(self) -> None:
         self._owner = claimant()
-        self._changed = threading.Condition()  # Guards: everything below.
+        # Guards: everything below. Taken by itself: an interrupt that strikes as a condition is left leaves it locked.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
         self._awake = False
         self._closed = False
@@ -117,13 +119,13 @@ class Backlog:
                     f"{self._count:,} deferred memories were waiting for their vectors during {timeout:g} seconds; "
                     "nothing was written, try again later or raise timeout or Config.pending_limit."
                 )
-            with self._changed:
+            with self._lock:
                 # The work of other processes is told by nobody; it is looked for now and then.
                 self._changed.wait(min(left, RECOUNT_SECONDS))
             self._recount()
 
     def _take_room(self, memories: int) -> bool:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ClosedError("The memory is closed; open a new Memory.")
             if self._count is None:
@@ -137,7 +139,7 @@ class Backlog:
     def wake(self, missed: int) -> None:
         """There is something to do in the background; `missed` admitted memories were not stored after all."""
         self._ensure_process()
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             if self._count is not None:
@@ -194,7 +196,7 @@ class Backlog:
         """The background's thread."""
         pause: float | None = None
         while True:
-            with self._changed:
+            with self._lock:
                 # After another process's claim is over, it may have died with work undone: look again.
                 self._changed.wait_for(lambda: self._awake or self._closed, pause)
                 if self._closed:
@@ -244,7 +246,7 @@ class Backlog:
 
     def _recount(self) -> None:
         count = self._store.pending_count()
-        with self._changed:
+        with self._lock:
             self._count = count
             self._changed.notify_all()
 
@@ -252,7 +254,7 @@ class Backlog:
         """Ends the background; what is pending stays in the store. The embedder must be closed before or meanwhile."""
         if self._pid != os.getpid():
             return
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
             thread = self._thread
@@ -264,5 +266,5 @@ class Backlog:
             restart(self, self._restart)
 
     def _restart(self) -> None:
-        abandon(self._changed, self._thread)
+        abandon(self._lock, self._thread)
         self._start()

@@ -28,11 +28,8 @@ class Engine:
         try:
             model = AbsentModel.of(self.store.model()) if source is None else source
             self.embedder = Embedder(model, config, self.store.known_vectors, self.timings)
-            if source is not None:
-                self.store.bind_model(
-                    identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension,
-                    document_prefix=self.embedder.document_prefix,
-                )  # fmt: skip
+            self._has_model = source is not None
+            self.bind_model()
             self.shelves = Shelves(self.embedder.dimension, config.shelf_bytes)
             self.retriever = Retriever(self.shelves)
             self.backlog = Backlog(self.store, self.embedder, limit=config.pending_limit, patience=config.timeout)
@@ -47,6 +44,14 @@ class Engine:
     def _start(self) -> None:
         self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
         self._pid = os.getpid()  # Last, see Restartable.
+
+    def bind_model(self) -> None:
+        """Has the store remember whose vectors it holds, unless it does; of no model there is nothing to remember."""
+        if self._has_model:
+            self.store.bind_model(
+                identity=self.embedder.identity, name=self.embedder.name, dimension=self.embedder.dimension,
+                document_prefix=self.embedder.document_prefix,
+            )  # fmt: skip
 
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""

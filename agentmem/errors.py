@@ -74,4 +74,4 @@ class StoreReadOnlyError(StoreError):
 
 
 class StoreDamagedError(StoreError):
-    """The database file is damaged; `check()` says where."""
+    """The database file is damaged; `check()` says where, `repair()` mends it."""

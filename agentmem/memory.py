@@ -796,8 +796,9 @@ class Memory(ScopedMemory):
         )
 
     def check(self) -> list[str]:
-        """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file, waits
-        for no model and no writer; `repair` mends what it names.
+        """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file, while
+        others write: the checksum of every page, also of those that hold nothing, then what the rows say of each
+        other. Waits for no model and no writer; `repair` mends what it names.
 
         Raises:
             ClosedError: the memory is closed. Damage is told, not raised.
@@ -809,7 +810,9 @@ class Memory(ScopedMemory):
 
         All that is derived (terms, twins, indexes, wrong or missing vectors, which come like deferred ones) is made
         anew from the memories, and a history that does not lead to its memory is put right. From a file with damaged
-        pages every row that can be read is put into a whole one, which takes its place in one transaction. What cannot
+        pages every row that can be read is put into a whole one, which takes its place in one transaction; of those
+        that stood on a page with a wrong checksum, memories whose text and owner their digest proves, and events, each
+        of which is said. What cannot
         be used is set aside in a file beside the store, the damaged file is kept under another; both are named, hold
         texts, and are out of the reach of `purge`. Other processes may have the store open; they wait for the write
         lock meanwhile.
@@ -819,6 +822,7 @@ class Memory(ScopedMemory):
         """
         engine = self._engine
         told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension)
+        engine.bind_model()  # The vectors that come now are of this model, whatever was lost.
         engine.backlog.wake(0)
         return told
 

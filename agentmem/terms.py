@@ -27,18 +27,20 @@ _UNSPACED = (
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-_UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
-_HAN = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED_LETTER = f"[{_UNSPACED}]"
+_HAN = "[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 # Python's \w leaves out the vowel signs of the scripts of India, which are no marks upon letters but parts of words.
 _LETTER = f"(?:[^\\W_{_UNSPACED}]|[\u0900-\u0963\u0966-\u0dff])"
 _JOINT = "[-._@/:+&']"
+# Patterns of many ranges take 5 milliseconds each to compile, and no text in plain English needs them.
+_compiled = lru_cache(None)(re.compile)
 _ASCII_WORDS = re.compile(r"[a-z0-9]+(?:[-._@/:+&'][a-z0-9]+)*(?:\+\+|#)?")
 _ASCII_EDGES = ".,:;!?'\"()"  # Around a word they are no part of it.
-_WORDS = re.compile(f"[{_UNSPACED}]+|{_LETTER}+(?:{_JOINT}{_LETTER}+)*(?:\\+\\+|#)?")
+_WORDS = f"[{_UNSPACED}]+|{_LETTER}+(?:{_JOINT}{_LETTER}+)*(?:\\+\\+|#)?"
 _PARTS = re.compile(r"[-._@/:+&#]+")
 
 # Accents and what else is written above or below Latin, Greek and Cyrillic letters; the points of Hebrew and Arabic.
-_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0640\u200b-\u200f\u00ad]")
+_MARKS = "[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0640\u200b-\u200f\u00ad]"
 _ALIKE = str.maketrans(
     {"’": "'", "‘": "'", "ʼ": "'", "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th"}  # noqa: RUF001
 )
@@ -104,7 +106,7 @@ def _hash(word: str) -> int:
 def _folded(text: str) -> str:
     """Without case and accents, in one form of each character."""
     decomposed = unicodedata.normalize("NFKD", text.translate(_ALIKE).casefold())
-    return unicodedata.normalize("NFC", _MARKS.sub("", decomposed)).casefold()
+    return unicodedata.normalize("NFC", _compiled(_MARKS).sub("", decomposed)).casefold()
 
 
 def _words(text: str) -> list[str]:
@@ -122,14 +124,14 @@ def _words(text: str) -> list[str]:
                 found += words
                 parts += (part for word in words if not word.isalnum() for part in _parts_of(word))
         return found + parts
-    for word in _WORDS.findall(_folded(text)):
+    for word in _compiled(_WORDS).findall(_folded(text)):
         found += (*word, *_pairs_of(word)) if _is_unspaced(word) else (word, *_parts_of(word))
     return found
 
 
 def _query_words(query: str) -> Iterator[str]:
     """The same for a query; a single character of a script without spaces counts only where it means something."""
-    for word in _ASCII_WORDS.findall(query.lower()) if query.isascii() else _WORDS.findall(_folded(query)):
+    for word in _ASCII_WORDS.findall(query.lower()) if query.isascii() else _compiled(_WORDS).findall(_folded(query)):
         if not _is_unspaced(word):
             yield word
             yield from _parts_of(word)
@@ -137,11 +139,11 @@ def _query_words(query: str) -> Iterator[str]:
             yield word
         else:
             yield from _pairs_of(word)
-            yield from _HAN.findall(word)
+            yield from _compiled(_HAN).findall(word)
 
 
 def _is_unspaced(word: str) -> bool:
-    return word[0] >= "\u0e00" and _UNSPACED_LETTER.match(word) is not None
+    return word[0] >= "\u0e00" and _compiled(_UNSPACED_LETTER).match(word) is not None
 
 
 def _pairs_of(word: str) -> Iterator[str]:

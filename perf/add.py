@@ -113,7 +113,9 @@ def main() -> None:
         __doc__, texts={"type": int}, rounds={"type": int}, known={"action": "store_true"},
         threads={"type": int, "nargs": "+", "default": [1, 10, 50]}, durability={"default": "full"},
     )  # fmt: skip
-    count = options.texts or (5000 if options.full else 500 if options.known else 1000)
+    count = options.texts or (
+        2000 if options.full and options.known else 5000 if options.full else 500 if options.known else 1000
+    )
     rounds = options.rounds or (5 if options.full else 2)
     kind = "known" if options.known else "distinct"
     figures = (known if options.known else distinct)(options, count, rounds)

@@ -46,8 +46,8 @@ def add_and_flush(model: str, sentences: list[str], *, batch: bool) -> dict[str,
 
 def main() -> None:
     options = measure.arguments(__doc__, texts={"type": int})
-    count = options.texts or (20_000 if options.full else 1500)
-    rounds = 3 if options.full else 1
+    count = options.texts or (5000 if options.full else 1500)
+    rounds = 5 if options.full else 1
     yardstick = Yardstick(options.model, full=options.full)
     runs: dict[str, list[dict[str, Any]]] = {}
     for number in range(rounds):

@@ -41,7 +41,7 @@ def call_all(memory: Memory, sentences: list[str], threads: int, searches: int) 
 
 def main() -> None:
     options = measure.arguments(__doc__, threads={"type": int, "nargs": "+", "default": [10, 50]}, texts={"type": int})
-    count = options.texts or (4000 if options.full else 500)
+    count = options.texts or (2000 if options.full else 500)
     rounds = 5 if options.full else 2
     yardstick = Yardstick(options.model, full=options.full)
     seeds = numbers(4000)

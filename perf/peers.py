@@ -277,8 +277,8 @@ class Bounds:
     """How much of everything: no phase of no system lasts longer than its seconds."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.rounds = options.rounds or (3 if options.full else 1)
-        self.seconds = options.seconds or (8.0 if options.full else 1.0)
+        self.rounds = options.rounds or (5 if options.full else 1)
+        self.seconds = options.seconds or (3.0 if options.full else 1.0)
         self.texts = 5000 if options.full else 1000
         self.memories = 1000 if options.full else 200
         self.engine_memories = 10_000 if options.full else 2000

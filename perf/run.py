@@ -1,7 +1,7 @@
 """Everything in turn, each script in a fresh process; the figures as JSON files in a folder.
 
     python perf/run.py                    about five minutes on two cores
-    python perf/run.py --full             more than an hour
+    python perf/run.py --full             medians of five; more than an hour
     python perf/run.py --only add search
 
 The peers take part if their environments are there, or with `--full`, or when named by `--only`; see peers.py.
@@ -31,6 +31,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "defer": ("defer.py",),
     "batch": ("batch.py",),
     "latency": ("latency.py",),
+    "imports": ("imports.py",),
     "add-static": ("add.py", "--model", STATIC),
     "search-static": ("search.py", "--model", STATIC),
     "porting-static": ("porting.py", "--model", STATIC),

@@ -47,7 +47,7 @@ def search_all(memory: Memory, queries: list[str], threads: int, mode: str) -> t
 
 def main() -> None:
     options = measure.arguments(__doc__, threads={"type": int, "default": 10}, texts={"type": int})
-    count = options.texts or (4000 if options.full else 800)
+    count = options.texts or (2000 if options.full else 800)
     rounds = 5 if options.full else 2
     memories = MEMORIES
     yardstick = Yardstick(options.model, full=options.full)

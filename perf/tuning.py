@@ -84,7 +84,7 @@ def simulated(workers: int, count: int) -> dict[str, float]:
 
 def main() -> None:
     options = measure.arguments(__doc__)
-    count, rounds = (1500, 5) if options.full else (300, 1)
+    count, rounds = (1000, 5) if options.full else (300, 1)
     figures: dict[str, Any] = {}
     for setting, values in SETTINGS.items():
         results: dict[Any, list[tuple[float, list[float]]]] = {value: [] for value in values}

@@ -29,6 +29,7 @@ from agentmem import (
 from agentmem.embedding.catalog import find_model
 from agentmem.records import MAX_LIMIT, MAX_METADATA_DEPTH, MAX_NAME_LENGTH
 from agentmem.testing import HashEmbedder, contents, filters, metadata, owners
+from tests.forgery import forge
 
 NAIVE = datetime(2026, 1, 1)
 HUGE = 10**5000  # More digits than Python prints.
@@ -571,9 +572,7 @@ def test_the_database_of_another_application_is_refused_and_left_as_it_is(store_
 def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(store_path):
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         memory.add("tea", user_id="ana")
-    connection = apsw.Connection(str(store_path))
-    connection.execute("PRAGMA user_version = 999")
-    connection.close()
+    forge(store_path, "PRAGMA user_version = 999")
     data = store_path.read_bytes()
     cannot_open(store_path, "999", "upgrade")
     assert store_path.read_bytes() == data

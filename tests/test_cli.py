@@ -19,6 +19,7 @@ from agentmem.cli.terminal import clip, escape, table, width
 from agentmem.demo import QUESTIONS, conversation
 from agentmem.testing import HashEmbedder
 from tests.command_line import ROOT, UUID, every_command, finished, jsonl, lines_of
+from tests.forgery import forge
 
 COMMANDS = [
     "add", "backup", "check", "completion", "count", "delete", "demo", "export", "flush", "get", "history", "import",
@@ -375,9 +376,7 @@ def test_a_healthy_store_is_called_healthy(filled):
 
 
 def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
-    whole = db.read_bytes()
-    place = whole.index(b"Fact number 3")
-    db.write_bytes(whole[:place] + b"Lies number 3" + whole[place + 13 :])
+    forge(db, "UPDATE memory SET content = replace(content, 'Fact', 'Lies') WHERE id = 'm3'")
     result = filled("check")
     assert result.exit_code == 1
     problems = [
@@ -387,7 +386,7 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     ]
     assert result.stdout.splitlines() == problems
     assert json.loads(filled("check", "--json").stdout) == {"healthy": False, "problems": problems}
-    db.write_bytes(whole)
+    forge(db, "UPDATE memory SET content = replace(content, 'Lies', 'Fact') WHERE id = 'm3'")
 
 
 def test_the_store_of_any_embedder_is_checked_listed_and_copied(run, db, tmp_path):
@@ -435,12 +434,13 @@ def test_a_damaged_store_is_repaired_by_its_path(run, db, tmp_path, damage):
         memory.add_batch([f"text number {number} " + "word " * 30 for number in range(300)], user_id="ana")
     whole = bytearray(db.read_bytes())
     page = whole.index(b"text number 150 ") // 4096 * 4096
-    place = whole.index(b"text number 17 ")
-    ranges = {"terms": (place, place + 4), "page": (page, page + 4096), "header": (0, 100), "none": (0, 0)}
+    ranges = {"terms": (0, 0), "page": (page, page + 4096), "header": (0, 100), "none": (0, 0)}
     start, end = ranges[damage]
-    whole[start:end] = b"Text" if damage == "terms" else os.urandom(end - start)
+    whole[start:end] = os.urandom(end - start)
     db.write_bytes(whole)
-    assert run("check", db).exit_code == (3 if damage == "header" else damage != "none")
+    if damage == "terms":
+        forge(db, "UPDATE memory SET content = replace(content, 'text', 'Text') WHERE key = 18")
+    assert run("check", db).exit_code == (damage != "none")
     result = run("repair", db, "--json")
     told = json.loads(result.stdout)
     assert (result.exit_code, told["healthy"]) == (damage in ("page", "header"), True)

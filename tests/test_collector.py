@@ -172,6 +172,7 @@ def collector_of(model: FakeModel, **settings) -> Collector:
     arguments = {
         "workers": 1,
         "overlap": False,
+        "lone_on_caller": False,
         "batch_tokens": 256,
         "padding_waste": 1.25,
         "queue_tokens": 10**9,
@@ -312,6 +313,111 @@ def test_a_promised_number_of_runs_at_a_time_is_kept(make, model):
     model.gate.set()
     bulk.answer()
     query.answer()
+
+
+class Alarm(Exception):
+    """What a signal handler raises in whatever its thread is doing."""
+
+
+@dataclass
+class LoneCaller(Caller):
+    """Puts one text from a thread of its own, as a call does: whatever interrupts it, its ticket is cancelled."""
+
+    thread: threading.Thread | None = None
+    raised: BaseException | None = None
+
+    def begin(self, item: Item) -> None:
+        self.thread = threading.Thread(target=self._call, args=(item,))
+        self.thread.start()
+
+    def _call(self, item: Item) -> None:
+        ticket = Ticket(1, self._then)
+        try:
+            self.collector.put(ticket, [(0, b"%d" % item.number, item, item.tokens)], urgent=True, timeout=SECONDS)
+        except BaseException as error:
+            self.raised = error
+            self.collector.cancel(ticket)
+
+    def end(self) -> None:
+        assert self.thread is not None
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+
+
+def test_a_caller_who_is_alone_runs_its_text_itself_and_others_have_a_worker(make, model):
+    collector = make(lone_on_caller=True)
+    threads = []
+    run = collector._run
+    collector._run = lambda items: (threads.append(threading.current_thread()), run(items))[1]
+    alone, other, bulk = LoneCaller(collector), LoneCaller(collector), Caller(collector)
+    alone.begin(Item(1, 5, True))
+    assert model.entered.acquire(timeout=SECONDS)
+    other.begin(Item(2, 5, True))
+    assert model.entered.acquire(timeout=SECONDS), "the second caller waits for the first"
+    bulk.put([Item(3, 5, False)], urgent=False)
+    model.gate.set()
+    for caller, number in ((alone, 1), (other, 2), (bulk, 3)):
+        [answer] = caller.answer()
+        assert is_right(Item(number, 5, True), answer)
+    alone.end()
+    other.end()
+    assert threads[0] is alone.thread
+    assert threads[1].name == threads[2].name == "agentmem-worker"
+    assert collector.counts.batches == collector.counts.texts == 3
+
+
+def test_what_fails_for_a_lone_caller_is_its_answer(make, model):
+    def fail(_items):
+        raise MemoryError("no room")
+
+    collector = make(lone_on_caller=True)
+    collector._run = fail
+    caller = LoneCaller(collector)
+    caller.begin(Item(1, 5, True))
+    caller.end()
+    [error] = caller.answer()
+    assert isinstance(error, EmbeddingError)
+    assert "no room" in str(error)
+
+
+def test_an_interrupt_of_a_lone_caller_is_its_own_and_others_get_their_vector(make, model):
+    def interrupted(items):
+        vectors = model.run(items)
+        if threading.current_thread() is alone.thread:
+            raise Alarm
+        return vectors
+
+    collector = make(lone_on_caller=True)
+    collector._run = interrupted
+    alone, other, later = LoneCaller(collector), LoneCaller(collector), LoneCaller(collector)
+    item = Item(1, 5, True)
+    alone.begin(item)
+    assert model.entered.acquire(timeout=SECONDS)
+    other.begin(item)
+    other.end()  # It waits for the lone caller's text.
+    assert collector.counts.coalesced == 1
+    model.gate.set()
+    assert is_right(item, other.answer()[0])
+    alone.end()
+    assert isinstance(alone.raised, Alarm)
+    assert not alone.calls
+    later.begin(item)
+    assert is_right(item, later.answer()[0])
+    assert collector.depth()[:2] == (0, 0)
+
+
+def test_close_waits_for_the_run_of_a_lone_caller(make, model):
+    collector = make(lone_on_caller=True)
+    caller = LoneCaller(collector)
+    caller.begin(Item(1, 5, True))
+    assert model.entered.acquire(timeout=SECONDS)
+    closer = threading.Thread(target=collector.close)
+    closer.start()
+    model.gate.set()
+    closer.join(SECONDS)
+    assert not closer.is_alive()
+    assert is_right(Item(1, 5, True), caller.answer()[0])
+    caller.end()
 
 
 def test_the_same_text_in_flight_is_run_once_for_all_who_want_it(make, model):

@@ -12,6 +12,7 @@ from agentmem import Config, DuplicateIdError, Memory
 from agentmem.testing import HashEmbedder, contents, owners
 from tests.children import finish, start_python
 from tests.conftest import Clock
+from tests.forgery import forge
 
 
 def count(memory, content, **owner):
@@ -180,11 +181,9 @@ def test_the_database_itself_refuses_a_second_one(store_path):
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         memory.add("tea", user_id="ana", dedupe=True)
         memory.add("tea", user_id="ana")
-    connection = apsw.Connection(str(store_path))
     with pytest.raises(apsw.ConstraintError):
-        connection.execute("UPDATE memory SET sole = 1")
-    connection.execute("UPDATE memory SET twin = twin + 1 WHERE sole = 1")
-    connection.close()
+        forge(store_path, "UPDATE memory SET sole = 1")
+    forge(store_path, "UPDATE memory SET twin = twin + 1 WHERE sole = 1")
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         [problem] = memory.check()
         assert "is not found by its text" in problem

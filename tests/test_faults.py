@@ -19,6 +19,7 @@ from agentmem.records import Scope
 from agentmem.storage.rows import twin_of
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
+from tests.forgery import forge
 
 PRELUDE = """
     import shutil, sys
@@ -145,9 +146,7 @@ def test_rows_that_make_no_sense_are_said_to_be_damage(store_path, statement):
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         record = memory.add("prefers window seats", user_id="ana", metadata={"n": 1})
         memory.update(record.id, metadata={"n": 2})
-    connection = apsw.Connection(str(store_path))
-    connection.execute(statement)
-    connection.close()
+    forge(store_path, statement)
     questions = [
         lambda memory: memory.check(),
         lambda memory: memory.get_all(user_id="ana").records,

@@ -1,12 +1,7 @@
 """Servers fork, with Python's hooks and without, whatever the other threads are doing: the child works, the parent goes
 on, nothing hangs, and neither takes the other's locks or log away."""
 
-import http.client
-import os
-import re
 import signal
-import subprocess
-import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +10,8 @@ import pytest
 
 from agentmem import Memory
 from agentmem.testing import HashEmbedder
-from tests.children import ROOT, SECONDS, run_python
+from tests.children import run_python
+from tests.servers import gunicorn
 
 WITHOUT_HOOKS = """
     import ctypes, faulthandler, os, signal, sys, threading
@@ -325,37 +321,12 @@ def count():
 """
 
 
-def ask(port: int, method: str, path: str, body: str | None = None) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
-    try:
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        text = response.read().decode()
-        assert response.status == 200, text
-        return text
-    finally:
-        connection.close()
-
-
 @pytest.mark.parametrize("preload", [False, True])
 def test_the_workers_of_gunicorn_share_a_store(tmp_path, preload):
     (tmp_path / "served.py").write_text(APPLICATION)
     store = tmp_path / "store.db"
-    command = [
-        sys.executable, "-W", "ignore", "-m", "gunicorn", "served:application", "--workers=2", "--worker-class=gthread",
-        "--threads=4", "--bind=127.0.0.1:0", "--graceful-timeout=20", f"--worker-tmp-dir={tmp_path}",
-        *(["--preload"] if preload else []),
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "STORE": str(store)}
-    server = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    log = ""
-    try:
-        assert server.stderr is not None
-        while not (listening := re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", log)):
-            line = server.stderr.readline()
-            assert line, f"gunicorn ended: {log}"
-            log += line
-        port = int(listening[1])
+    options = ["--preload"] if preload else []
+    with gunicorn("served:application", tmp_path, *options, STORE=str(store)) as server:
         served: set[str] = set()
         number = 0
         with ThreadPoolExecutor(8) as pool:
@@ -363,22 +334,12 @@ def test_the_workers_of_gunicorn_share_a_store(tmp_path, preload):
                 assert number < 4000, "only one worker ever served"
                 texts = range(number, number + 40)
                 served |= set(
-                    pool.map(lambda each: ask(port, "POST", f"/add?{['', 'defer'][each % 2]}", f"text {each}"), texts)
+                    pool.map(lambda each: server.ask("POST", f"/add?{['', 'defer'][each % 2]}", f"text {each}"), texts)
                 )
                 number += 40
-        assert {ask(port, "GET", "/count") for _ in range(8)} == {str(number)}
-        server.send_signal(signal.SIGHUP)  # The master starts new workers and lets the old ones go.
-        assert ask(port, "GET", "/count") == str(number)
-    finally:
-        server.terminate()
-        try:
-            _, rest = server.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            _, rest = server.communicate()
-            raise AssertionError(f"gunicorn did not end: {log}{rest}") from None
-    assert server.returncode == 0, log + rest
-    assert "Traceback" not in log + rest, log + rest
+        assert {server.ask("GET", "/count") for _ in range(8)} == {str(number)}
+        server.process.send_signal(signal.SIGHUP)  # The master starts new workers and lets the old ones go.
+        assert server.ask("GET", "/count") == str(number)
     with Memory(store, embedder=HashEmbedder()) as memory:
         memory.flush()
         assert memory.count(user_id="ana") == number

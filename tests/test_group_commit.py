@@ -58,6 +58,9 @@ class StepDatabase:
     def reading(self):
         return self.database.reading()
 
+    def end_torn_write(self) -> None:
+        self.database.end_torn_write()
+
     def overwrite_log(self) -> None:
         self.database.overwrite_log()
 

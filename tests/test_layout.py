@@ -19,6 +19,7 @@ GROUND = {
     "failpoints",
     "filters",
     "forks",
+    "interrupts",
     "keys",
     "records",
     "statistics",
@@ -45,6 +46,7 @@ IMPORTERS = {
     "Stemmer": {"terms"},
     "apsw": {"storage.database"},
     "click": {"cli.*"},
+    "flask": {"flask"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.shelf"},
@@ -53,6 +55,7 @@ IMPORTERS = {
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},
     "usearch": {"search.segments"},
+    "werkzeug": {"flask"},
 }
 
 

@@ -27,6 +27,7 @@ from agentmem.records import new_id
 from agentmem.testing import HashEmbedder
 from tests.children import finish, run_python, start_python
 from tests.conftest import Opener, wait_for_our_threads
+from tests.forgery import forge
 
 FUTURE = datetime(2200, 1, 1, tzinfo=UTC)
 PAST = datetime(2001, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)
@@ -707,17 +708,13 @@ def test_the_path_may_be_text_or_a_path_and_survives_a_change_of_folder(tmp_path
 
 
 def test_check_names_what_is_wrong(store_path):
-    import apsw
-
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         ids = [memory.add(f"text {number}", user_id="ana").id for number in range(4)]
         assert memory.check() == []
-    connection = apsw.Connection(str(store_path))
-    connection.execute("UPDATE memory SET content = 'forged' WHERE id = ?", (ids[0],))
-    connection.execute("UPDATE memory SET vector_key = 99 WHERE id = ?", (ids[1],))
-    connection.execute("UPDATE memory SET deleted_at = 1 WHERE id = ?", (ids[2],))
-    connection.execute("UPDATE vector SET data = zeroblob(128) WHERE key = 4")
-    connection.close()
+    forge(store_path, "UPDATE memory SET content = 'forged' WHERE id = ?", parameters=(ids[0],))
+    forge(store_path, "UPDATE memory SET vector_key = 99 WHERE id = ?", parameters=(ids[1],))
+    forge(store_path, "UPDATE memory SET deleted_at = 1 WHERE id = ?", parameters=(ids[2],))
+    forge(store_path, "UPDATE vector SET data = zeroblob(128) WHERE key = 4")
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         problems = memory.check()
     assert len(problems) == 6
@@ -828,35 +825,6 @@ def test_processes_that_make_and_write_one_store_at_the_same_time_lose_nothing(o
     memory = open_memory()
     assert memory.count(user_id="ana") == 316
     assert all(memory.history(each) for each in ids)
-
-
-def test_importing_the_package_loads_nothing_heavy_and_writes_nothing(tmp_path):
-    loaded = run_python(
-        """
-        import sys
-        import agentmem
-        assert agentmem.__version__ and "Memory" in dir(agentmem)
-        heavy = "numpy apsw onnxruntime tokenizers numkong usearch hypothesis click tqdm sqlite3 asyncio".split()
-        print([name for name in heavy if name in sys.modules])
-        """,
-        cwd=tmp_path,
-    )
-    assert loaded == "[]\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_opening_loads_neither_the_model_nor_its_libraries(tmp_path):
-    run_python(
-        """
-        import sys, threading
-        from agentmem import Memory
-        with Memory("store.db") as memory:
-            memory.count(user_id="ana")
-            assert not {"onnxruntime", "tokenizers", "usearch", "hypothesis"} & set(sys.modules)
-            assert threading.active_count() == 1
-        """,
-        cwd=tmp_path,
-    )
 
 
 def test_every_public_name_is_there_and_no_other():

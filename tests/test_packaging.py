@@ -1,16 +1,24 @@
-"""The wheel, built from this tree and installed into an empty environment, works without any network."""
+"""The wheel and the source distribution: what is in them and said of them; and that the wheel, installed into an empty
+environment, works without any network, and with each of its extras."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
+import agentmem
+
 ROOT = Path(__file__).resolve().parent.parent
+
+EXTRAS = {"server", "llm", "quantize", "test", "dev"}
 
 OFFLINE_PROGRAM = """
 import socket, sys
@@ -39,6 +47,18 @@ else:
 """
 
 
+FLASK_PROGRAM = """
+from flask import Flask
+from agentmem.flask import AgentMem, current_memory
+app = Flask("app")
+app.config["AGENTMEM_PATH"] = ":memory:"
+AgentMem(app)
+with app.app_context():
+    current_memory.scope(user_id="ana").add("Prefers window seats")
+    print(current_memory.search("where does she sit?", user_id="ana")[0].record.content)
+"""
+
+
 def run(*command: str, **options) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
@@ -56,7 +76,42 @@ def distributions(tmp_path_factory) -> dict[str, Path]:
     return {"wheel": next(target.glob("*.whl")), "sdist": next(target.glob("*.tar.gz"))}
 
 
-def test_the_wheel_and_the_source_distribution_carry_the_models(distributions):
+@pytest.fixture(scope="module")
+def installed(distributions, tmp_path_factory) -> Path:
+    """The Python of an environment that has the wheel and what it needs, nothing else."""
+    environment = tmp_path_factory.mktemp("installed") / "environment"
+    run(sys.executable, "-m", "venv", str(environment))
+    python = environment / "bin" / "python"
+    run(str(python), "-m", "pip", "install", "--quiet", str(distributions["wheel"]), env=clean_environment())
+    return python
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+def metadata_of(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(archive.read(name))
+
+
+def test_both_distributions_pass_the_check_of_the_index(distributions):
+    checked = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, distributions.values()))
+    assert checked.count("PASSED") == 2
+
+
+def test_the_metadata_names_the_extras_and_the_pythons(distributions):
+    told = metadata_of(distributions["wheel"])
+    assert set(told.get_all("Provides-Extra", [])) == EXTRAS
+    assert told["Requires-Python"] == ">=3.11"
+    assert told["Version"] == agentmem.__version__
+    minor = re.findall(r"Python :: 3\.(\d+)", "\n".join(told.get_all("Classifier", [])))
+    assert minor == sorted(minor)
+    assert minor[0] == "11", "the oldest is the one that is required"
+
+
+def test_the_wheel_and_the_source_distribution_carry_the_models_and_every_module(distributions):
     wheel = set(zipfile.ZipFile(distributions["wheel"]).namelist())
     with tarfile.open(distributions["sdist"]) as archive:
         sdist = {name.split("/", 1)[-1] for name in archive.getnames()}
@@ -64,23 +119,40 @@ def test_the_wheel_and_the_source_distribution_carry_the_models(distributions):
         for file in folder.iterdir():
             assert f"agentmem/models/{folder.name}/{file.name}" in wheel
             assert f"models/{folder.name}/{file.name}" in sdist
-    assert {"agentmem/py.typed", "agentmem/demo.jsonl", "agentmem/calibration.txt", "agentmem/memory.py"} <= wheel
+    assert {"agentmem/py.typed", "agentmem/demo.jsonl", "agentmem/calibration.txt"} <= wheel
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "agentmem").rglob("*.py")}
+    assert modules <= wheel, "a package that setup.cfg does not name"
+    assert modules <= sdist
     assert not [name for name in wheel if name.startswith(("tests/", "perf/", "models/"))]
 
 
-def test_the_installed_wheel_remembers_and_finds_with_the_network_forbidden(distributions, tmp_path):
-    environment = tmp_path / "environment"
-    run(sys.executable, "-m", "venv", str(environment))
-    python = str(environment / "bin" / "python")
-    run(python, "-m", "pip", "install", "--quiet", str(distributions["wheel"]))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    program = [python, "-c", OFFLINE_PROGRAM, str(ROOT)]
+def test_the_installed_wheel_remembers_and_finds_with_the_network_forbidden(installed, tmp_path):
+    program = [str(installed), "-c", OFFLINE_PROGRAM, str(ROOT)]
     # A namespace without any interface, where the system lets us make one, forbids native code the network as well.
-    clean |= {"AGENTMEM_MODELS": str(tmp_path / "environment" / "models")}
     isolated = ["unshare", "--net", "--map-root-user"]
     if shutil.which("unshare") and subprocess.run([*isolated, "true"], capture_output=True).returncode == 0:
         program = isolated + program
-    printed = run(*program, cwd=tmp_path, env=clean)
+    environment = clean_environment() | {"AGENTMEM_MODELS": str(tmp_path / "models")}
+    printed = run(*program, cwd=tmp_path, env=environment)
     assert printed.strip() == "Prefers window seats"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent.db", "environment"]
-    assert (environment / "bin" / "agentmem").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.db"]
+    told = run(str(installed.with_name("agentmem")), "search", "sit", "--db=agent.db", "--user=ana", cwd=tmp_path)
+    assert "Prefers window seats" in told
+
+
+@pytest.mark.parametrize("extra", ["dev", "llm", "quantize"])
+def test_each_extra_can_be_installed(installed, distributions, extra):
+    """Resolved as for a real installation, without what is large being copied; `dev` contains `test`, and that the
+    others."""
+    wheel = f"{distributions['wheel']}[{extra}]"
+    run(str(installed), "-m", "pip", "install", "--quiet", "--dry-run", wheel, env=clean_environment())
+
+
+def test_the_extra_for_servers_is_asked_for_by_name_and_is_all_that_flask_needs(installed, distributions, tmp_path):
+    without = [str(installed), "-c", "import agentmem.flask"]
+    done = subprocess.run(without, capture_output=True, text=True, timeout=600, env=clean_environment(), cwd=tmp_path)
+    assert "pip install 'agentmem[server]'" in done.stderr
+    wheel = f"{distributions['wheel']}[server]"
+    run(str(installed), "-m", "pip", "install", "--quiet", wheel, env=clean_environment())
+    assert run(str(installed), "-c", FLASK_PROGRAM, cwd=tmp_path, env=clean_environment()) == "Prefers window seats\n"
+    assert run(str(installed), "-m", "gunicorn", "--version").startswith("gunicorn")

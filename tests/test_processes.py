@@ -122,6 +122,26 @@ def test_a_writer_in_line_goes_on_when_the_one_before_it_dies(open_memory, store
     assert {record.content for record in memory.get_all(user_id="ana")} == {"acknowledged", "waited"}
 
 
+def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
+    waiting = start_python(
+        """
+        import sys
+        from agentmem import Config, Memory, failpoints
+        from agentmem.testing import HashEmbedder
+
+        failpoints.arm("transaction: before BEGIN", lambda: print("waits", flush=True))
+        try:
+            Memory(sys.argv[1], embedder=HashEmbedder(), config=Config(busy_timeout=3600))
+        except KeyboardInterrupt:
+            print("heard")
+        """,
+        store_path,
+    )
+    assert waiting.stdout.readline() == "waits\n"
+    waiting.send_signal(signal.SIGINT)
+    assert finish(waiting) == "heard\n"
+
+
 # -- everybody sees everything ------------------------------------------------------------------------------------
 
 
@@ -189,7 +209,8 @@ def test_a_text_that_one_process_has_embedded_no_other_embeds_again(open_memory,
 # -- the work that others left ------------------------------------------------------------------------------------
 
 
-def test_the_backlog_of_a_process_that_was_killed_is_taken_over_at_once(open_memory, store_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_backlog_of_a_process_that_was_killed_or_stopped_is_taken_over_at_once(open_memory, store_path, how):
     """Not when its claim has run out, which is far beyond the patience of a deferred add that waits for room."""
     child = start_python(
         """
@@ -209,10 +230,12 @@ def test_the_backlog_of_a_process_that_was_killed_is_taken_over_at_once(open_mem
         store_path,
     )
     assert child.stdout.readline() == "works\n"  # So it has claimed the backlog.
+    child.send_signal(how)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)  # The dead stays a zombie.
+    memory = open_memory(config=Config(pending_limit=3))
+    memory.add("there is room", user_id="ana", defer=True, timeout=CLAIM_SECONDS / 2)
     child.kill()
     child.communicate()
-    memory = open_memory(config=Config(pending_limit=3, timeout=CLAIM_SECONDS / 2))
-    memory.add("there is room", user_id="ana", defer=True)
     memory.flush()
     assert memory.count(user_id="ana") == 4
 

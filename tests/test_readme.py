@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def one_line(text: str | None) -> str:
 def test_there_are_two_commands_to_set_up():
     [block] = re.findall(r"```sh\n(.*?)```", section("Set up"), re.S)
     assert block.splitlines() == ["python -m pip install -e '.[test]' && agentmem demo", "python -m pytest"]
+
+
+def test_the_extras_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    told = [name for cell, _ in rows(section("Set up"), "| extra | for |") for name in names(cell)]
+    assert told == [f"agentmem[{extra}]" for extra in project["optional-dependencies"]]
+    for minor in re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"])):
+        assert minor in section("Set up")
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=lambda number: SNIPPETS[number].splitlines()[0][:40])

@@ -5,13 +5,13 @@ import os
 import random
 from pathlib import Path
 
-import apsw
 import pytest
 
 from agentmem import Memory, StoreBusyError, StoreError, StoreOpenError
 from agentmem.rescue import rescue
 from agentmem.testing import HashEmbedder
 from tests.children import finish, start_python
+from tests.forgery import forge
 
 
 def filled(path: Path, count: int = 12, words: int = 1) -> list[str]:
@@ -25,13 +25,6 @@ def filled(path: Path, count: int = 12, words: int = 1) -> list[str]:
         memory.restore(ids[3])
         assert memory.check() == []
     return ids
-
-
-def forge(path: Path, *statements: str) -> None:
-    connection = apsw.Connection(str(path))
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmem import EmbeddingError, InvalidInputError, Memory
+from agentmem.filters import compile_filters
+from agentmem.records import Scope
 from agentmem.terms import query_terms, stored_terms
 from agentmem.testing import HashEmbedder, contents, owners
+from tests.forgery import forge
 
 PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
 MODES = ("hybrid", "vector", "keyword")
@@ -380,6 +383,58 @@ def test_a_filter_that_keeps_one_in_a_thousand_still_fills_the_limit(open_memory
     assert [match.record.metadata["n"] for match in matches] == [77] * 5
 
 
+def test_the_answer_of_a_filter_is_kept_only_as_long_as_it_is_true(tmp_path):
+    blue = {"color": "blue"}
+    with Memory(tmp_path / "a.db", embedder=Blind()) as memory, Memory(tmp_path / "a.db", embedder=Blind()) as other:
+
+        def found(**arguments):
+            return sorted(contents_of(memory.search("a thing", user_id="ana", filters=blue, **arguments)))
+
+        things = {name: memory.add(name, user_id="ana", metadata=blue) for name in ("sea", "sky", "bag")}
+        memory.add("grass", user_id="ana", metadata={"color": "green"})
+        assert found() == found() == ["bag", "sea", "sky"]
+        other.update(things["bag"].id, metadata={"color": "red"})
+        assert found() == found() == ["sea", "sky"]
+        other.add("ink", user_id="ana", metadata=blue)
+        other.delete(things["sky"].id)
+        assert found() == found() == ["ink", "sea"]
+        other.restore(things["sky"].id)
+        assert found() == ["ink", "sea", "sky"]
+        assert found(run_id="none") == []
+        for color in map(str, range(20)):
+            assert memory.search("a thing", user_id="ana", filters={"color": color}) == []
+        assert found() == ["ink", "sea", "sky"]
+
+
+def test_a_filter_asked_about_an_earlier_moment_says_nothing_of_the_present(tmp_path):
+    with Memory(tmp_path / "a.db", embedder=Blind()) as memory:
+        thing = memory.add("a thing", user_id="ana", metadata={"color": "blue"})
+        memory.search("a thing", user_id="ana")
+        condition, scope = compile_filters({"color": "blue"}), Scope(user_id="ana")
+        shelves = memory._engine.shelves
+        with memory._engine.store.snapshot() as earlier:
+            assert earlier.seq
+            memory.update(thing.id, metadata={"color": "red"})
+            memory.search("a thing", user_id="ana")  # The shelf is beyond the snapshot now.
+            view = shelves.view(("user_id", "ana"), earlier)
+            assert view.passing(earlier, scope, condition)[view.keys == earlier.keys(scope, condition)].all()
+        assert memory.search("a thing", user_id="ana", filters={"color": "blue"}) == []
+
+
+def test_a_memory_that_expires_passes_no_filter_any_more(open_memory, monkeypatch):
+    memory = open_memory(embedder=Blind())
+    memory.add("soon gone", user_id="ana", metadata={"n": 1}, expires_at=datetime(2035, 1, 1, tzinfo=UTC))
+    memory.add("stays", user_id="ana", metadata={"n": 1})
+
+    def found():
+        return sorted(contents_of(memory.search("anything", user_id="ana", mode="vector", filters={"n": 1})))
+
+    moments = {year: datetime(year, 6, 1, tzinfo=UTC) for year in (2034, 2035)}
+    for year, expected in ((2034, ["soon gone", "stays"]), (2035, ["stays"]), (2034, ["soon gone", "stays"])):
+        monkeypatch.setattr("agentmem.storage.store.now", lambda year=year: moments[year])
+        assert found() == expected, year
+
+
 def test_other_owners_never_move_a_score(tmp_path):
     texts = [f"{word} on day {number}" for number in range(30) for word in ("tea", "cello", "Lisbon")]
     with Memory(tmp_path / "one.db", embedder=HashEmbedder()) as alone, Memory(
@@ -440,24 +495,18 @@ def test_no_search_crosses_owners_whatever_they_are_called(stored, asked, query,
 
 
 def test_check_names_terms_that_are_adrift_and_another_analysis_makes_them_anew(store_path):
-    import apsw
-
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         adrift = memory.add("tea with lemon", user_id="ana").id
         gone = memory.add("plays the cello", user_id="ana").id
-    connection = apsw.Connection(str(store_path))
-    connection.execute("UPDATE memory SET terms = x'00000000' WHERE id = ?", (adrift,))
-    connection.execute("UPDATE memory SET terms = NULL WHERE id = ?", (gone,))
-    connection.close()
+    forge(store_path, "UPDATE memory SET terms = x'00000000' WHERE id = ?", parameters=(adrift,))
+    forge(store_path, "UPDATE memory SET terms = NULL WHERE id = ?", parameters=(gone,))
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert [
             name in problem and "words" in problem for name, problem in zip((adrift, gone), memory.check(), strict=True)
         ] == [True, True]
         assert words(memory, "lemon cello") == []
         assert len(memory.search("lemon cello", user_id="ana")) == 2
-    connection = apsw.Connection(str(store_path))
-    connection.execute("UPDATE meta SET value = 'an older one' WHERE name = 'analysis'")
-    connection.close()
+    forge(store_path, "UPDATE meta SET value = 'an older one' WHERE name = 'analysis'")
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert sorted(words(memory, "lemon cello")) == ["plays the cello", "tea with lemon"]
         assert memory.check() == []

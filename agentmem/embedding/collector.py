@@ -2,7 +2,9 @@
 
 A batch is cut only by a worker that is free, from whatever waits at that moment. There is no timer: a lone request
 leaves at once, and load makes batches by itself. Urgent batches do not wait for bulk ones: they start beside them and
-share the cores for as long as those take. Everyone who waits gets a vector, an error, or ClosedError.
+share the cores for as long as those take. A caller who is alone with the model runs its text itself: waking another
+thread, and being woken by it, would cost a lone `add` or `search` half a millisecond. Everyone who waits gets a vector,
+an error, or ClosedError.
 """
 
 import threading
@@ -26,6 +28,8 @@ Run = Callable[[list[Any]], npt.NDArray[np.float32]]
 Answer = bytes | AgentMemError
 """A vector as float16 bytes, or why there is none."""
 
+Failures = type[BaseException] | tuple[type[BaseException], ...]
+
 BULK_TURN = 8
 """When urgent and bulk requests both wait, every eighth batch is bulk, so that bulk never starves. Counted in batches
 and not in seconds: a test needs no clock, and a slow machine gives the same shares."""
@@ -42,12 +46,14 @@ class Ticket:
     """One call's texts on their way. `answers` has one entry a text once `then` has been called, which happens exactly
     once, on a worker's thread or on the caller's own, unless the ticket is cancelled before."""
 
-    __slots__ = ("answers", "cancelled", "remaining", "then")
+    __slots__ = ("alone", "answers", "cancelled", "entering", "remaining", "then")
 
     def __init__(self, size: int, then: Callable[[list[Answer]], None]) -> None:
         self.answers: list[Any] = [None] * size
         self.remaining = size
         self.cancelled = False
+        self.entering = False  # Its texts are about to stand in line.
+        self.alone: _Batch | None = None  # That the caller runs itself.
         self.then = then
 
 
@@ -89,6 +95,7 @@ class Collector:
         dimension: int,
         workers: int,
         overlap: bool,
+        lone_on_caller: bool,
         batch_tokens: int,
         padding_waste: float,
         queue_tokens: int,
@@ -96,9 +103,12 @@ class Collector:
         recall: Callable[[Sequence[bytes]], dict[bytes, bytes]],
         timings: Timings,
     ) -> None:
+        """`lone_on_caller` is for a model whose runs end soon and raise only AgentMemError or MemoryError: the deadline
+        of a caller who runs it cannot strike meanwhile."""
         self._run = run
         self._dimension = dimension
         self._overlap = overlap
+        self._lone_on_caller = lone_on_caller
         self._batch_tokens = batch_tokens
         self._padding_waste = padding_waste
         self._queue_tokens = queue_tokens
@@ -128,7 +138,10 @@ class Collector:
     ) -> list[tuple[int, bytes]]:
         """Lets the ticket wait for texts that are already on their way for others; returns those that are not."""
         with self._lock:
-            return [pair for pair in digests if not self._join(ticket, *pair, urgent)]
+            ticket.entering = True
+            missing = [pair for pair in digests if not self._join(ticket, *pair, urgent)]
+            ticket.entering = False
+            return missing
 
     def _join(self, ticket: Ticket, index: int, digest: bytes, urgent: bool) -> bool:
         request = self._flying.get(digest)
@@ -145,7 +158,8 @@ class Collector:
     def put(
         self, ticket: Ticket, texts: Sequence[tuple[int, bytes, Any, int]], *, urgent: bool, timeout: float
     ) -> None:
-        """Lines up texts (index in the ticket, digest, prepared item, tokens). Blocks while the line is full.
+        """Lines up texts (index in the ticket, digest, prepared item, tokens). Blocks while the line is full. A text
+        that is alone with the model is run on this thread instead, and answered on return.
 
         Raises:
             OverloadedError: the line stayed full for `timeout` seconds; the ticket is cancelled.
@@ -167,19 +181,65 @@ class Collector:
                     f"{self._waiting_tokens:,} tokens were waiting for the model during {timeout:g} seconds; "
                     "nothing was written, try again later or raise timeout or Config.queue_tokens."
                 )
-            arrived = time.monotonic()
-            line = self._urgent if urgent else self._bulk
-            for index, digest, item, length in texts:
-                if not self._join(ticket, index, digest, urgent):
-                    request = self._flying[digest] = Request(digest, item, length, arrived)
-                    request.waiting.append((ticket, index))
-                    line.put(request)
-                    self._waiting_tokens += length
-            try:
-                self._call_worker()
-            except BaseException:
-                ticket.cancelled = True
-                raise
+            if len(texts) == 1 and urgent and self._is_idle():
+                self._take_alone(ticket, *texts[0])
+            else:
+                self._line_up(ticket, texts, self._urgent if urgent else self._bulk)
+        if ticket.alone is not None:
+            self._run_alone(ticket.alone)
+
+    def _line_up(self, ticket: Ticket, texts: Sequence[tuple[int, bytes, Any, int]], line: Line) -> None:
+        """The caller holds the lock."""
+        arrived = time.monotonic()
+        ticket.entering = True
+        for index, digest, item, length in texts:
+            if not self._join(ticket, index, digest, line is self._urgent):
+                request = self._flying[digest] = Request(digest, item, length, arrived)
+                request.waiting.append((ticket, index))
+                line.put(request)
+                self._waiting_tokens += length
+        try:
+            self._call_worker()
+        except BaseException:
+            ticket.cancelled = True
+            raise
+        ticket.entering = False
+
+    # -- a caller who is alone ------------------------------------------------------------------------------------
+
+    def _is_idle(self) -> bool:
+        """Whether a caller who brings one text may run it itself. The caller holds the lock."""
+        return self._lone_on_caller and not self._running and not len(self._urgent) and not len(self._bulk)
+
+    def _take_alone(self, ticket: Ticket, index: int, digest: bytes, item: Any, tokens: int) -> None:
+        """Makes a batch for its caller to run, which takes no worker's place. The caller holds the lock."""
+        request = Request(digest, item, tokens, time.monotonic())
+        request.waiting.append((ticket, index))
+        ticket.alone = batch = _Batch([request], urgent=True)
+        batch.thread = threading.current_thread()
+        self._running.add(batch)
+        self._flying[digest] = request
+
+    def _run_alone(self, batch: _Batch) -> None:
+        """Runs a batch on its caller's thread. An interrupt, or what a signal handler raises, is the caller's own and
+        goes through; the caller cancels its ticket then."""
+        began = time.perf_counter()
+        answers = self._answers(batch.requests, (AgentMemError, MemoryError))
+        self._finish(batch, answers, time.perf_counter() - began)
+
+    def _leave_alone(self, batch: _Batch) -> None:
+        """A caller was interrupted while it ran this; others who wait for the same text need a worker now. The caller
+        holds the lock."""
+        self._running.discard(batch)
+        [request] = batch.requests
+        if self._flying.get(request.digest) is not request:  # It was answered before.
+            return
+        del self._flying[request.digest]
+        if _is_wanted(request):
+            again = self._flying[request.digest] = request.again()
+            self._urgent.put(again)
+            self._waiting_tokens += again.tokens
+            self._call_worker()
 
     def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
         """Gives a ticket answers that needed no run; calls its `then` if these were the last."""
@@ -195,11 +255,28 @@ class Collector:
         """The caller gave up. What only it wanted and what has not begun is never run."""
         with self._lock:
             ticket.cancelled = True
+            if ticket.alone is not None:
+                self._leave_alone(ticket.alone)
+            if ticket.entering:
+                self._mend()
             for batch in self._running:
                 if not batch.lost and not any(map(_is_wanted, batch.requests)):
                     batch.lost = True
                     self._leave(batch)
                     self._call_worker()
+
+    def _mend(self) -> None:
+        """An interrupt struck while a ticket's texts were put in line, perhaps with others' in hand. The caller holds
+        the lock."""
+        for line in (self._urgent, self._bulk):
+            line.mend()
+        running = {request for batch in self._running for request in batch.requests}
+        for digest, request in list(self._flying.items()):
+            if request not in running and (request.line is None or request.taken):
+                again = self._flying[digest] = request.again()
+                self._urgent.put(again)
+        self._waiting_tokens = self._urgent.tokens() + self._bulk.tokens()
+        self._call_worker()
 
     # -- cutting batches ------------------------------------------------------------------------------------------
 
@@ -285,24 +362,28 @@ class Collector:
         with self._lock:
             self._threads.add(threading.current_thread())
         while (batch := self._next_batch()) is not None:
-            started = time.perf_counter()
+            began = time.perf_counter()
             try:
-                answers = self._answers(batch.requests)
+                answers = self._answers(batch.requests, BaseException)
             except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
                 answers = [_failure(error)] * len(batch.requests)
-            seconds = time.perf_counter() - started
-            self._timings.record("embed", seconds)
-            with self._lock:  # Before the answers: who has his is counted.
-                self._count(batch.requests, answers, seconds)
-            self._answer(batch, answers)
+            self._finish(batch, answers, time.perf_counter() - began)
             with self._lock:
-                if self._closed:
-                    self._idle.notify_all()
                 if batch.lost:
                     break
                 self._leave(batch)
         with self._lock:
             self._threads.discard(threading.current_thread())
+
+    def _finish(self, batch: _Batch, answers: list[Answer], seconds: float) -> None:
+        """Counts a run that took these seconds and gives its answers."""
+        self._timings.record("embed", seconds)
+        with self._lock:  # Before the answers: who has his is counted.
+            self._count(batch.requests, answers, seconds)
+        self._answer(batch, answers)
+        with self._lock:
+            if self._closed:
+                self._idle.notify_all()
 
     def _next_batch(self) -> _Batch | None:
         """Waits until a batch may start and cuts it; None at the end."""
@@ -349,27 +430,27 @@ class Collector:
         counts.failed += sum(not isinstance(answer, bytes) for answer in answers)
         counts.run_seconds += seconds
 
-    def _answers(self, requests: Sequence[Request]) -> list[Answer]:
-        """From the store what it has seen before, from the model the rest."""
+    def _answers(self, requests: Sequence[Request], failures: Failures) -> list[Answer]:
+        """From the store what it has seen before, from the model the rest; these failures of the model as answers."""
         known = self._recall([request.digest for request in requests])
         if not known:
-            return self._embed(requests)
+            return self._embed(requests, failures)
         with self._lock:
             self.counts.recalled += len(known)
         unknown = [request for request in requests if request.digest not in known]
-        embedded = iter(self._embed(unknown) if unknown else ())
+        embedded = iter(self._embed(unknown, failures) if unknown else ())
         return [known.get(request.digest) or next(embedded) for request in requests]
 
-    def _embed(self, requests: Sequence[Request]) -> list[Answer]:
+    def _embed(self, requests: Sequence[Request], failures: Failures) -> list[Answer]:
         """Runs the texts together; if that fails, halves them until the guilty one is alone."""
         try:
             vectors = self._run([request.item for request in requests])
             return self._checked(vectors, len(requests))
-        except BaseException as error:
+        except failures as error:
             if len(requests) == 1:
                 return [_failure(error)]
         middle = len(requests) // 2
-        return self._embed(requests[:middle]) + self._embed(requests[middle:])
+        return self._embed(requests[:middle], failures) + self._embed(requests[middle:], failures)
 
     def _checked(self, vectors: npt.NDArray[np.float32], count: int) -> list[Answer]:
         """The rows as unit float16 bytes (copies: a row must not keep the batch's buffer alive), or what is wrong."""

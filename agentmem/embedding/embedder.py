@@ -134,7 +134,8 @@ class Embedder:
         """Sends the texts off; the ticket's `then` is called once with all the answers, on a worker's thread or on this
         one. An interrupt may strike at any moment: whoever made the ticket cancels it then.
 
-        Blocks only while the line is full, and for the model to load the first time. Raises as `embed` does.
+        Blocks only while the line is full, for the model to load the first time, and for the run of a text that is
+        alone with the model, which happens on this thread. Raises as `embed` does.
         """
         self._ensure_open()
         digests = [(index, self.digest(text, kind)) for index, text in enumerate(texts)]
@@ -198,7 +199,9 @@ class Embedder:
                     self._encoder.run,
                     dimension=self.dimension,
                     workers=self._workers(),
-                    overlap=isinstance(self._source, ModelCard),  # A given embedder is promised no more than `workers`.
+                    # A given embedder is promised no more than `workers`, and may hang or raise whatever it likes.
+                    overlap=isinstance(self._source, ModelCard),
+                    lone_on_caller=isinstance(self._source, ModelCard),
                     batch_tokens=config.batch_tokens,
                     padding_waste=config.padding_waste,
                     queue_tokens=config.queue_tokens,

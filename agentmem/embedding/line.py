@@ -42,13 +42,13 @@ class Line:
         return self._count
 
     def put(self, request: Request) -> None:
+        request.line = self
+        self._by_arrival.append(request)  # First: from here, all else can be mended.
         same = self._by_length.get(request.tokens)
         if same is None:
             same = self._by_length[request.tokens] = deque()
             insort(self._lengths, request.tokens)
         same.append(request)
-        request.line = self
-        self._by_arrival.append(request)
         self._count += 1
 
     def remove(self, request: Request) -> bool:
@@ -117,6 +117,15 @@ class Line:
         if same is not None and not same:
             del self._by_length[length]
             self._lengths.remove(length)
+
+    def tokens(self) -> int:
+        """Of everyone in line."""
+        return sum(request.tokens for request in self._by_arrival if not request.taken)
+
+    def mend(self) -> None:
+        """Puts in order what an interrupt left half done."""
+        for request in self.drain():
+            self.put(request)
 
     def drain(self) -> list[Request]:
         """Everyone who is left, the line being empty afterwards."""

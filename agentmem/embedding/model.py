@@ -20,7 +20,7 @@ import tokenizers
 from agentmem.embedding.card import ModelCard, read_verified
 from agentmem.embedding.layout import TOKENIZER_FILE
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
-from agentmem.errors import ModelError
+from agentmem.errors import EmbeddingError, ModelError
 
 Tokens = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -126,7 +126,15 @@ class Model:
 
     def _vectors(self, items: Sequence[Tokens]) -> Vectors:
         fed = self.feed(items)
-        vectors: npt.NDArray[Any] = self._session.run([self._output], fed)[0]
+        try:
+            vectors: npt.NDArray[Any] = self._session.run([self._output], fed)[0]
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Only what the library raised: a signal handler may raise in here as well, and means it for its own code.
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise EmbeddingError(f"The model failed on this text ({error}); see to the text or the memory.") from error
         if vectors.dtype != np.float32:
             vectors = vectors.astype(np.float32)
         if not self._pooled:

@@ -122,7 +122,7 @@ def _passing(snapshot: Snapshot, view: View, visible: Mask, question: Question) 
     pass a filter."""
     if question.condition is None and len(question.scope.owners()) <= 1:
         return visible
-    return visible & np.isin(view.keys, snapshot.keys(question.scope, question.condition))
+    return visible & view.passing(snapshot, question.scope, question.condition)
 
 
 def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, question: Question) -> Ranking:

@@ -8,15 +8,18 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numkong
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.filters import Condition
 from agentmem.forks import restart
+from agentmem.records import Scope
 from agentmem.search.keywords import Mask, Places, Terms, TermsView
+from agentmem.storage.rows import senseless
 from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
 
 Owner = tuple[str, str] | None
@@ -25,8 +28,11 @@ Owner = tuple[str, str] | None
 RUN_BYTES = 200
 """About what the name of a run takes."""
 
-VIEW_BYTES = 17
-"""What a view adds a place: two lists of places and a flag."""
+FILTERS_KEPT = 8
+"""Filters whose answer a view keeps: the same few come again and again, with other queries."""
+
+VIEW_BYTES = 17 + FILTERS_KEPT
+"""What a view adds a place: two lists of places and flags."""
 
 SLACK = 64
 """Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
@@ -43,7 +49,8 @@ class View:
         runs: the number of each memory's run, -1 where there is none.
     """
 
-    def __init__(self, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView) -> None:
+    def __init__(self, seq: int, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView) -> None:
+        self._seq = seq  # A snapshot before it may see less than this view.
         self.keys: Keys = columns["keys"]
         self.vectors: npt.NDArray[np.float16] = columns["vectors"]
         self.embedded: Mask = columns["embedded"]
@@ -56,6 +63,20 @@ class View:
         self._first_expiry = int(self.expires_at.min(initial=NEVER))
         self._in_order: Places | None = None
         self._searchable: Places | None = None
+        self._passing: dict[tuple[Scope, Condition | None], tuple[int, Mask]] = {}
+
+    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> Mask:
+        """Which of the places that a snapshot sees are of a scope and satisfy a filter. Not to be changed. The database
+        is asked once for all searches with the same filter between two changes."""
+        if snapshot.seq < self._seq:
+            return np.isin(self.keys, snapshot.keys(scope, condition))
+        moment, mask = self._passing.get((scope, condition), (NEVER, self.live))
+        if moment > snapshot.moment:  # When a later moment was asked about, more had expired.
+            moment, mask = snapshot.moment, np.isin(self.keys, snapshot.keys(scope, condition))
+            if len(self._passing) >= FILTERS_KEPT:
+                self._passing.clear()
+            self._passing[scope, condition] = (moment, mask)
+        return mask
 
     def visible(self, moment: int) -> Mask:
         """Which of the places are neither gone nor expired at a moment. Not to be changed."""
@@ -123,7 +144,7 @@ class Shelf:
                 self._seq = seq
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
-                self._view = View(columns, self._terms.view())
+                self._view = View(seq, columns, self._terms.view())
                 held = sum(array.nbytes for array in self._arrays.values())
                 self.bytes = held + self._terms.size + VIEW_BYTES * self._count + RUN_BYTES * len(self._run_numbers)
             return self._view
@@ -147,11 +168,9 @@ class Shelf:
         self._reserve(len(fresh))
         start, end = self._count, self._count + len(fresh)
         dimension = self._arrays["vectors"].shape[1]
-        nothing = bytes(2 * dimension)
-        vectors = b"".join(nothing if vector is None else vector for vector in changes.vectors)
         values: dict[str, Any] = {
             "keys": fresh,
-            "vectors": np.frombuffer(vectors, "<f2").reshape(-1, dimension),
+            "vectors": _decoded(changes.vectors, dimension),
             "embedded": [vector is not None for vector in changes.vectors],
             "live": True,
             "created_at": changes.created_at,
@@ -160,7 +179,10 @@ class Shelf:
         }
         for name, array in self._arrays.items():
             array[start:end] = values[name]
-        self._terms.append(changes.terms)
+        try:
+            self._terms.append(changes.terms)
+        except (TypeError, ValueError) as error:
+            raise senseless("What the rows of some memories hold as terms", error) from error
         self._count = end
         self._newest_key = max(self._newest_key, int(fresh.max()))
 
@@ -182,6 +204,16 @@ class Shelf:
         self._arrays = moved
         self._count = count
         self._dead = count - int(moved["live"][:count].sum())
+
+
+def _decoded(vectors: Sequence[bytes | None], dimension: int) -> npt.NDArray[np.float16]:
+    """float16 (n, dimension), zeros for None."""
+    nothing = bytes(2 * dimension)
+    try:
+        joined = b"".join(nothing if vector is None else vector for vector in vectors)
+        return np.frombuffer(joined, "<f2").reshape(-1, dimension)
+    except (TypeError, ValueError) as error:
+        raise senseless("What the rows of some vectors hold", error) from error
 
 
 class Shelves:

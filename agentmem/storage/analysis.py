@@ -4,6 +4,7 @@ from agentmem.errors import StoreReadOnlyError
 from agentmem.failpoints import reach
 from agentmem.records import from_microseconds, now, to_microseconds
 from agentmem.storage.database import Connection, Database, all_rows
+from agentmem.storage.rows import SENSELESS, senseless
 from agentmem.storage.transaction import Transaction
 from agentmem.terms import ANALYSIS, stored_terms
 
@@ -38,8 +39,9 @@ def _renew(connection: Connection) -> None:
     question = "SELECT key, content, created_at FROM memory WHERE key > ? ORDER BY key LIMIT ?"
     while rows := all_rows(connection, question, (key, CHUNK)):
         key = rows[-1][0]
-        connection.executemany(
-            "UPDATE memory SET terms = ?, seq = ? WHERE key = ?",
-            [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows],
-        )
+        try:
+            renewed = [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows]
+        except SENSELESS as error:
+            raise senseless("What the rows of some memories hold", error) from error
+        connection.executemany("UPDATE memory SET terms = ?, seq = ? WHERE key = ?", renewed)
         reach("open: between the terms made anew")

@@ -25,16 +25,17 @@ def back_up(database: Database, path: str, *, overwrite: bool) -> None:
     """Copies the database to a path; see `Memory.backup`."""
     check_target(database.path, path, overwrite=overwrite)
     with new_file(path, overwrite=overwrite) as unfinished:
-        if database.in_memory:
-            with database.between_transactions() as source:
+        try:
+            with database.between_transactions() if database.in_memory else database.reading() as source:
                 told = _copy(source, unfinished)
-        else:
-            with database.reading() as source:
-                told = _copy(source, unfinished)
-        with other_file(unfinished) as copy:
-            problem = only_row(copy, "PRAGMA quick_check(1)")[0]
-            if problem != "ok" or _counts(copy) != told:
-                raise StoreDamagedError(f"{database.path!r} is damaged and was not copied ({problem}); run check().")
+            with other_file(unfinished) as copy:
+                problem = only_row(copy, "PRAGMA quick_check(1)")[0]
+                if problem == "ok" and _counts(copy) != told:
+                    problem = "its tables and its indexes differ"
+        except StoreDamagedError as error:
+            problem = str(error)
+        if problem != "ok":
+            raise StoreDamagedError(f"{database.path!r} is damaged and was not copied ({problem}); run check().")
 
 
 def _copy(source: Connection, path: str) -> tuple[int, ...]:
@@ -42,6 +43,9 @@ def _copy(source: Connection, path: str) -> tuple[int, ...]:
     counts = _counts(source)
     with other_file(path) as target:
         target.pragma("synchronous", 0)  # Synced as a whole, before it gets its name.
+        # From its first page on, so that none is written without a checksum; a source that has none takes them away.
+        target.reserve_bytes("main", source.reserve_bytes("main"))
+        target.pragma("user_version", 1)
         with target.backup("main", source, "main") as backup:
             while not backup.done:
                 backup.step(PAGES_A_STEP)

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 
 import numpy as np
 
 from agentmem.errors import StoreError
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
-from agentmem.storage.database import Connection
+from agentmem.storage.database import Connection, DatabaseError, only_row
 from agentmem.storage.replay import Replay, Stored, replay
-from agentmem.storage.rows import twin_of
+from agentmem.storage.rows import SENSELESS, twin_of
 from agentmem.terms import stored_terms
 
 Digest = Callable[[str], bytes]
@@ -65,27 +66,56 @@ _QUESTIONS = [
 
 
 def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> Iterator[str]:
-    """Yields what is wrong, a sentence each."""
-    damaged = False
-    try:
-        for row in connection.execute("PRAGMA integrity_check(100)"):
-            if row[0] != "ok":
-                damaged = True
-                yield f"the database file is damaged: {row[0]}."
-        if damaged:
-            return
-        for question, sentence in _QUESTIONS:
-            for row in connection.execute(f"{question} LIMIT 100"):
-                yield sentence.format(row[0]) + "."
-        for _, _, played in histories(connection):
-            yield from played.faults
-        yield from _vector_problems(connection, digest_of, dimension)
-        yield from _term_problems(connection)
-        yield from _twin_problems(connection)
-    except StoreError as error:
-        yield f"the database cannot be read to its end: {error}"
-    except UnicodeDecodeError as error:
-        yield f"the database has text that is not UTF-8: {error.object[:40]!r}."
+    """Yields what is wrong, a sentence each. Damage that ends one look does not keep the others from being taken."""
+    looks: list[Callable[[], Iterator[str]]] = [
+        lambda: _page_problems(connection),
+        lambda: _index_problems(connection),
+        *(partial(_answers, connection, question, sentence) for question, sentence in _QUESTIONS),
+        lambda: _history_problems(connection),
+        lambda: _vector_problems(connection, dimension),
+        lambda: _text_problems(connection, digest_of),
+        lambda: _term_problems(connection),
+        lambda: _twin_problems(connection),
+    ]
+    ends: set[str] = set()
+    for look in looks:
+        try:
+            yield from look()
+        except UnicodeDecodeError as error:
+            ends.add(f"the database has text that is not UTF-8: {error.object[:40]!r}.")
+        except (StoreError, DatabaseError, *SENSELESS) as error:
+            ends.add(f"the database cannot be read to its end: {type(error).__name__}: {error}.")
+    yield from sorted(ends)
+
+
+def _page_problems(connection: Connection) -> Iterator[str]:
+    for row in connection.execute("PRAGMA integrity_check(100)"):
+        if row[0] != "ok":
+            yield f"the database file is damaged: {row[0]}."
+
+
+def _index_problems(connection: Connection) -> Iterator[str]:
+    """Of an index that lists what it should not, SQLite compares no more than the number of its entries."""
+    partial_indexes = connection.execute(
+        "SELECT name, substr(sql, instr(sql, ' WHERE ') + 7) FROM sqlite_schema "
+        "WHERE type = 'index' AND tbl_name = 'memory' AND instr(sql, ' WHERE ')"
+    ).fetchall()
+    for name, condition in partial_indexes:
+        listed = f'SELECT key FROM memory INDEXED BY "{name}" WHERE {condition}'
+        right = f"SELECT key FROM memory NOT INDEXED WHERE {condition}"
+        strangers = only_row(connection, f"SELECT count(*) FROM ({listed} EXCEPT {right})")[0]
+        if strangers:
+            yield f"the index {name!r} lists {strangers:,} memories that do not belong there."
+
+
+def _answers(connection: Connection, question: str, sentence: str) -> Iterator[str]:
+    for row in connection.execute(f"{question} LIMIT 100"):
+        yield sentence.format(row[0]) + "."
+
+
+def _history_problems(connection: Connection) -> Iterator[str]:
+    for _, _, played in histories(connection):
+        yield from played.faults
 
 
 def histories(connection: Connection) -> Iterator[tuple[int, str, Replay]]:
@@ -109,7 +139,7 @@ def _length(data: bytes) -> float:
     return math.sqrt(numbers @ numbers)  # A sixth of the time of numpy.linalg.norm, for one vector.
 
 
-def _vector_problems(connection: Connection, digest_of: Digest, dimension: int) -> Iterator[str]:
+def _vector_problems(connection: Connection, dimension: int) -> Iterator[str]:
     for key, data, digest in connection.execute("SELECT key, data, length(digest) FROM vector"):
         if len(data) != 2 * dimension:
             yield f"vector {key} has {len(data)} bytes instead of {2 * dimension}."
@@ -117,6 +147,9 @@ def _vector_problems(connection: Connection, digest_of: Digest, dimension: int) 
             yield f"vector {key} is not of unit length."
         elif digest != DIGEST_BYTES:
             yield f"vector {key} has a digest of {digest} bytes."
+
+
+def _text_problems(connection: Connection, digest_of: Digest) -> Iterator[str]:
     for memory, content, digest in connection.execute(
         "SELECT memory.id, memory.content, vector.digest FROM memory JOIN vector ON vector.key = memory.vector_key"
     ):

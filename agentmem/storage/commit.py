@@ -10,7 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from agentmem.config import Durability
@@ -19,6 +21,7 @@ from agentmem.errors import (
     DeadlineError,
     OutcomeUnknownError,
     StoreBusyError,
+    StoreDamagedError,
     StoreError,
     StoreFullError,
 )
@@ -102,18 +105,13 @@ class GroupCommit:
         """Puts the writes into the next commit, in this order. Never blocks; the threads that wait in `finish` for
         them do the work. Cancelled ones are left out."""
         self._ensure_process()
-        successor = None
         with self._lock:
             for write in writes:
                 if not write.cancelled:
                     write.queued = True
                     self._queue.append(write)
-            if self._queue and not self._leading:
-                self._leading = True
-                successor = self._queue[0]
-                successor.lead = True
-        if successor is not None:
-            successor.turn.release()
+            if not self._leading:
+                self._appoint()
 
     def _ensure_process(self) -> None:
         if self._pid != os.getpid():
@@ -153,40 +151,41 @@ class GroupCommit:
         self._ensure_process()
         with self._lock:
             write.cancelled = True
-            leads, write.lead = write.lead, False
             if write in self._queue:
                 self._queue.remove(write)
-        if leads:
-            self._hand_over()
+        if write.lead:
+            self._hand_over(write)
 
     def _lead(self, own: Write[Any]) -> None:
         with self._lock:
-            group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_LIMIT))]
+            group = list(islice(self._queue, GROUP_LIMIT))  # They stay in the queue until they are answered.
         try:
             self._settle_doubts(group)
             self._commit_together([write for write in group if not write.done])
         finally:
-            # An interrupt of the leader takes only its own write away: the others are answered, or stand in line again.
-            others = [write for write in group if write is not own]
-            with self._lock:
-                self._queue.extendleft(write for write in reversed(others) if not write.done)
-            reach("commit: before the answers")
-            for write in others:
-                if write.done:
-                    write.turn.release()
-                    reach("commit: between two answers")
-        own.lead = False
-        self._hand_over()
+            self._hand_over(own)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, own: Write[Any]) -> None:
+        """Answers whoever has an answer, and lets the next one lead. An interrupt may strike after any call in here;
+        done again then, from the start, it comes to the same."""
+        reach("commit: before the answers")
         with self._lock:
-            successor = self._queue[0] if self._queue else None
-            if successor is None:
-                self._leading = False
-            else:
-                successor.lead = True
-        if successor is not None:
-            successor.turn.release()
+            for write in self._queue:
+                if write.done and write is not own:
+                    _wake(write)
+                    reach("commit: between two answers")
+            self._queue = deque(write for write in self._queue if not write.done and write is not own)
+            self._leading = False
+            self._appoint()
+            own.lead = False
+
+    def _appoint(self) -> None:
+        """The first in the queue is to lead. The caller holds the lock."""
+        if self._queue:
+            self._leading = True
+            first = self._queue[0]
+            first.lead = True
+            _wake(first)
 
     def _settle_doubts(self, group: Sequence[Write[Any]]) -> None:
         """A write whose leader was interrupted may be committed already."""
@@ -221,6 +220,7 @@ class GroupCommit:
             self._timings.record("commit", time.perf_counter() - began)
             self._complete(group)
         except BaseException as error:
+            self._database.end_torn_write()
             # What the leader was told may not be what happened: an interrupt may strike just after the commit, and a
             # disk that fails in the commit does not say whether it has failed.
             for write in group:
@@ -282,7 +282,14 @@ class GroupCommit:
             write.done = True
 
 
+def _wake(write: Write[Any]) -> None:
+    """Lets the write's thread go on; doing so again changes nothing."""
+    with suppress(RuntimeError):  # It has not gone on yet.
+        write.turn.release()
+
+
 def _may_stand_in_log(error: BaseException) -> bool:
     """Whether a COMMIT that answered with this error may have written all of the transaction. Not on a full disk, which
-    had no room for its end; an interrupt struck before or after, not within."""
-    return isinstance(error, StoreError) and not isinstance(error, StoreFullError)
+    had no room for its end, nor after a damaged page, which is met in reading; an interrupt struck before or after, not
+    within."""
+    return isinstance(error, StoreError) and not isinstance(error, StoreDamagedError | StoreFullError)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from agentmem.filters import Condition
 from agentmem.records import Embedded, Record, Scope, from_microseconds
 from agentmem.storage.database import Connection, all_rows, integer_array, key_array
-from agentmem.storage.rows import RECORD_COLUMNS, record_of
+from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless, version_of_json
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors
 
 Digest = Callable[[str], bytes]
@@ -88,12 +88,15 @@ def _replaced_since(connection: Connection, keys: list[int], seq: int) -> dict[i
 
 
 def _as_it_was(record: Record, before: str) -> Record:
-    version = json.loads(before)
-    expires_at = version["expires_at"]
+    version = version_of_json(before)
+    try:
+        updated_at = from_microseconds(json.loads(before)["updated_at"])
+    except SENSELESS as error:
+        raise senseless(f"The version {before[:80]!r} in the history", error) from error
     return replace(
         record,
-        content=version["content"],
-        metadata=version["metadata"],
-        expires_at=None if expires_at is None else from_microseconds(expires_at),
-        updated_at=from_microseconds(version["updated_at"]),
+        content=version.content,
+        metadata=version.metadata,
+        expires_at=version.expires_at,
+        updated_at=updated_at,
     )

@@ -9,7 +9,7 @@ from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.check import Digest, histories, is_vector
 from agentmem.storage.database import Connection, all_rows
 from agentmem.storage.replay import Replay
-from agentmem.storage.rows import twin_of
+from agentmem.storage.rows import SENSELESS, senseless, twin_of
 from agentmem.storage.transaction import Transaction
 from agentmem.terms import stored_terms
 
@@ -57,7 +57,10 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
         after = rows[-1][0]
         for key, name, *owners, content, at, terms, twin, vector, error, digest, valid, metadata, in_order in rows:
             changes: dict[str, Any] = {}
-            words, right_twin = stored_terms(content, from_microseconds(at)), twin_of(Scope(*owners), content)
+            try:
+                words, right_twin = stored_terms(content, from_microseconds(at)), twin_of(Scope(*owners), content)
+            except SENSELESS as problem:
+                raise senseless(f"The row of memory {name!r}", problem) from problem
             wrong = vector is not None and digest != digest_of(content)
             if twin != right_twin and (wrong or terms != words):
                 yield f"memory {name!r}: its text is not the one it was stored with; it is kept as it now reads."

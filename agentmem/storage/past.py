@@ -14,6 +14,7 @@ from typing import Any
 
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.database import Connection
+from agentmem.storage.rows import SENSELESS, senseless
 from agentmem.storage.snapshot import Snapshot, known_vectors
 from agentmem.terms import stored_terms
 
@@ -66,12 +67,15 @@ class PastSnapshot(Snapshot):
         """With vectors and terms for the texts that stand where their terms should."""
         digests = {row[5]: self._digest_of(row[5]) for row in rows if isinstance(row[5], str)}
         vectors = known_vectors(self._connection, list(digests.values())) if digests else {}
-        return [
-            (*row[:4], vectors.get(digests[row[5]]), stored_terms(row[5], from_microseconds(row[2])), *row[6:])
-            if isinstance(row[5], str)
-            else row
-            for row in rows
-        ]
+        try:
+            return [
+                (*row[:4], vectors.get(digests[row[5]]), stored_terms(row[5], from_microseconds(row[2])), *row[6:])
+                if isinstance(row[5], str)
+                else row
+                for row in rows
+            ]
+        except SENSELESS as error:
+            raise senseless("What the history holds of some memories", error) from error
 
     def _source(self, scope: Scope, id: str | None = None) -> tuple[str, tuple[Any, ...]]:
         named = scope.owners() if id is None else [("id", id)]

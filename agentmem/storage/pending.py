@@ -5,11 +5,13 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Embedded, Scope, from_microseconds, now
 from agentmem.storage.database import Connection, all_rows, integer_array, only_row
+from agentmem.storage.rows import SENSELESS, senseless
 from agentmem.storage.transaction import Transaction
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
@@ -98,36 +100,55 @@ def _still_pending(connection: Connection, keys: list[int]) -> set[int]:
     return {row[0] for row in rows}
 
 
+def _held(value: str) -> tuple[str, int]:
+    """Whose claim it is, and until when."""
+    try:
+        held = json.loads(value)
+        return str(held["owner"]), int(held["until"])
+    except SENSELESS as error:
+        raise senseless("What the store remembers as 'backlog'", error) from error
+
+
 def claimant() -> str:
     """A name for one who claims; it begins with the process."""
     return f"{os.getpid()}:{uuid.uuid4().hex}"
 
 
-def _is_gone(claimant: str) -> bool:
-    """Whether the process of a claim is known to have ended. One whose number was given to another counts as alive, one
-    on the other side of a container's wall perhaps as gone; neither does harm."""
+def _is_at_work(claimant: str) -> bool:
+    """False when the process of a claim is known to have ended, or to be stopped. One whose number was given to another
+    counts as at work, one on the other side of a container's wall perhaps not; neither does harm."""
     pid, _, rest = claimant.partition(":")
     try:
-        if rest:
+        if rest and pid.isdecimal():
             os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
+            return not _stands_still(pid)
+    except (ProcessLookupError, OverflowError):
         return False
-    return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _stands_still(pid: str) -> bool:
+    """By a signal or a debugger, for as long as somebody likes; or dead and not yet waited for. Only Linux tells."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]  # After the name, which may be any.
+    except (OSError, IndexError, ValueError):
+        return False
+    return state in ("T", "t", "Z", "X")
 
 
 def claim(transaction: Transaction, owner: str, seconds: float) -> float:
     """Takes or renews the right to work through everybody's pending memories in the background, for a time. Returns 0,
-    or the seconds that another process's claim still has to run, unless that process has ended. A claim only spares
-    double work: whoever ignores it does no harm."""
+    or the seconds that another process's claim still has to run, unless that process has ended or is stopped. A claim
+    only spares double work: whoever ignores it does no harm."""
     connection = transaction.connection
     row = connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
     if row is not None:
-        held = json.loads(str(row[0]))
-        left = (held["until"] - transaction.moment) / 1e6
-        if held["owner"] != owner and 0 < left <= seconds and not _is_gone(held["owner"]):
-            return float(left)
+        holder, until = _held(row[0])
+        left = (until - transaction.moment) / 1e6
+        if holder != owner and 0 < left <= seconds and _is_at_work(holder):
+            return left
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)
     connection.execute(
@@ -140,6 +161,6 @@ def claim(transaction: Transaction, owner: str, seconds: float) -> float:
 def release(transaction: Transaction, owner: str) -> None:
     """Gives the right back, if it is held."""
     row = transaction.connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
-    if row is not None and json.loads(str(row[0]))["owner"] == owner:
+    if row is not None and _held(row[0])[0] == owner:
         reach("backlog: before a release")
         transaction.connection.execute("DELETE FROM meta WHERE name = 'backlog'")

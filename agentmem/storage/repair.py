@@ -1,17 +1,23 @@
-"""Repair: what is derived is made anew; what a damaged file still has is put into a whole one."""
+"""Repair: what is derived is made anew; what a damaged file still has is put into a whole one.
+
+What stood on a page with a wrong checksum may hold a flipped bit wherever nothing else repeats it. Of that, a memory is
+taken over when its text and its owner are proven by the digest of both that its row holds, an event as it reads, both
+only where no sound row stands, and each is told of; vectors are made anew; the rest is set aside.
+"""
 
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
-from agentmem.records import from_microseconds
+from agentmem.records import Scope, from_microseconds
 from agentmem.storage.backup import SIDE_FILES, new_file, sync
 from agentmem.storage.check import Digest
+from agentmem.storage.checksums import damaged_pages, numbered, pages_at
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import (
     Connection,
@@ -23,13 +29,13 @@ from agentmem.storage.database import (
     write_locked_copy,
 )
 from agentmem.storage.mend import Aside, mend
-from agentmem.storage.salvage import Pages, Text, rows_of
+from agentmem.storage.rows import twin_of
+from agentmem.storage.salvage import COLUMNS, Row, Text, rows_of, table_of
+from agentmem.storage.schema import CHECKSUMS
 from agentmem.storage.transaction import Transaction
 
 GAP = 1000
 """Numbers left out after a salvage, in case the newest that were given are among what was lost."""
-
-TABLES = {"vector": 3, "history": 5, "memory": 18}
 
 
 def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension: int) -> list[str]:
@@ -66,7 +72,9 @@ def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension
 
 def _is_whole(database: Database) -> bool:
     try:
-        with database.reading() as connection:
+        with database.inspecting() as connection:
+            if damaged_pages(database, connection):
+                return False
             return bool(only_row(connection, "PRAGMA integrity_check(1)")[0] == "ok")
     except StoreDamagedError:
         return False
@@ -88,8 +96,10 @@ def salvage_open(path: str) -> list[str]:
         StoreDamagedError: not even its first page can be used.
     """
     kept = _free_name(path, "damaged")
+    with pages_at(path) as pages:
+        checksums = pages.checked  # Whoever has the file open goes on as before.
     with new_file(path + ".salvaged", overwrite=True) as unfinished:
-        made = Database(unfinished, durability="process", busy_timeout=10.0)
+        made = Database(unfinished, durability="process", busy_timeout=10.0, checksums=checksums)
         try:
             with write_locked_copy(unfinished, path) as put_in_place:
                 told = _fill(made, path)
@@ -138,32 +148,21 @@ def _kept_sentence(kept: str) -> str:
 
 def _fill(made: Database, path: str) -> list[str]:
     """Puts the rows that can be read at a path into a new database; says what there was."""
-    aside: Aside = []
-    counts = dict.fromkeys(TABLES, 0)
-    newest = {"memory": 0, "history": 0}
-    with _pages_at(path) as pages, made.writing() as connection:
-        connection.execute("DELETE FROM meta")
-        for key, columns in rows_of(pages):
-            try:
-                table = _table_of(columns)
-                if table is None:
-                    continue
-                values = [each.decode() if isinstance(each, Text) else each for each in columns]
-                if table == "meta":
-                    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", tuple(values))
-                elif table == "sqlite_sequence":
-                    newest[str(values[0])] = max(newest[str(values[0])], int(values[1]))
-                elif _insert(connection, table, [key, *values[1:]]):
-                    counts[table] += 1
-                else:
-                    aside.append({"table": table, "key": key, "columns": [repr(each) for each in columns]})
-            except (UnicodeDecodeError, ValueError, OverflowError, ConstraintError):
-                aside.append({"table": table, "key": key, "columns": [repr(each) for each in columns]})
+    salvage = _Salvage()
+    with pages_at(path) as pages, made.writing() as connection:
+        connection.execute("DELETE FROM meta WHERE name != ?", (CHECKSUMS,))
+        # The sound rows first, so that no other takes the place of one.
+        for sound in (True, False) if pages.checked else (True,):
+            for row in rows_of(pages):
+                if row.sound == sound:
+                    salvage.take(connection, row)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('store_id', lower(hex(randomblob(16))))")
         if connection.execute("SELECT 1 FROM meta WHERE name = 'model'").fetchone() is None:
             # Whose vectors they are is not known.
             connection.execute("DELETE FROM vector")
-        _number(connection, newest)
+        _number(connection, salvage.newest)
+        damaged = [number for number in range(1, pages.count + 1) if not pages.is_sound(number)]
+    counts = salvage.counts
     if not counts["memory"]:
         raise StoreOpenError(f"{path!r} holds nothing of a store that can be read; it is left as it is.")
     told = [
@@ -171,11 +170,67 @@ def _fill(made: Database, path: str) -> list[str]:
         + ", ".join(f"{counts[name]:,} of {label}" for name, label in _LABELS.items())
         + "."
     ]
-    if aside:
-        told.append(
-            f"rows that could not be used are set aside in {_put_aside(path, aside)!r}; purge does not reach it."
-        )
+    if damaged:
+        told.append(f"{numbered(damaged)} had a wrong checksum; what stood there and nothing proves was not believed.")
+    told += salvage.told()
+    if salvage.aside:
+        name = _put_aside(path, salvage.aside)
+        told.append(f"rows that could not be used are set aside in {name!r}; purge does not reach it.")
     return told
+
+
+class _Salvage:
+    """What became of the rows of a damaged file."""
+
+    def __init__(self) -> None:
+        self.aside: Aside = []
+        self.counts = dict.fromkeys(COLUMNS, 0)
+        self.newest = {"memory": 0, "history": 0}
+        self._unproven: list[str] = []
+        self._events: list[int] = []
+        self._vectors = 0
+
+    def take(self, connection: Connection, row: Row) -> None:
+        """Puts a row where it belongs, or aside."""
+        table = table_of(row.columns)
+        if table is None:
+            return
+        try:
+            values = [each.decode() if isinstance(each, Text) else each for each in row.columns]
+            if table == "vector" and not row.sound:
+                self._vectors += 1
+            elif table == "sqlite_sequence" and row.sound:
+                self.newest[str(values[0])] = max(self.newest[str(values[0])], int(values[1]))
+            elif table == "meta" and row.sound:
+                connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", tuple(values))
+            elif table in COLUMNS and _insert(connection, table, [row.key, *values[1:]], sound=row.sound):
+                self.counts[table] += 1
+                if not row.sound:
+                    self._note(table, row.key, values)
+            else:
+                self._put_aside(table, row)
+        except (AttributeError, OverflowError, TypeError, ValueError, ConstraintError):
+            self._put_aside(table, row)
+
+    def _note(self, table: str, key: int, values: list[Any]) -> None:
+        if table == "memory":
+            self._unproven.append(
+                f"memory {values[1]!r} stood on a damaged page: its text and owner are proven by their digest; its id, "
+                "role, metadata and times are kept as they read."
+            )
+        else:
+            self._events.append(key)
+
+    def _put_aside(self, table: str, row: Row) -> None:
+        self.aside.append({"table": table, "key": row.key, "columns": [repr(each) for each in row.columns]})
+
+    def told(self) -> Iterator[str]:
+        yield from self._unproven
+        if self._events:
+            numbers = ", ".join(map(str, sorted(self._events)))
+            yield f"events of the history that stood on a damaged page are kept as they read (seq {numbers})."
+        if self._vectors:
+            yield f"vectors that stood on a damaged page are made anew: {self._vectors:,}."
 
 
 _LABELS = {"memory": "the memories", "history": "the events", "vector": "the vectors"}
@@ -192,24 +247,8 @@ def _number(connection: Connection, newest: dict[str, int]) -> None:
         connection.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (name, max(last, newest[name]) + GAP))
 
 
-def _table_of(columns: list[Any]) -> str | None:
-    """Whose row it is, told by its columns, which no two tables have alike."""
-    match columns:
-        case [Text() as name, Text()] if name in (b"model", b"store_id", b"analysis", b"backlog", b"unwiped"):
-            return "meta"
-        case [Text() as name, int()] if name in (b"memory", b"history"):
-            return "sqlite_sequence"
-        case [None, bytes() as digest, bytes() as data] if not isinstance(digest, Text) and not isinstance(data, Text):
-            return "vector"
-        case [None, int(), Text(), int(), Text() | None]:
-            return "history"
-        case [None, Text(), *_] if len(columns) == TABLES["memory"]:
-            return "memory"
-    return None
-
-
-def _insert(connection: Connection, table: str, values: list[Any]) -> bool:
-    """Whether the row has a place; of two versions of a memory the newer one has."""
+def _insert(connection: Connection, table: str, values: list[Any], *, sound: bool) -> bool:
+    """Whether the row has a place; of two versions of a memory the newer one has, and a sound one before others."""
     places = ", ".join("?" * len(values))
     if table != "memory":
         connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", tuple(values))
@@ -219,10 +258,12 @@ def _insert(connection: Connection, table: str, values: list[Any]) -> bool:
     for name in ("created_at", "updated_at", "expires_at", "deleted_at"):
         if row[name] is not None:
             from_microseconds(row[name])
+    if not sound and twin_of(Scope(row["user_id"], row["agent_id"], row["run_id"]), row["content"]) != row["twin"]:
+        return False
     rivals = connection.execute(
         "SELECT key, seq FROM memory WHERE key = ? OR id = ?", (row["key"], row["id"])
     ).fetchall()
-    if any(seq >= row["seq"] for _, seq in rivals):
+    if (rivals and not sound) or any(seq >= row["seq"] for _, seq in rivals):
         return False
     for key, _ in rivals:
         connection.execute("DELETE FROM memory WHERE key = ?", (key,))
@@ -231,14 +272,6 @@ def _insert(connection: Connection, table: str, values: list[Any]) -> bool:
     )
     connection.execute(f"INSERT INTO memory VALUES ({places})", tuple(row.values()))
     return True
-
-
-@contextmanager
-def _pages_at(path: str) -> Iterator[Pages]:
-    with ExitStack() as stack:
-        file = stack.enter_context(raw_file(path))
-        log = stack.enter_context(raw_file(path + "-wal")) if os.path.exists(path + "-wal") else None  # noqa: PTH110
-        yield Pages(file, log)
 
 
 def _keep(path: str, kept: str) -> None:

@@ -4,12 +4,25 @@ import json
 from hashlib import blake2b
 from typing import Any
 
+from agentmem.errors import StoreDamagedError
 from agentmem.records import Event, Record, Scope, Version, from_microseconds, to_microseconds
+from agentmem.storage.database import REPAIR_HINT
 
 RECORD_COLUMNS = (
     "memory.key, memory.id, memory.content, memory.user_id, memory.agent_id, memory.run_id, memory.role, "
     "json(memory.metadata), memory.created_at, memory.updated_at, memory.expires_at"
 )
+
+SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What decoding a row raises that is well formed and makes no sense: numbers that are no time, text that is no JSON."""
+
+
+def senseless(what: str, error: Exception) -> StoreDamagedError:
+    """For `raise ... from error` where rows are decoded, and only there: elsewhere such an error is a bug of ours."""
+    return StoreDamagedError(
+        f"{what} makes no sense ({type(error).__name__}: {error}), so that the file is damaged; {REPAIR_HINT}."
+    )
+
 
 HIDING = frozenset({"delete", "expire"})
 """Events after which a memory is not visible."""
@@ -18,19 +31,22 @@ HIDING = frozenset({"delete", "expire"})
 def record_of(row: tuple[Any, ...]) -> Record:
     """A record from a row of RECORD_COLUMNS; its metadata may be decoded already."""
     _, public_id, content, user_id, agent_id, run_id, role, metadata, created_at, updated_at, expires_at = row
-    created = from_microseconds(created_at)
-    return Record(
-        public_id,
-        content,
-        user_id,
-        agent_id,
-        run_id,
-        role,
-        json.loads(metadata) if isinstance(metadata, str) else metadata or {},
-        created,
-        created if updated_at == created_at else from_microseconds(updated_at),
-        None if expires_at is None else from_microseconds(expires_at),
-    )
+    try:
+        created = from_microseconds(created_at)
+        return Record(
+            public_id,
+            content,
+            user_id,
+            agent_id,
+            run_id,
+            role,
+            json.loads(metadata) if isinstance(metadata, str) else metadata or {},
+            created,
+            created if updated_at == created_at else from_microseconds(updated_at),
+            None if expires_at is None else from_microseconds(expires_at),
+        )
+    except SENSELESS as error:
+        raise senseless(f"The row of memory {public_id!r}", error) from error
 
 
 def twin_of(scope: Scope, content: str) -> int:
@@ -58,9 +74,13 @@ def version_json(record: Record) -> str:
 
 
 def version_of_json(text: str) -> Version:
-    value = json.loads(text)
-    expires_at = value["expires_at"]
-    return Version(value["content"], value["metadata"], None if expires_at is None else from_microseconds(expires_at))
+    try:
+        value = json.loads(text)
+        expires_at = value["expires_at"]
+        until = None if expires_at is None else from_microseconds(expires_at)
+        return Version(value["content"], value["metadata"], until)
+    except SENSELESS as error:
+        raise senseless(f"The version {text[:80]!r} in the history", error) from error
 
 
 def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
@@ -77,5 +97,8 @@ def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
         if before_json is not None:
             state = version_of_json(before_json)
         before = None if what in ("add", "restore") else state
-        events.append(Event(seq, record.id, what, before, after, from_microseconds(at)))
+        try:
+            events.append(Event(seq, record.id, what, before, after, from_microseconds(at)))
+        except SENSELESS as error:
+            raise senseless(f"The event {seq} of memory {record.id!r}", error) from error
     return events[::-1]

@@ -2,22 +2,38 @@
 
 Only pages of rows are looked at, each by itself, so that a page that is lost takes nothing but its own rows with it. It
 is safe for this store because rows are only added and changed, never moved or deleted but by `purge`, which leaves none
-behind: of several versions of a row the one with the highest `seq` is the newest.
+behind: of several versions of a row the one with the highest `seq` is the newest. Where pages have checksums, each row
+says whether all the pages that it was read from are as they were written.
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from agentmem.storage.schema import APPLICATION_ID
 
 TABLE_LEAF, INDEX_LEAF = 13, 10
 LOG_HEADER, FRAME_HEADER = 32, 24
 WIDTHS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
-Row = tuple[int, list[Any]]
-"""A row's key (0 in an index) and its columns; text as bytes in a `Text`, since it may be none."""
+CHECKSUM_BYTES = 8
+
+SAMPLE = 64
+"""Pages that are looked at to learn what a damaged header does not say."""
+
+COLUMNS = {"vector": 3, "history": 5, "memory": 18}
 
 
 class Text(bytes):
     """The bytes of a text."""
+
+
+class Row(NamedTuple):
+    """A row's key (0 in an index) and its columns, text as bytes in a `Text`, since it may be none; `sound` is False
+    when a page of it has a wrong checksum."""
+
+    key: int
+    columns: list[Any]
+    sound: bool
 
 
 class File(Protocol):
@@ -35,9 +51,11 @@ class Pages:
         head = file.xRead(100, 0) if file.xFileSize() >= 100 else bytes(100)
         size = int.from_bytes(head[16:18], "big")
         self.size = 65536 if size == 1 else size if size in (512, 1024, 2048, 4096, 8192, 16384, 32768) else 4096
-        self.usable = self.size - (head[20] if head[20] < 255 and head[:6] == b"SQLite" else 0)
         self._in_log = self._frames() if log is not None else {}
         self.count = max([file.xFileSize() // self.size, *self._in_log])
+        self._sound: dict[int, bool] = {}
+        self.checked = (head[:6], head[20]) == (b"SQLite", CHECKSUM_BYTES) or self._mostly_sound()
+        self.usable = self.size - CHECKSUM_BYTES if self.checked else self.size
 
     def page(self, number: int) -> bytes:
         """Zeros where the file has ended."""
@@ -46,6 +64,29 @@ class Pages:
         offset = (number - 1) * self.size
         held = max(0, min(self.size, self._file.xFileSize() - offset))
         return (self._file.xRead(held, offset) if held else b"").ljust(self.size, b"\0")
+
+    def is_sound(self, number: int) -> bool:
+        """Whether the page is as it was written, as far as a checksum tells. Pages get theirs when they are merged from
+        the log, in which every frame has one of its own."""
+        return not self.checked or number in self._in_log or self._fits(number)
+
+    def _fits(self, number: int) -> bool:
+        if number not in self._sound:
+            page = self.page(number)
+            sums = _checksum(page[:-CHECKSUM_BYTES], (0, 0), "little")
+            self._sound[number] = page[-CHECKSUM_BYTES:] == b"".join(each.to_bytes(4, "little") for each in sums)
+        return self._sound[number]
+
+    def _mostly_sound(self) -> bool:
+        filled = [number for number in range(1, min(self.count, SAMPLE) + 1) if any(self.page(number))]
+        return 2 * sum(map(self._fits, filled)) > len(filled)
+
+    def is_merged(self, number: int, frames: int) -> bool:
+        """Whether a page stands as it is in the file when so many frames of the log have been merged into it."""
+        return (
+            number not in self._in_log
+            or self._in_log[number] <= LOG_HEADER + frames * (FRAME_HEADER + self.size) - self.size
+        )
 
     def _frames(self) -> dict[int, int]:
         """Where the log has the pages of its committed transactions."""
@@ -93,17 +134,44 @@ def rows_of(pages: Pages) -> Iterator[Row]:
         for cell in range(int.from_bytes(data[start + 3 : start + 5], "big")):
             place = start + 8 + 2 * cell
             try:
-                yield _row(pages, data, int.from_bytes(data[place : place + 2], "big"), table=table)
+                yield _row(pages, number, data, int.from_bytes(data[place : place + 2], "big"), table=table)
             except (IndexError, ValueError, OverflowError):
                 continue  # Not a row, or one whose end is lost.
 
 
-def _row(pages: Pages, data: bytes, at: int, *, table: bool) -> Row:
+def table_of(columns: list[Any]) -> str | None:
+    """Whose row it is, told by its columns, which no two tables have alike."""
+    match columns:
+        case [Text() as name, Text()] if name in (b"model", b"store_id", b"analysis", b"backlog", b"unwiped"):
+            return "meta"
+        case [Text() as name, int()] if name in (b"memory", b"history"):
+            return "sqlite_sequence"
+        case [None, bytes() as digest, bytes() as data] if not isinstance(digest, Text) and not isinstance(data, Text):
+            return "vector"
+        case [None, int(), Text(), int(), Text() | None]:
+            return "history"
+        case [None, Text(), *_] if len(columns) == COLUMNS["memory"]:
+            return "memory"
+    return None
+
+
+def looks_like_ours(file: File) -> bool:
+    """Whether a file that is no database any more, or not known as ours, was a store: by what its header says, or a
+    memory near its beginning."""
+    size = file.xFileSize()
+    if size >= 72 and file.xRead(4, 68) == APPLICATION_ID.to_bytes(4, "big"):
+        return True
+    pages = Pages(file, None)
+    pages.count = min(max(pages.count, 1), SAMPLE)
+    return any(table_of(row.columns) == "memory" for row in rows_of(pages))
+
+
+def _row(pages: Pages, number: int, data: bytes, at: int, *, table: bool) -> Row:
     length, at = _varint(data, at)
     key = 0
     if table:
         key, at = _varint(data, at)
-    payload = _payload(pages, data, at, length, table=table)
+    payload, sound = _payload(pages, number, data, at, length, table=table)
     size, place = _varint(payload, 0)
     columns: list[Any] = []
     content = size
@@ -120,16 +188,17 @@ def _row(pages: Pages, data: bytes, at: int, *, table: bool) -> Row:
             columns.append(None if kind == 0 else kind - 8 if kind >= 8 else int.from_bytes(value, "big", signed=True))
     if content != len(payload):
         raise ValueError("not a row")
-    return key, columns
+    return Row(key, columns, sound)
 
 
-def _payload(pages: Pages, data: bytes, at: int, length: int, *, table: bool) -> bytes:
+def _payload(pages: Pages, number: int, data: bytes, at: int, length: int, *, table: bool) -> tuple[bytes, bool]:
+    """The bytes of a row, and whether all its pages are sound."""
     usable = pages.usable
     most = usable - 35 if table else (usable - 12) * 64 // 255 - 23
     if length <= most:
         if at + length > len(data):
             raise ValueError("beyond the page")
-        return data[at : at + length]
+        return data[at : at + length], pages.is_sound(number)
     least = (usable - 12) * 32 // 255 - 23
     local = least + (length - least) % (usable - 4)
     local = local if local <= most else least
@@ -137,14 +206,16 @@ def _payload(pages: Pages, data: bytes, at: int, length: int, *, table: bool) ->
         raise ValueError("longer than the file")
     parts, left = [data[at : at + local]], length - local
     following = int.from_bytes(data[at + local : at + local + 4], "big")
+    sound = pages.is_sound(number)
     while left:
         if not 1 <= following <= pages.count:
             raise ValueError("the rest is lost")
         page = pages.page(following)
+        sound = pages.is_sound(following) and sound
         following = int.from_bytes(page[:4], "big")
         parts.append(page[4 : 4 + min(left, usable - 4)])
         left -= len(parts[-1])
-    return b"".join(parts)
+    return b"".join(parts), sound
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

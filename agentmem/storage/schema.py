@@ -7,6 +7,9 @@ it. Released migrations are never edited.
 APPLICATION_ID = 0x61676D65
 """"agme" in ASCII; marks the file as ours in SQLite's header."""
 
+CHECKSUMS = "page_checksums"
+"""The name in `meta` that says that every page of the file has a checksum, since the header may be what is damaged."""
+
 MIGRATIONS: list[list[str]] = [
     [
         # One row a store's fact: its id, what made its vectors (model identity, dimension) and its terms.
@@ -64,6 +67,7 @@ MIGRATIONS: list[list[str]] = [
         # An event "purge" is all that is left of an erased memory, for shelves to find.
         "CREATE INDEX history_purge ON history (seq) WHERE what = 'purge'",
     ],
+    [],  # Pages may have checksums from here on: what knows no more than the two above would write them without.
 ]
 
 INDEX_PREFIX = "metadata:"

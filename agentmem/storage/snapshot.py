@@ -12,7 +12,7 @@ from agentmem.filters import Condition
 from agentmem.records import Record, Scope
 from agentmem.storage.database import Connection, all_rows, blob_array, key_array, only_row
 from agentmem.storage.pending import PENDING
-from agentmem.storage.rows import RECORD_COLUMNS, record_of
+from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless
 
 NEVER = 2**63 - 1
 """`expires_at` of what does not expire, in arrays."""
@@ -102,15 +102,18 @@ class Snapshot:
         ) if since else []  # fmt: skip
         rows = [*((key, False) for (key,) in erased), *rows]
         alive = [row for row in rows if row[1]]
-        return Changes(
-            np.array([row[0] for row in rows], np.int64),
-            np.array([row[1] for row in rows], np.bool_),
-            np.array([row[2] for row in alive], np.int64),
-            np.array([row[3] for row in alive], np.int64),
-            [row[4] for row in alive],
-            [row[5] for row in alive],
-            [None if row[7] is None else (row[6], row[7]) for row in alive],
-        )
+        try:
+            return Changes(
+                np.array([row[0] for row in rows], np.int64),
+                np.array([row[1] for row in rows], np.bool_),
+                np.array([row[2] for row in alive], np.int64),
+                np.array([row[3] for row in alive], np.int64),
+                [row[4] for row in alive],
+                [row[5] for row in alive],
+                [None if row[7] is None else (row[6], row[7]) for row in alive],
+            )
+        except SENSELESS as error:
+            raise senseless("What the rows of some memories hold", error) from error
 
     def keys(self, scope: Scope, condition: Condition | None) -> Keys:
         """The keys of the visible memories of a scope that satisfy a filter, in no order."""
@@ -145,7 +148,11 @@ class Snapshot:
             f"CROSS JOIN memory ON memory.key = wanted.value WHERE {where}",
             (*parameters, key_array(keys), *bound),
         )[0]
-        return {row[0]: record_of(row) for row in json.loads(rows)}
+        try:
+            decoded = json.loads(rows)
+        except SENSELESS as error:
+            raise senseless("What the rows of some memories hold", error) from error
+        return {row[0]: record_of(row) for row in decoded}
 
     def get(self, id: str, scope: Scope) -> Record | None:
         source, parameters = self._source(scope, id)

@@ -4,8 +4,7 @@ Nothing outside this folder knows that it is SQLite: what comes in and goes out 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -20,6 +19,7 @@ from agentmem.errors import (
 )
 from agentmem.failpoints import reach
 from agentmem.filters import Condition
+from agentmem.interrupts import block
 from agentmem.records import (
     Draft,
     Embedded,
@@ -35,6 +35,7 @@ from agentmem.statistics import Timings
 from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
+from agentmem.storage.checksums import page_problems
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database
@@ -53,7 +54,7 @@ from agentmem.storage.pending import (
 from agentmem.storage.purge import Erased, purge
 from agentmem.storage.repair import repair
 from agentmem.storage.revision import bring_back, revise
-from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
+from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, events_of, record_of, senseless
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
@@ -106,16 +107,16 @@ class Store:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def snapshot(self, *, show_expired: bool = False) -> Iterator[Snapshot]:
+    @block
+    def snapshot(self, *, show_expired: bool = False) -> Generator[Snapshot, None, None]:
         """A view of one moment, for the length of the block, seeing all that was acknowledged before it began."""
         with self._database.reading() as connection:
             yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired)
 
-    @contextmanager
+    @block
     def past(
         self, instant: datetime, digest_of: Callable[[str], bytes], *, show_expired: bool = False
-    ) -> Iterator[Snapshot]:
+    ) -> Generator[Snapshot, None, None]:
         """A view of what was known at an instant. `digest_of` is the digest under which a text's vector is stored."""
         with self._database.reading() as connection:
             yield PastSnapshot(connection, to_microseconds(instant), digest_of, show_expired=show_expired)
@@ -161,11 +162,16 @@ class Store:
 
     def check(self, digest_of: Digest, dimension: int) -> list[str]:
         """What is wrong with the store, a sentence each; empty when it is healthy. Reads everything."""
+        problems: list[str] = []
         try:
-            with self._database.reading() as connection:
-                return list(problems_of(connection, digest_of, dimension))
+            with self._database.inspecting() as connection:
+                problems += page_problems(self._database, connection)
+                connection.execute("BEGIN")
+                for problem in problems_of(connection, digest_of, dimension):
+                    problems.append(problem)
         except StoreError as error:  # Damage of the schema is told as an error of the statement.
-            return [f"the database cannot be read to its end: {error}"]
+            problems.append(f"the database cannot be read to its end: {error}")
+        return problems
 
     def repair(self, digest_of: Digest, dimension: int) -> list[str]:
         """Mends what `check` names; says what was done, a sentence each."""
@@ -207,8 +213,13 @@ class Store:
         """What the store remembers of its model: identity, name, dimension and document_prefix; None of none yet."""
         with self._database.reading() as connection:
             row = connection.execute("SELECT value FROM meta WHERE name = 'model'").fetchone()
-            stored = None if row is None else json.loads(row[0])
-            return stored and {name: stored[name] for name in ("identity", "name", "dimension")}
+            if row is None:
+                return None
+            try:
+                stored = json.loads(row[0])
+                return {name: stored[name] for name in ("identity", "name", "dimension")}
+            except SENSELESS as error:
+                raise senseless("What the store remembers of its model", error) from error
 
     # -- changing -------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import apsw
-
 from agentmem import Config, Memory
+from agentmem.storage import database
 from agentmem.testing import HashEmbedder
 from tests.torture.disk import Disk, PowerVFS
 from tests.torture.kills import Ledger
@@ -51,7 +50,7 @@ def write_and_cut(folder: str, seed: int, durability: Any) -> dict[str, Any]:
 
     disk.before = before
     vfs = PowerVFS(disk)
-    apsw.connection_hooks.append(lambda connection: connection.wal_autocheckpoint(CHECKPOINT_PAGES))
+    database.MERGED_PAGES = CHECKPOINT_PAGES
     writers: list[Writer] = []
     for _ in range(SESSIONS):
         memory = Memory(Path(folder) / "store.db", embedder=HashEmbedder(), config=Config(durability=durability))

@@ -2,29 +2,33 @@
 size) fails, for every k of a script; once, or from then on. Afterwards what was acknowledged is there, what was refused
 is not, also after a crash in the midst of it, and the store goes on."""
 
-import random
+import os
 import shutil
 import threading
 import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import apsw
 
-from agentmem import AgentMemError, Config, Memory
-from agentmem.testing import HashEmbedder
+from agentmem import AgentMemError
+from agentmem.storage import database, expiry
 from tests.torture.cuts import CHECKPOINT_PAGES
 from tests.torture.disk import PLAIN
 from tests.torture.kills import Ledger
 from tests.torture.nursery import Nursery
-from tests.torture.writers import Writer, look
-
-OPERATIONS = 8
+from tests.torture.scripts import Play
+from tests.torture.scripts import script as script_of
+from tests.torture.writers import look
 
 VARIANTS = ("fails once", "fails from then on", "disk full from then on")
 
 CASES_A_CHILD = 40
+
+CHILD_SECONDS = 300.0
+"""After which they count as hung."""
 
 _ERRORS: dict[str, tuple[type[apsw.Error], int]] = {
     "write": (apsw.IOError, apsw.SQLITE_IOERR_WRITE),
@@ -127,56 +131,43 @@ class FaultyFile(apsw.VFSFile):
         super().xLock(level)
 
 
-def one_case(faults: Faults, path: Path, seed: int, k: int, variant: str) -> dict[str, Any]:
-    """Runs the script with its k-th call failing; what is wrong afterwards, and what was hit."""
-    chance = random.Random(seed)
-    spoken: list[bytes] = []
-    wrong: list[str] = []
-    refused: list[str] = []
-    if chance.random() < 0.5:  # A store that is there already.
-        Memory(path, embedder=HashEmbedder()).close()
-    memory: Memory | None = None
+def one_case(faults: Faults, path: Path, seed: int, k: int, variant: str, number: int) -> dict[str, Any]:
+    """Runs a script with its k-th call failing; what is wrong afterwards, and what was hit."""
+    script = script_of(number)
+    play = Play(path, seed)
+    limits = expiry.SWEEP_PAUSE, database.MERGED_PAGES
+    if script.prepare is not None:
+        script.prepare(play)
+    elif seed % 2:  # A store that is there already.
+        play.prepare()
     crash = path.with_name("crash")
     crash.mkdir()
     faults.arm(k, variant)
-    writer: Writer | None = None
     try:
-        for _ in range(2):
-            try:
-                memory = Memory(path, embedder=HashEmbedder(), config=Config(busy_timeout=0.2))
-            except AgentMemError as error:
-                refused.append(f"{type(error).__name__}: {error}")
-                continue
-            writer = writer or Writer(memory, spoken.append, 0, "p", seed)
-            writer.memory = memory
-            writer.work(OPERATIONS // 2)
-            if memory is not None and chance.random() < 0.5:
-                try:
-                    memory.close()
-                except AgentMemError as error:
-                    refused.append(f"{type(error).__name__}: {error}")
-                memory = None
-            if memory is not None:
-                break
+        script.run(play)
         with faults.lock:  # The background may be at work.
             for name in (path.name, f"{path.name}-wal"):
                 if path.with_name(name).exists():
                     shutil.copy(path.with_name(name), crash / name)
     except Exception:
-        wrong.append(f"not one of our errors: {traceback.format_exc()[-1500:]}")
+        play.wrong.append(f"not one of our errors: {traceback.format_exc()[-1500:]}")
     struck = faults.struck
     faults.disarm()
-    if memory is not None:
+    expiry.SWEEP_PAUSE, database.MERGED_PAGES = limits
+    apsw.connection_hooks.clear()
+    wrong = play.wrong
+    for memory in filter(None, (play.memory, play.other)):
         try:
             memory.add("and this is taken", user_id="ben")
-            if found := memory.check():
-                wrong += found
+            wrong += memory.check()
         except AgentMemError as error:
             wrong.append(f"not usable afterwards: {type(error).__name__}: {error}")
         memory.close()
-    wrong += _compare(spoken, path)
-    ghosts = _compare(spoken, crash / path.name)
-    return {"wrong": wrong, "struck": struck, "spoken": spoken, "refused": refused, "ghosts": ghosts}
+    wrong += _compare(play.spoken, path)
+    for copy, spoken in play.copies:
+        wrong += [f"in a copy: {each}" for each in _compare(play.spoken[:spoken], copy)]
+    ghosts = _compare(play.spoken, crash / path.name)
+    return {"wrong": wrong, "struck": struck, "spoken": play.spoken, "refused": play.refused, "ghosts": ghosts}
 
 
 def _compare(spoken: list[bytes], path: Path) -> list[str]:
@@ -188,16 +179,16 @@ def _compare(spoken: list[bytes], path: Path) -> list[str]:
     return [*(f"lost: {each}" for each in lost), *(f"not as told: {each}" for each in half), *seen["problems"]]
 
 
-def some_cases(folder: str, seed: int, first: int, variant: str) -> list[dict[str, Any]]:
+def some_cases(folder: str, seed: int, number: int, first: int, variant: str) -> list[dict[str, Any]]:
     """The cases from the `first` k on; they end early when no call was left to fail."""
     faults = Faults()
     vfs = FaultyVFS(faults)
-    apsw.connection_hooks.append(lambda connection: connection.wal_autocheckpoint(CHECKPOINT_PAGES))
+    database.MERGED_PAGES = CHECKPOINT_PAGES
     cases = []
     for k in range(first, first + CASES_A_CHILD):
         place = Path(folder) / f"{variant}-{k}"
         place.mkdir(parents=True)
-        cases.append(one_case(faults, place / "store.db", seed, k, variant) | {"k": k})
+        cases.append(one_case(faults, place / "store.db", seed, k, variant, number) | {"k": k})
         shutil.rmtree(place)
         if not cases[-1]["struck"]:
             break
@@ -206,40 +197,46 @@ def some_cases(folder: str, seed: int, first: int, variant: str) -> list[dict[st
 
 
 def run(folder: Path, cases: int, seed: int) -> dict[str, Any]:
-    """Every k of `cases` scripts."""
+    """Every k of `cases` scripts (see `scripts`), as many at a time as there are cores."""
     folder.mkdir(parents=True, exist_ok=True)
+    figures: Counter[str] = Counter({"scripts": cases})
+    struck: Counter[str] = Counter()
+    failures: list[str] = []
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for counted, first_struck, wrong in pool.map(lambda number: every_call(folder, seed, number), range(cases)):
+            figures += counted
+            struck += first_struck
+            failures += wrong
+    return {"seed": seed, **figures, "calls that failed first": dict(struck), "failures": failures}
+
+
+def every_call(folder: Path, seed: int, number: int) -> tuple[Counter[str], Counter[str], list[str]]:
+    """Every k of one script: figures, which calls failed first, and what was wrong."""
     figures: Counter[str] = Counter()
     struck: Counter[str] = Counter()
     failures: list[str] = []
+    script = f"script {number} ({script_of(number).name})"
     with Nursery() as nursery:
-        for script in range(cases):
-            for variant in VARIANTS:
-                first, more = 1, True
-                while more:
-                    place = folder / f"{script}-{first}"
-                    status, done = nursery.run(
-                        "tests.torture.faults:some_cases", str(place), seed + script, first, variant
-                    )
-                    if done is None:
-                        failures.append(f"script {script}, {variant}, from call {first}: the process ended: {status}")
-                        break
-                    for case in done:
-                        figures["told that the outcome is unknown"] += sum(b'["u",' in line for line in case["spoken"])
-                        figures["refused"] += sum(b'["r",' in line for line in case["spoken"]) + len(case["refused"])
-                        figures["cases"] += bool(case["struck"])
-                        figures[variant] += bool(case["struck"])
-                        struck.update(case["struck"][:1])
-                        figures["wrong"] += len(case["wrong"])
-                        figures["told refused, there after a crash"] += len(case["ghosts"])
-                        failures += [
-                            f"script {script}, {variant}, call {case['k']} ({case['struck'][:2]}), crashed: {each}"
-                            for each in case["ghosts"][:3]
-                        ]
-                        failures += [
-                            f"script {script}, {variant}, call {case['k']} ({case['struck'][:1]}): {each}"
-                            for each in case["wrong"][:3]
-                        ]
-                    more = bool(done[-1]["struck"])
-                    first += len(done)
-            figures["scripts"] += 1
-    return {"seed": seed, **figures, "calls that failed first": dict(struck), "failures": failures}
+        for variant in VARIANTS:
+            first, more = 1, True
+            while more:
+                place = folder / f"{number}-{first}"
+                arguments = (str(place), seed + number, number, first, variant)
+                status, done = nursery.run("tests.torture.faults:some_cases", *arguments, seconds=CHILD_SECONDS)
+                if done is None:
+                    failures.append(f"{script}, {variant}, from call {first}: the process ended: {status}")
+                    break
+                for case in done:
+                    figures["told that the outcome is unknown"] += sum(b'["u",' in line for line in case["spoken"])
+                    figures["refused"] += sum(b'["r",' in line for line in case["spoken"]) + len(case["refused"])
+                    figures["cases"] += bool(case["struck"])
+                    figures[variant] += bool(case["struck"])
+                    struck.update(case["struck"][:1])
+                    figures["wrong"] += len(case["wrong"])
+                    figures["told refused, there after a crash"] += len(case["ghosts"])
+                    what = f"{script}, {variant}, call {case['k']} ({case['struck'][:2]})"
+                    failures += [f"{what}, crashed: {each}" for each in case["ghosts"][:3]]
+                    failures += [f"{what}: {each}" for each in case["wrong"][:3]]
+                more = bool(done[-1]["struck"])
+                first += len(done)
+    return figures, struck, failures

@@ -48,7 +48,8 @@ class Ledger:
             if kind == "i":
                 tokens = []
                 for token, state in words[0]:
-                    self.states.setdefault(token, [None]).append((*state[:3], tuple(state[3]), *state[4:]))
+                    known = self.states.setdefault(token, [None])
+                    known.append(state and (*state[:3], tuple(state[3]), *state[4:]))
                     tokens.append(token)
                 if len(tokens) > 1 and len(self.states[tokens[0]]) == 2:
                     self.groups.append(tokens)

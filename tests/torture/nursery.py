@@ -8,6 +8,7 @@ The child runs the function with its arguments and a file descriptor for its wor
 nursery with its owner; `wait` is bounded.
 """
 
+import gc
 import importlib
 import os
 import pickle
@@ -70,7 +71,7 @@ class Child:
 
     def wait(self) -> int:
         """Its exit status (negative: the signal that ended it). It must be dying."""
-        status: int = self._nursery.ask("wait", self.pid)
+        status = self._nursery.wait(self.pid)
         os.close(self.words)
         return status
 
@@ -98,10 +99,20 @@ class Nursery:
         """Forks a child that runs `module:function`."""
         reads, writes = os.pipe()
         try:
-            pid = self.ask("fork", function, arguments, descriptors=(writes,))
+            pid = self.fork(writes, function, *arguments)
         finally:
             os.close(writes)
         return Child(self, pid, reads)
+
+    def fork(self, descriptor: int, function: str, *arguments: Any) -> int:
+        """Forks a child whose first argument is (its copy of) the descriptor; the number of the process."""
+        pid: int = self.ask("fork", function, arguments, descriptors=(descriptor,))
+        return pid
+
+    def wait(self, pid: int) -> int:
+        """The exit status of a child (negative: the signal that ended it). It must be dying."""
+        status: int = self.ask("wait", pid)
+        return status
 
     def run(self, function: str, *arguments: Any, seconds: float = SECONDS) -> tuple[int, Any]:
         """Runs a function to its end: its exit status, and what it returned (None when it ended otherwise)."""
@@ -147,6 +158,7 @@ def serve(control: socket.socket) -> None:
                 return
             what, arguments = pickle.loads(message)
             if what == "fork":
+                prepare(*arguments)
                 pid = os.fork()
                 if pid == 0:
                     control.close()
@@ -161,6 +173,16 @@ def serve(control: socket.socket) -> None:
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
+
+
+def prepare(function: str, arguments: tuple[Any, ...]) -> None:
+    """Imports here, once, what the child would have to; nothing of it counts for the garbage collection of children,
+    which would copy all of it."""
+    function = arguments[0] if function.endswith(":say_result") else function
+    if function.partition(":")[0] not in sys.modules:
+        find(function)
+        gc.collect()
+        gc.freeze()
 
 
 def be_born(words: int, function: str, arguments: tuple[Any, ...]) -> None:

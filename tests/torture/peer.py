@@ -1,7 +1,10 @@
 """Another process with a handle on the same file, called as if it were a Memory, and killed at will."""
 
-import multiprocessing
-import warnings
+import atexit
+import functools
+import os
+import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -11,6 +14,7 @@ from unittest.mock import patch
 
 from agentmem import Config, Memory
 from agentmem.testing import HashEmbedder
+from tests.torture.nursery import Nursery
 
 SECONDS = 60
 """After which a call of the other process counts as hung."""
@@ -20,7 +24,7 @@ _TINY = {
     "agentmem.batches.URGENT_TEXTS": 1, "agentmem.backlog.CHUNK": 2, "agentmem.storage.commit.GROUP_LIMIT": 2,
     "agentmem.storage.transaction.GATHERED_LIMIT": 2, "agentmem.storage.expiry.SWEEP_LIMIT": 2,
     "agentmem.storage.expiry.SWEEP_PAUSE": 0, "agentmem.storage.database.IDLE_READERS": 1,
-    "agentmem.search.shelf.SLACK": 1,
+    "agentmem.search.shelf.SLACK": 1, "agentmem.backlog.RECOUNT_SECONDS": 0.005,
 }  # fmt: skip
 """The limits that no setting has, as small as they can be."""
 
@@ -43,8 +47,9 @@ def open_tiny(path: Path) -> Memory:
     return Memory(path, embedder=HashEmbedder(), config=config)
 
 
-def _serve(pipe: Connection, theirs: Connection, path: Path) -> None:
-    theirs.close()
+def serve(descriptor: int, path: Path) -> None:
+    """The other process: does what it is told through the socket, until its other end is closed."""
+    pipe = Connection(descriptor)
     with tiny_limits(), open_tiny(path) as memory:
         while True:
             try:
@@ -59,15 +64,22 @@ def _serve(pipe: Connection, theirs: Connection, path: Path) -> None:
                 pipe.send((True, answer))
 
 
+@functools.cache
+def _nursery(owner: int) -> Nursery:
+    """Of this process; it ends with it."""
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
+
+
 class Peer:
     """Has the methods of Memory; each is called in the other process, which is started with the first call, and again
-    after it was killed. It is forked, which costs some milliseconds, and is one more thing that handles survive."""
-
-    _context = multiprocessing.get_context("fork")
+    after it was killed. It is forked from a nursery, in some milliseconds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._process: Any = None
+        self._nursery = _nursery(os.getpid())
+        self._pid: int | None = None
         self._pipe: Any = None
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -83,29 +95,27 @@ class Peer:
 
     def begin(self, name: str, *arguments: Any, **options: Any) -> None:
         """Has a method called and does not wait for its answer."""
-        if self._process is None:
-            self._pipe, theirs = self._context.Pipe()
-            self._process = self._context.Process(target=_serve, args=(theirs, self._pipe, self._path), daemon=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Of newer Pythons, on forks beside threads.
-                self._process.start()
-            theirs.close()
+        if self._pid is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._pid = self._nursery.fork(theirs.fileno(), "tests.torture.peer:serve", self._path)
+            self._pipe = Connection(ours.detach())
         self._pipe.send((name, arguments, options))
 
     def kill(self) -> None:
         """kill -9, wherever the process is at this moment."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join(SECONDS)
-            self._process.close()
-            self._pipe.close()
-            self._process = None
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)  # Not yet waited for, so that the number is still its own.
+            self._end()
 
     def close(self) -> None:
         """Lets the process close its handle and end."""
-        if self._process is not None:
-            self._pipe.close()
-            self._process.join(SECONDS)
-            assert self._process.exitcode == 0, f"the other process ended with {self._process.exitcode}"
-            self._process.close()
-            self._process = None
+        if self._pid is not None:
+            status = self._end()
+            assert status == 0, f"the other process ended with {status}"
+
+    def _end(self) -> int:
+        assert self._pid is not None
+        self._pipe.close()
+        pid, self._pid = self._pid, None
+        return self._nursery.wait(pid)

@@ -10,6 +10,9 @@ where it is not: what happens next must not depend on that, or hypothesis could 
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
@@ -25,10 +28,17 @@ from hypothesis.stateful import invariant, multiple, rule, run_state_machine_as_
 from agentmem import InvalidInputError, Memory
 from agentmem.terms import query_terms, stored_terms
 from tests.test_properties import OWNER_FIELDS, MemoryMachine, few_owners, sentences
+from tests.torture.nursery import ROOT
 from tests.torture.peer import Peer, open_tiny, tiny_limits
 
 HERE_1, HERE_2, THERE = range(3)
 """The holders of the file."""
+
+EXAMPLES_AT_ONCE = 50
+"""Of one run of hypothesis."""
+
+LAST_EXAMPLES_SECONDS = 600
+"""What those that have begun may still take, shrinking included, before they count as hung."""
 
 steps: Counter[str] = Counter()
 """What was done, for the figures of a long run."""
@@ -62,6 +72,7 @@ class SharedFileMachine(MemoryMachine):
 
     ids = MemoryMachine.ids
     memory: Any
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # Nobody's power is cut here.
     ran = 0
     """Rules that ran, over all examples."""
 
@@ -205,28 +216,73 @@ def _terms(content: str, created_at: Any) -> list[int]:
     return np.frombuffer(stored_terms(content, created_at), "<u4").tolist()
 
 
-def run(examples: int, steps_each: int, *, derandomize: bool) -> None:
+def run(examples: int, steps_each: int) -> None:
+    """In this process. Raises what a wrong answer raises, with the shortest way to it."""
+    # One more, because the second that hypothesis tries always ends after a single step.
     run_state_machine_as_test(
         SharedFileMachine,
         settings=settings(
-            deadline=None, max_examples=examples, stateful_step_count=steps_each, derandomize=derandomize,
+            deadline=None, max_examples=examples + 1, stateful_step_count=steps_each, derandomize=False,
             database=None, suppress_health_check=list(HealthCheck), print_blob=True,
         ),
     )  # fmt: skip
+
+
+def run_all(examples: int, steps_each: int, *, jobs: int, seconds: float) -> dict[str, Any]:
+    """In as many processes as there are `jobs`, which share the examples. The result's `failures` are what they said of
+    wrong answers; none is begun after so many `seconds`."""
+    command = [sys.executable, "-m", "tests.torture.stateful", "--each", str(steps_each), "--seconds", str(seconds)]
+    shares = [examples // jobs + (job < examples % jobs) for job in range(jobs)]
+    children = [
+        subprocess.Popen(
+            [*command, "--work", str(share)], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for share in shares
+    ]  # fmt: skip
+    failures: list[str] = []
+    calls: Counter[str] = Counter()
+    ran = 0
+    try:
+        for child in children:
+            output, complaint = child.communicate(timeout=seconds + LAST_EXAMPLES_SECONDS)
+            if child.returncode:
+                failures.append(complaint[-6000:])
+            else:
+                said = json.loads(output)
+                ran += said["steps"]
+                calls.update(said["calls"])
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    return {"steps": ran, "calls": dict(calls.most_common()), "failures": failures}
+
+
+def work(examples: int, steps_each: int, seconds: float) -> None:
+    """One process of several; prints what it did."""
+    end = time.monotonic() + seconds
+    # Some examples end early, when they have drawn more than hypothesis allows one; others follow in their place.
+    while (left := examples * steps_each - SharedFileMachine.ran) > 0 and time.monotonic() < end:
+        run(min(EXAMPLES_AT_ONCE, -(-left // steps_each)), steps_each)
+    print(json.dumps({"steps": SharedFileMachine.ran, "calls": steps}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200_000, help="rules to run at least")
     parser.add_argument("--each", type=int, default=200, help="rules an example")
-    parser.add_argument("--seconds", type=float, default=86_400, help="after which no further examples begin")
+    parser.add_argument("--seconds", type=float, default=3_600, help="after which no further examples begin")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes that share the work")
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.work is not None:
+        work(options.work, options.each, options.seconds)
+        return
     began = time.monotonic()
-    while SharedFileMachine.ran < options.steps and time.monotonic() - began < options.seconds:
-        run(10, options.each, derandomize=False)
-        figures = {"rules": SharedFileMachine.ran, "seconds": round(time.monotonic() - began)}
-        print(json.dumps(figures), flush=True)
-    print(json.dumps(figures | {"calls": dict(steps)}, indent=1))
+    figures = run_all(-(-options.steps // options.each), options.each, jobs=options.jobs, seconds=options.seconds)
+    print(json.dumps(figures | {"seconds": round(time.monotonic() - began)}, indent=1))
+    sys.exit(bool(figures["failures"]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError, failpoints
+from agentmem.storage.database import checked_vfs
 from agentmem.testing import HashEmbedder
+from tests.forgery import forge
 from tests.torture.nursery import PIPE_BYTES
 
 WORDS = [
@@ -56,17 +58,20 @@ class Writer:
         while operations is None or operations > 0:
             operations = None if operations is None else operations - 1
             self._number += 1
-            kind = self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3])[0]
-            try:
-                kind()
-            except OutcomeUnknownError:
-                self.say("u")
-                for token in self._about:
-                    self._single.pop(token, None)
-            except AgentMemError as error:
-                self.say("r", f"{type(error).__name__}: {error}")
-                if self.memory._engine._closed:
-                    return
+            self.attempt(self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3])[0])
+            if self.memory._engine._closed:
+                return
+
+    def attempt(self, change: Callable[[], None]) -> None:
+        """Does it, and says what became of it."""
+        try:
+            change()
+        except OutcomeUnknownError:
+            self.say("u")
+            for token in self._about:
+                self._single.pop(token, None)
+        except AgentMemError as error:
+            self.say("r", f"{type(error).__name__}: {error}")
 
     def _content(self, token: str) -> str:
         return f"{token} {' '.join(self._chance.choices(WORDS, k=self._chance.randint(1, 12)))}"
@@ -75,10 +80,10 @@ class Writer:
         self._number += 1
         return f"{self._name}t{self._thread}n{self._number}"
 
-    def add(self) -> None:
+    def add(self, how: str | None = None) -> None:
         token = self._token()
         content, metadata = self._content(token), {"n": self._number}
-        how = self._chance.choices(["plain", "defer", "ttl"], [60, 30, 10])[0]
+        how = how or self._chance.choices(["plain", "defer", "ttl"], [60, 30, 10])[0]
         state = (content, metadata, False, ("add",), how == "defer", how == "ttl")
         self.say("i", [[token, state]])
         record = self.memory.add(
@@ -90,12 +95,13 @@ class Writer:
         if how != "ttl":
             self._single[token] = record.id, state
 
-    def add_batch(self) -> None:
-        run, defer = self._token(), self._chance.random() < 0.3
+    def add_batch(self, size: int | None = None, defer: bool | None = None, padding: str = "") -> None:
+        run = self._token()
+        defer = self._chance.random() < 0.3 if defer is None else defer
         states: dict[str, State] = {}
-        for _ in range(self._chance.randint(2, 9)):
+        for _ in range(size or self._chance.randint(2, 9)):
             token = self._token()
-            states[token] = (self._content(token), {}, False, ("add",), defer, False)
+            states[token] = (self._content(token) + padding, {}, False, ("add",), defer, False)
         self.say("i", list(states.items()))
         records = self.memory.add_batch([state[0] for state in states.values()], run_id=run, defer=defer)
         self.say("a", [record.id for record in records])
@@ -143,6 +149,19 @@ class Writer:
             self.memory.delete_all(run_id=run)
             self.say("a", [])
 
+    def purge(self) -> None:
+        """Not like the others: one that fails may have erased all the same, and says so."""
+        if some := self._some(deleted=False) or self._some(deleted=True):
+            token = some[0]
+            self.say("i", [[token, None]])
+            key = self._single.pop(token)[0]
+            try:
+                self.memory.purge(key)
+            except AgentMemError:
+                self.say("u")
+            else:
+                self.say("a", [key])
+
     def dedupe(self) -> None:
         text = f"shared{self._chance.randrange(SHARED_TEXTS)} {' '.join(WORDS[:5])}"
         self.say("i", [])
@@ -168,9 +187,9 @@ def write(
         failpoints.arm(armed[0], failpoints.kill, after=armed[1])
         indexed = ("n", f"k{name}") if "index" in armed[0] else None
         if "made anew" in armed[0]:
-            change_facts(path, "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")  # As an older version would.
+            forge(path, "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")  # As an older version would.
         if "backlog" in armed[0]:
-            change_facts(path, "DELETE FROM meta WHERE name = 'backlog'")  # Or the claim of a dead one stands a minute.
+            forge(path, "DELETE FROM meta WHERE name = 'backlog'")  # Or the claim of a dead one stands a minute.
     config = Config(durability=durability, busy_timeout=60, indexed_metadata=indexed)
     memory = Memory(path, embedder=HashEmbedder(), config=config)
     writers = [Writer(memory, partial(os.write, words), thread, name, seed) for thread in range(4)]
@@ -191,17 +210,9 @@ def open_only(words: int, path: str, armed: tuple[str, int]) -> None:
     os.write(words, b"opened\n")
 
 
-def change_facts(path: str, statement: str) -> None:
-    """Past agentmem."""
-    connection = apsw.Connection(path)
-    connection.set_busy_timeout(60_000)
-    connection.execute(statement)
-    connection.close()
-
-
 def rows_of(path: str) -> dict[str, Any]:
     """Everything that the tables say, of one moment, read past agentmem; of a store without tables nothing."""
-    connection = apsw.Connection(path)
+    connection = apsw.Connection(path, vfs=checked_vfs())  # Closing, it merges the log, and pages get their checksums.
     connection.set_busy_timeout(60_000)
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'history'").fetchone():
         connection.close()

@@ -1,0 +1,59 @@
+"""Blocks that an interrupt cannot tear.
+
+Ctrl-C, and whatever else a signal handler raises, may strike the main thread after any call that it makes. One of those
+moments is between a context manager's beginning and its `with` block: what `contextlib.contextmanager` makes is left
+suspended then, a lock held and a transaction open, until the garbage collector comes by.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Generic, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Block(Generic[T]):
+    """A `with` block around a generator, whose `yield` is the block's body."""
+
+    def __init__(self, generator: Generator[T, None, None]) -> None:
+        self._generator = generator
+
+    def __enter__(self) -> T:
+        try:
+            return next(self._generator)
+        except BaseException as error:
+            # The generator's own error has ended it; an interrupt after its `yield` has not.
+            if inspect.getgeneratorstate(self._generator) == inspect.GEN_SUSPENDED:
+                self._generator.throw(error)
+            raise
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                next(self._generator)
+            else:
+                self._generator.throw(error)
+        except StopIteration:
+            pass  # An error of the block goes on by itself.
+        except BaseException as raised:
+            if raised is not error:
+                raise
+
+    def end(self) -> None:
+        """Ends what an interrupt left open as it struck where `__exit__` begins; nothing where all is well."""
+        self._generator.close()
+
+
+def block(function: Callable[P, Generator[T, None, None]]) -> Callable[P, Block[T]]:
+    """`contextlib.contextmanager` for what must end well even when an interrupt strikes as it begins."""
+
+    @functools.wraps(function)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Block[T]:
+        return Block(function(*args, **kwargs))
+
+    return begin

@@ -135,7 +135,7 @@ def test_at_a_terminal_it_prompts_edits_and_survives_ctrl_c(filled, terminal):
     shown.type("/cou\t\n")
     shown.until(r"5 memories")
     shown.until(r"ana> ")
-    shown.type("something that is not meant\x03")
+    shown.type("something that is not meant\x03\n")
     shown.until(r"ana> ")
     shown.type("+Plays the cello\n")
     shown.until(UUID)

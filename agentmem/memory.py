@@ -72,10 +72,13 @@ Between = tuple[datetime | None, datetime | None] | None
 
 
 class ScopedMemory:
-    """The verbs, bound to an owner: whatever is asked of it, it cannot reach outside.
+    """The calls, bound to an owner: whatever is asked of it, it cannot reach outside. Hand it to the code that serves
+    this owner.
 
-    Made by `Memory.scope`; closing is the Memory's business. Every method may be called from any thread, and raises
-    `ClosedError` once the Memory is closed, `StoreError` when the database refuses.
+    Made by `Memory.scope`; closing is the Memory's business. Every method may be called from any thread. Beside what
+    its own text names, each raises `ClosedError` once the Memory is closed, `StoreError` when the database refuses
+    (`StoreBusyError`, `StoreFullError`, `StoreReadOnlyError`, `StoreDamagedError` say why), and `InvalidInputError`
+    for an argument that cannot be used.
     """
 
     def __init__(self, engine: Engine, bound: Scope, opener: "ScopedMemory | None" = None) -> None:
@@ -103,7 +106,8 @@ class ScopedMemory:
         timeout: float | None = None,
     ) -> Record:
         """Remembers one text, for ever, or until `expires_at`, or for `ttl` seconds from now; an expired memory is seen
-        by no read any more.
+        by no read any more. `role` is who said it, `metadata` a mapping of JSON values that filters can ask for, `id` a
+        name of your own (otherwise a UUID that sorts by time), `created_at` when it was said (otherwise now).
 
         On return the record, its history event and its vector are committed together, as durable as
         `Config.durability` says, and the next search of any thread or process finds it. Blocks while the text is
@@ -209,7 +213,12 @@ class ScopedMemory:
     ) -> list[Record]:
         """Remembers chat messages in order, as in the OpenAI format: `{"role", "content", "name"?}`, where `content` is
         a text or a list of parts whose texts are joined. `name` goes into the metadata. Messages that only call tools
-        hold no text and are left out. Otherwise like `add_batch`.
+        hold no text and are left out. Otherwise like `add_batch`: a commit for every 256 messages, and on return all of
+        them are stored.
+
+        Raises:
+            InvalidInputError: a message, which is named by its position, cannot be used; nothing was stored.
+            EmbeddingError, OverloadedError, DeadlineError: as `add` does.
         """
         if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
             raise InvalidInputError(f"messages is {shorten(messages)}; pass a list of mappings with role and content.")
@@ -324,7 +333,13 @@ class ScopedMemory:
         timeout: float | None = None,
     ) -> list[list[Match]]:
         """Many searches with the same owner and filters: a list of matches for each query, in order. The queries are
-        embedded together, 256 at a time, and each such chunk sees the store of one moment."""
+        embedded together, 256 at a time, and each such chunk sees the store of one moment. `queries` may be any
+        iterable; `timeout` is per chunk.
+
+        Raises:
+            InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: as `search` does, for the first query
+                that fails; there are no results then.
+        """
         if isinstance(queries, str | bytes | Mapping) or not isinstance(queries, Iterable):
             raise InvalidInputError(f"queries is {shorten(queries)}; pass a list of texts.")
         if mode not in ("hybrid", "vector", "keyword"):
@@ -419,7 +434,11 @@ class ScopedMemory:
 
     def get(self, id: str, *, show_expired: bool = False, as_of: datetime | None = None) -> Record | None:
         """The memory with this id, or None when there is none to see: deleted, expired (unless `show_expired`), of
-        another owner, never was. `as_of` is as in `search`."""
+        another owner, never was. `as_of` is as in `search`. Waits for no model and no writer.
+
+        Raises:
+            InvalidInputError: the id or the instant cannot be one.
+        """
         check_id(id)
         with self._snapshot(show_expired, as_of) as snapshot:
             return snapshot.get(id, self._bound)
@@ -440,8 +459,12 @@ class ScopedMemory:
         all_scopes: bool = False,
     ) -> Page:
         """One page of memories by `created_at`. Pages are stable: memories added or deleted meanwhile make no other
-        appear twice or be left out. Hand `page.next` to `after` for the following one. `between`,
-        `show_expired` and `as_of` are as in `search`."""
+        appear twice or be left out. Hand `page.next` to `after` for the following one, with the same order. `filters`,
+        `between`, `show_expired` and `as_of` are as in `search`. Waits for no model and no writer.
+
+        Raises:
+            InvalidInputError: an argument cannot be used; `after` is of a listing in the other order.
+        """
         if order not in ("newest", "oldest"):
             raise InvalidInputError(f"order is {shorten(order)}; use 'newest' or 'oldest'.")
         check_limit(limit)
@@ -465,14 +488,23 @@ class ScopedMemory:
         as_of: datetime | None = None,
         all_scopes: bool = False,
     ) -> int:
-        """How many memories `get_all` would list."""
+        """How many memories `get_all` would list on all its pages.
+
+        Raises:
+            InvalidInputError: an argument cannot be used.
+        """
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
         with self._snapshot(show_expired, as_of) as snapshot:
             return snapshot.count(scope, condition)
 
     def history(self, id: str) -> list[Event]:
-        """Every event of a memory, oldest first, also when it is deleted; empty when there never was one."""
+        """Every event of a memory, oldest first, also when it is deleted or expired; empty when there never was one, or
+        none of this scope, or it was purged.
+
+        Raises:
+            InvalidInputError: the id cannot be one.
+        """
         return self._engine.store.history(check_id(id), self._bound)
 
     # -- changing -------------------------------------------------------------------------------------------------
@@ -527,12 +559,21 @@ class ScopedMemory:
         return self._engine.store.revise(id, self._bound, revision, embedded, model=lens.identity)
 
     def delete(self, id: str) -> bool:
-        """Hides a memory from every read; `restore` undoes it, `history` still tells. False when there is none."""
+        """Hides a memory from every read; `restore` undoes it, `history` still tells. False when there is none to see.
+        On return that is committed, and the next read of any thread or process goes without it.
+
+        Raises:
+            InvalidInputError: the id cannot be one.
+        """
         return self._engine.store.delete(check_id(id), self._bound)
 
     def restore(self, id: str) -> Record:
         """Brings a deleted or expired memory back; one whose `expires_at` has passed comes back without it. One that is
-        there to see is returned as it is. Raises NotFoundError."""
+        there to see is returned as it is. On return it is committed and found again.
+
+        Raises:
+            NotFoundError: there never was such a memory, it is of another owner, or was purged.
+        """
         return self._engine.store.restore(check_id(id), self._bound)
 
     def delete_all(
@@ -547,7 +588,11 @@ class ScopedMemory:
         dry_run: bool = False,
     ) -> int:
         """Hides every memory that `get_all` would list (expired ones are gone already), in one transaction, and returns
-        how many; with `dry_run` it only counts."""
+        how many; with `dry_run` it only counts. `restore` brings them back one by one. Other writers wait meanwhile.
+
+        Raises:
+            InvalidInputError: no owner was given, or an argument cannot be used.
+        """
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
         if dry_run:
@@ -681,7 +726,12 @@ class ScopedMemory:
     def scope(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> "ScopedMemory":
-        """A view bound to an owner, with the same verbs, that cannot reach outside it."""
+        """A view bound to an owner, with the same calls, that cannot reach outside it. Costs nothing and reads nothing;
+        of a view it makes a narrower one.
+
+        Raises:
+            InvalidInputError: no owner was given, or one that is outside this view.
+        """
         return ScopedMemory(self._engine, self._scope(user_id, agent_id, run_id), self)
 
     def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
@@ -695,9 +745,27 @@ class ScopedMemory:
 class Memory(ScopedMemory):
     """Memories in one file, or in RAM with `":memory:"`.
 
+        with Memory("agent.db") as memory:
+            memory.add("Prefers window seats", user_id="ana")
+            for match in memory.search("where does she like to sit?", user_id="ana"):
+                print(match.score, match.record.content)
+
+    To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`. To read: `get`, `get_all`,
+    `count`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`. For an
+    owner's own view: `scope`. For what was deferred: `flush`. To look after the file: `stats`, `check`, `repair`,
+    `backup`; out to files and in, `export` and `import_`. At the end: `close`.
+
+    Every call about memories names whose: at least one of `user_id`, `agent_id`, `run_id`, or, to read across owners,
+    `all_scopes=True`; a call with an id needs none. Times are aware datetimes. What an argument means is said where it
+    is used first: those of adding at `add`, those of finding and reading at `search`. `timeout` is in seconds;
+    `progress=True` shows a bar on standard error.
+
     Opening is cheap: the model loads with the first text. Any number of threads may share a Memory, and any number of
-    processes the file. Use it as a context manager or call `close`; a process that dies without loses nothing that was
-    acknowledged.
+    processes the file; what one was told is stored, all others see. Use it as a context manager or call `close`; a
+    process that dies without loses nothing that was acknowledged.
+
+    `model` is the name of a bundled one, a folder, a repository of the hub that was downloaded before
+    (`agentmem.models`), or what `models.find` gave; the network is never reached.
 
     Without a `model` it is the store's own, or, for a new store, all-MiniLM-L6-v2. Named is a bundled one, a folder, a
     repository of the hub that was downloaded before (`agentmem.models`), or what `models.find` gave; the network is
@@ -741,7 +809,12 @@ class Memory(ScopedMemory):
         self._finalizer.atexit = False  # The engine sees to that itself.
 
     def stats(self) -> Stats:
-        """Counts of the store and of this process's work."""
+        """Counts of the store, and of this process's work since it opened the store; `Stats` says what each means. Its
+        cost grows with the store, because every memory is counted; waits for no model and no writer.
+
+        Raises:
+            ClosedError: the memory is closed.
+        """
         engine = self._engine
         return Stats(
             **engine.store.counts(),
@@ -758,7 +831,11 @@ class Memory(ScopedMemory):
     def check(self) -> list[str]:
         """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file, while
         others write: the checksum of every page, also of those that hold nothing, then what the rows say of each
-        other."""
+        other. Waits for no model and no writer; `repair` mends what it names.
+
+        Raises:
+            ClosedError: the memory is closed. Damage is told, not raised.
+        """
         return self._engine.store.check()
 
     def repair(self) -> list[str]:
@@ -846,7 +923,8 @@ class Memory(ScopedMemory):
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,
         threads stop, the log is merged into the file. Bounded; may be called twice and from any thread. A signal
-        handler that strikes amid one of its calls only begins the end."""
+        handler that strikes amid one of its calls only begins the end. Afterwards every call raises ClosedError; this
+        one raises nothing."""
         self._finalizer.detach()
         if is_within_a_call():
             self._engine.close_aside()

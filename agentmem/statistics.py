@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import datetime
 
 SAMPLES = 1024
 """Latest durations of a kind that percentiles are taken from: enough for a p99, a few kilobytes."""
@@ -38,8 +39,18 @@ class Stats:
     deleted: int
     """By a user, or swept after they expired."""
     vectors: int
+    users: int
+    """Different values of `user_id` (as far as 10,000), of deleted memories too; likewise `agents` and `runs`."""
+    agents: int
+    runs: int
+    changes: int
+    """Number of the last change; it grows with every memory that is added, changed, deleted or embedded later."""
+    changed_at: datetime | None
+    """When that was; None in an empty store."""
     bytes: int
     """Size of the database file, without its log."""
+    log_bytes: int
+    """Size of the log beside it, whose parts are used again once they are merged into the file."""
     pending: int
     """Deferred memories whose vector is still to come."""
     pending_seconds: float
@@ -100,4 +111,5 @@ class Stats:
 
     @property
     def writes_per_commit(self) -> float:
+        """Calls that shared a transaction, and its fsync."""
         return self.writes / self.commits if self.commits else 0.0

@@ -50,6 +50,35 @@ def read_lines(stream: IO[bytes], metadata: Mapping[str, Any] | None = None) -> 
             yield from _lines_of(number, value, metadata)
 
 
+def read_texts(stream: IO[bytes]) -> Iterator[Line]:
+    """The lines of a stream that are not blank, each one text, with their numbers."""
+    for number, raw in enumerate(stream, 1):
+        raw = raw.removeprefix(BOM) if number == 1 else raw
+        if raw.strip():
+            try:
+                yield number, {"content": raw.decode().rstrip("\r\n")}
+            except UnicodeDecodeError as error:
+                yield number, InvalidInputError(_not_utf8(raw, error))
+
+
+def read_text(stream: IO[bytes]) -> str:
+    """A stream as one text, without what ends its last line.
+
+    Raises:
+        InvalidInputError: it is not UTF-8.
+    """
+    raw = stream.read().removeprefix(BOM)
+    try:
+        return raw.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        line = 1 + raw.count(b"\n", 0, error.start)
+        raise InvalidInputError(f"Line {line}: {_not_utf8(raw, error)}") from None
+
+
+def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    return f"byte 0x{raw[error.start]:02x} is not UTF-8; convert the file."
+
+
 def count_lines(path: str) -> int | None:
     """How many lines of a file hold something; None for a pipe (which can be read only once) and for an array."""
     if path == "-" or not Path(path).is_file():
@@ -80,8 +109,7 @@ def _value(raw: bytes) -> Any:
     try:
         return json.loads(raw.decode())
     except UnicodeDecodeError as error:
-        reason = f"byte 0x{raw[error.start]:02x} is not UTF-8; convert the file."
-        raise _Misread(reason, 1 + raw.count(b"\n", 0, error.start)) from None
+        raise _Misread(_not_utf8(raw, error), 1 + raw.count(b"\n", 0, error.start)) from None
     except json.JSONDecodeError as error:
         reason = f"column {error.colno} is not JSON ({error.msg}); write one text in quotes or one object a line."
         raise _Misread(reason, error.lineno) from None

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 
 from agentmem import ClosedError, Memory
+from agentmem.cli import main
 from agentmem.testing import HashEmbedder
+from tests.command_line import COMMAND, Terminal, environment, jsonl
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell starts what runs in its background: the children whose interruption is tested would inherit deafness.
@@ -104,3 +108,66 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def model_memory(open_memory: Opener) -> Memory:
     """A memory in a file, with the bundled model."""
     return open_memory(model="all-MiniLM-L6-v2")
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "agent.db"
+
+
+@pytest.fixture
+def run(db: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs a command on the store `db` within this process; the store must be healthy at the end."""
+    monkeypatch.setenv("AGENTMEM_DB", str(db))
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(*arguments: object, stdin: str | bytes | None = None, columns: int | None = None) -> Result:
+        environment = {"COLUMNS": None if columns is None else str(columns)}
+        return CliRunner().invoke(main, [str(each) for each in arguments], input=stdin, env=environment)
+
+    yield run
+    if db.exists():
+        with Memory(db) as memory:
+            assert memory.check() == []
+
+
+@pytest.fixture
+def start(db: Path):
+    """Starts a command as a process of its own."""
+    processes = []
+
+    def start(*arguments: object, **options) -> subprocess.Popen:
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        command = [*COMMAND, *map(str, arguments)]
+        processes.append(subprocess.Popen(command, env=environment(db, **options.pop("env", {})), **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def terminal(db: Path):
+    """Starts a command at a terminal."""
+    terminals = []
+
+    def terminal(*arguments: object, **settings) -> Terminal:
+        terminals.append(Terminal(*arguments, db=db, **settings))
+        return terminals[-1]
+
+    yield terminal
+    for each in terminals:
+        each.close()
+
+
+@pytest.fixture
+def filled(run):
+    """Five memories of ana, made on the first days of 2026, and one of ben."""
+    days = [{"metadata": {"day": day}, "created_at": f"2026-01-0{day}T12:00:00Z"} for day in range(1, 6)]
+    items = [{"content": f"Fact number {day}", "id": f"m{day}"} | fields for day, fields in enumerate(days, 1)]
+    assert run("add", "-", "--user", "ana", stdin=jsonl(*items)).exit_code == 0
+    assert run("add", "Ben's own secret", "--user", "ben", "--id", "b1").exit_code == 0
+    return run

@@ -10,69 +10,21 @@ import subprocess
 import sys
 import termios
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from agentmem import Memory
-from agentmem.cli import main
+from agentmem.cli.terminal import clip, escape, table, width
 from agentmem.demo import QUESTIONS, conversation
-from agentmem.terminal import clip, escape, table, width
 from agentmem.testing import HashEmbedder
+from tests.command_line import ROOT, UUID, every_command, finished, jsonl, lines_of
 from tests.forgery import forge
 
-ROOT = Path(__file__).resolve().parent.parent
-UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
-COMMANDS = ["add", "backup", "check", "delete", "demo", "history", "list", "purge", "repair", "search", "stats"]
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Path:
-    return tmp_path / "agent.db"
-
-
-@pytest.fixture
-def run(db: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command on the store `db` within this process; the store must be healthy at the end."""
-    monkeypatch.setenv("AGENTMEM_DB", str(db))
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-    def run(*arguments: object, stdin: str | bytes | None = None, columns: int | None = None) -> Result:
-        environment = {"COLUMNS": None if columns is None else str(columns)}
-        return CliRunner().invoke(main, [str(each) for each in arguments], input=stdin, env=environment)
-
-    yield run
-    if db.exists():
-        with Memory(db) as memory:
-            assert memory.check() == []
-
-
-@pytest.fixture
-def start(db: Path):
-    """Starts a command as a process of its own."""
-    processes = []
-
-    def start(*arguments: object, **options) -> subprocess.Popen:
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "AGENTMEM_DB": str(db)} | options.pop("env", {})
-        command = [sys.executable, "-W", "error", "-m", "agentmem.cli", *map(str, arguments)]
-        processes.append(subprocess.Popen(command, env=environment, **options))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def lines_of(result: Result) -> list[dict]:
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def jsonl(*items: object) -> str:
-    return "".join(f"{json.dumps(item)}\n" for item in items)
+COMMANDS = [
+    "add", "backup", "check", "completion", "count", "delete", "demo", "export", "flush", "get", "history", "import",
+    "list", "models", "purge", "repair", "reset", "restore", "search", "shell", "stats", "update", "watch",
+]  # fmt: skip
 
 
 def contents(run) -> list[str]:
@@ -253,16 +205,6 @@ def test_an_empty_input_stores_nothing_and_says_so(run):
 # -- search and list ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def filled(run):
-    """Five memories of ana, made on the first days of 2026, and one of ben."""
-    days = [{"metadata": {"day": day}, "created_at": f"2026-01-0{day}T12:00:00Z"} for day in range(1, 6)]
-    items = [{"content": f"Fact number {day}", "id": f"m{day}"} | fields for day, fields in enumerate(days, 1)]
-    assert run("add", "-", "--user", "ana", stdin=jsonl(*items)).exit_code == 0
-    assert run("add", "Ben's own secret", "--user", "ben", "--id", "b1").exit_code == 0
-    return run
-
-
 def test_a_search_takes_filters_limits_and_thresholds(filled):
     found = lines_of(filled("search", "fact", "--user", "ana", "--filter", '{"day": {"gte": 4}}', "--json"))
     assert sorted(match["record"]["id"] for match in found) == ["m4", "m5"]
@@ -419,8 +361,13 @@ def test_the_stats_count_what_is_stored(filled, db):
     filled("delete", "m1")
     told = json.loads(filled("stats", "--json").stdout)
     assert told.pop("bytes") > 10_000
-    assert told == {"path": str(db), "memories": 5, "deleted": 1, "pending": 0, "vectors": 6}
-    assert re.search(r"^memories  5$", filled("stats").stdout, re.M)
+    assert told.pop("log_bytes") >= 0
+    assert datetime.now(UTC) - datetime.fromisoformat(told.pop("changed_at")) < timedelta(hours=1)
+    assert told == {
+        "path": str(db), "memories": 5, "deleted": 1, "vectors": 6, "pending": 0, "pending_seconds": 0.0,
+        "pending_failed": 0, "users": 2, "agents": 0, "runs": 0, "changes": 7,
+    }  # fmt: skip
+    assert re.search(r"^memories +5$", filled("stats").stdout, re.M)
 
 
 def test_a_healthy_store_is_called_healthy(filled):
@@ -517,6 +464,101 @@ def test_a_damaged_store_is_repaired_by_its_path(run, db, tmp_path, damage):
     db.unlink()
 
 
+# -- get, count, update, restore, flush, reset -----------------------------------------------------------------------
+
+
+def test_a_memory_is_shown_with_every_field_it_has(filled):
+    told = filled("get", "m1").stdout
+    assert re.fullmatch(
+        r'id +m1\ncontent +Fact number 1\nuser +ana\nmetadata +\{"day": 1\}\ncreated +2026-01-01 12:00:00Z\n'
+        r"updated +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\n",
+        told,
+    )
+    several = filled("get", "m1", "m99", "b1", "--json")
+    assert (several.exit_code, several.stderr) == (1, "There is no memory 'm99' to show.\n")
+    assert [record["id"] for record in lines_of(several)] == ["m1", "b1"]
+    assert filled("get", "b1", "--user", "ana").exit_code == 1
+    filled("delete", "m1")
+    assert filled("get", "m1").exit_code == 1
+    assert filled("get", "m2", "--as-of", "2000-01-01T00:00:00Z").exit_code == 1
+
+
+def test_memories_are_counted_as_they_are_listed(filled):
+    assert filled("count", "--user", "ana").stdout == "5\n"
+    assert json.loads(filled("count", "--all-scopes", "--json").stdout) == {"count": 6}
+    assert filled("count", "--user", "ana", "--filter", '{"day": {"lt": 3}}').stdout == "2\n"
+    assert filled("count", "--user", "ana", "--between", "2026-01-04T00:00:00Z..").stdout == "2\n"
+    nothing = filled("count", "--user", "nobody")
+    assert (nothing.exit_code, nothing.stdout) == (0, "0\n")
+
+
+def test_a_memory_gets_a_new_version(filled):
+    assert filled("update", "m1", "Fact number one", "--metadata", '{"sure": true}').stdout == "m1\n"
+    [record] = lines_of(filled("get", "m1", "--json"))
+    assert (record["content"], record["metadata"]) == ("Fact number one", {"day": 1, "sure": True})
+    [record] = lines_of(filled("update", "m1", "--metadata", "{}", "--replace-metadata", "--json"))
+    assert (record["content"], record["metadata"]) == ("Fact number one", {})
+    piped = filled("update", "m1", "-", "--ttl", "3600", "--user", "ana", "--json", stdin="Fact one\nand two\n")
+    [record] = lines_of(piped)
+    assert record["content"] == "Fact one\nand two"
+    assert record["expires_at"] is not None
+    assert lines_of(filled("update", "m1", "--never-expires", "--json"))[0]["expires_at"] is None
+    assert "Fact one" in filled("search", "one and two", "--user", "ana").stdout
+    for wrong in (["m99", "x"], ["m1"], ["m1", "x", "--user", "ben"], ["m1", " "], ["m1", "--ttl", "0"]):
+        assert_one_sentence(filled("update", *wrong), 2)
+    assert filled("update", "m1", "--ttl", "3", "--never-expires").exit_code == 2
+
+
+def test_what_was_deleted_comes_back(filled):
+    filled("delete", "m1", "m2")
+    assert filled("restore", "m1", "m99", "m1").stdout == "m1\n"
+    assert filled("restore", "m99").stderr == "There is no memory 'm99' to restore.\n"
+    [record] = lines_of(filled("restore", "m2", "--user", "ana", "--json"))
+    assert record["content"] == "Fact number 2"
+    assert filled("restore", "b1", "--user", "ana").exit_code == 1
+    assert filled("count", "--user", "ana").stdout == "5\n"
+
+
+def test_what_was_deferred_is_embedded_when_asked(run, db):
+    with Memory(db, model=None) as memory:
+        for number in range(3):
+            memory.add(f"put off {number}", user_id="ana" if number else "ben", defer=True)
+    with Memory(db, model=None) as memory:
+        assert memory.stats().pending == 3
+    told = run("flush", "--json")
+    assert (told.exit_code, json.loads(told.stdout)) == (0, {"embedded": 3, "pending": 0, "failed": 0})
+    assert run("flush", db, "--user", "ana").stdout == "0 memories embedded.\n"
+
+
+def test_everything_is_erased_after_a_yes(filled, db):
+    filled("delete", "m1")
+    refused = filled("reset")
+    assert refused.exit_code == 2
+    assert "This would erase all 6 memories" in refused.stderr
+    told = filled("reset", db, "--yes", "--json")
+    assert (told.exit_code, json.loads(told.stdout)) == (0, {"purged": 6})
+    assert b"Fact number" not in db.read_bytes()
+    assert b"secret" not in db.read_bytes()
+    assert filled("count", "--all-scopes").stdout == "0\n"
+    again = filled("reset")
+    assert (again.exit_code, again.stdout) == (1, "0 memories erased.\n")
+    assert filled("add", "A new beginning", "--user", "ana").exit_code == 0
+
+
+def test_lines_and_whole_inputs_may_be_texts(run):
+    told = run("add", "-", "--format", "lines", "--user", "ana", stdin="\ufefffirst \n\n  \nsecond\r\n")
+    assert (told.exit_code, told.stdout) == (0, "2 memories stored.\n")
+    note = "A heading\n\nand a paragraph\n"
+    assert run("add", "-", "--format", "text", "--user", "ana", "--id", "note", stdin=note).stdout == "note\n"
+    assert contents(run) == ["first ", "second", "A heading\n\nand a paragraph"]
+    bad = run("add", "-", "--format", "lines", "--user", "ana", stdin=b"good\n\xff\n")
+    assert (bad.exit_code, "Line 2: byte 0xff is not UTF-8" in bad.stderr) == (2, True)
+    whole = run("add", "-", "--format", "text", "--user", "ana", stdin=b"good\n\xff\n")
+    assert_one_sentence(whole, 2)
+    assert "Line 2: byte 0xff is not UTF-8" in whole.stderr
+    assert "heading" in run("search", "-", "--user", "ana", "--limit", "1", stdin="heading, paragraph\n").stdout
+
+
 # -- usage and errors ---------------------------------------------------------------------------------------------
 
 
@@ -530,6 +572,15 @@ def test_a_damaged_store_is_repaired_by_its_path(run, db, tmp_path, damage):
         ["stats"],
         ["check"],
         ["repair"],
+        ["get", "m"],
+        ["count", "--user", "a"],
+        ["update", "m", "x"],
+        ["restore", "m"],
+        ["purge", "m", "--yes"],
+        ["reset", "--yes"],
+        ["flush"],
+        ["watch"],
+        ["shell", "--user", "a"],
     ],
     ids=lambda command: command[0],
 )
@@ -558,7 +609,9 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["delete", "m", "--all", "--user", "a"], ["delete", "m", "--filter", '{"a": 1}'], ["history"],
         ["backup"], ["backup", "a.db"],
         ["purge"], ["purge", "--all"], ["purge", "m", "--all", "--user", "a"],
-        ["stats", "--db", ":memory:"], ["remember"], [],
+        ["stats", "--db", ":memory:"], ["remember"], [], ["get"], ["count"], ["update"], ["restore"], ["shell"],
+        ["watch", "--interval", "0"], ["watch", "--count", "0"], ["completion"], ["flush", "--timeout", "soon"],
+        ["reset", "--db", ":memory:", "--yes"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -598,10 +651,8 @@ def test_a_model_that_is_not_there_exits_with_4(filled):
 def test_the_help_names_every_command_and_option(run):
     told = run("--help").stdout
     assert [line.split()[0] for line in told.partition("Commands:\n")[2].splitlines()] == COMMANDS
-    assert sorted(main.commands) == COMMANDS
-    for name, command in main.commands.items():
-        assert "--json" in {option for parameter in command.params for option in parameter.opts}, name
-        assert run(name, "--help").exit_code == 0
+    for name in every_command():
+        assert run(*name.split(), "--help").exit_code == 0
     assert re.fullmatch(r"agentmem, version \d+\.\d+\.\d+\n", run("--version").stdout)
 
 
@@ -675,6 +726,44 @@ def test_an_output_that_is_not_utf_8_still_gets_everything(filled, start):
     stdout, _ = start("list", "--user", "ana", "--limit", "1", "--json", env=plain).communicate(timeout=30)
     assert json.loads(stdout.decode("ascii"))["content"] == "Grüße 👍 aus 北京"
     assert b"Traceback" not in stderr
+
+
+# -- terminals ----------------------------------------------------------------------------------------------------
+
+
+def test_colours_are_for_terminals_that_want_them(filled, terminal, start):
+    search = ["search", "fact", "--user", "ana", "--limit", "1", "--full"]
+    assert "\x1b[1m0." in terminal(*search).until("Fact number")
+    for setting in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        shown = terminal(*search, **setting)
+        assert shown.code() == 0
+        assert "\x1b" not in shown.shown
+    assert b"\x1b" not in start(*search).communicate(timeout=60)[0]
+    wrong = terminal("get", "m1", "--db", "nowhere.db")
+    assert wrong.code() == 3
+    assert wrong.shown.startswith("\x1b[1;31mError:\x1b[0m There is no store")
+    assert "\x1b[32mhealthy\x1b[0m" in terminal("check").until("healthy\\S*")
+
+
+def test_an_erasure_is_asked_for_at_a_terminal_and_ctrl_c_is_no(filled, terminal):
+    shown = terminal("reset")
+    shown.until(r"Erase all 6 memories of .* for good\? \[y/N\]: ")
+    shown.type("\x03\n")  # The line, because Python misses an interrupt between the prompt and the reading until then.
+    assert shown.code() == 130
+    shown = terminal("reset")
+    shown.until(r"\[y/N\]: ")
+    shown.type("n\n")
+    assert shown.code() == 1
+    assert filled("count", "--all-scopes").stdout == "6\n"
+
+
+def test_long_work_shows_how_far_it_is_where_it_is_asked_to(filled, start, tmp_path):
+    for command in (["backup", tmp_path / "agent.db", tmp_path / "copy.db"], ["flush"]):
+        code, stdout, stderr = finished(start(*command, "--progress"))
+        assert code == 0
+        assert stdout
+        assert "\r" in stderr
+        assert finished(start(*command, "--no-progress", *(["--overwrite"] if len(command) > 1 else [])))[2] == ""
 
 
 # -- processes ----------------------------------------------------------------------------------------------------

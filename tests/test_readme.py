@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 import agentmem
-from agentmem import Config, Memory, ScopedMemory, cli, errors, filters
+from agentmem import Config, Memory, ScopedMemory, errors, filters
+from agentmem.cli import exits, main
 from agentmem.search import ranking
 from tests import mem0_peer
+from tests.command_line import every_command
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -147,19 +149,27 @@ def test_the_errors_are_those_of_the_package():
         assert when == one_line(error.__doc__), error
 
 
+COMMANDS = every_command()
+
+
 def test_the_exit_codes_are_those_of_the_command_line():
-    told = [int(code) for code, _ in rows(section("Command line"), "| exit code | means |")]
-    known = [cli.DONE, cli.NOTHING, cli.WRONG_INPUT, cli.STORE_REFUSED, cli.MODEL_FAILED, cli.INTERRUPTED, cli.UNREAD]
-    assert told == known
+    told = rows(section("Command line"), "| exit code | means |")
+    assert [(int(code), meaning) for code, meaning in told] == list(exits.MEANINGS.items())
 
 
-def test_the_commands_and_options_exist():
-    text = section("Command line")
-    assert set(cli.main.commands) <= set(names(text))
-    options = {
-        option for command in cli.main.commands.values() for parameter in command.params for option in parameter.opts
+def test_the_commands_are_those_of_the_command_line():
+    told = rows(section("Command line"), "| command | does |")
+    assert [names(name) for name, _ in told] == [[name] for name in COMMANDS]
+    for (_, does), (name, command) in zip(told, COMMANDS.items(), strict=True):
+        assert does == command.get_short_help_str(200).removesuffix("."), name
+
+
+def test_the_options_of_the_commands_exist():
+    options = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    options |= {option for parameter in main.params for option in parameter.opts}
+    mentioned = {
+        word for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", section("Command line")) for word in name.split()
     }
-    mentioned = {word for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text) for word in name.split()}
     assert mentioned - {"--help"} <= options
 
 

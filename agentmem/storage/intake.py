@@ -17,6 +17,7 @@ from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, record_of
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import existing
+from agentmem.terms import stored_terms
 
 OnConflict = Literal["error", "skip", "replace", "new_id"]
 
@@ -80,7 +81,7 @@ def take_in(
         if outcome == "imported":
             transaction.insert(arrival.draft, vector, words)
         elif outcome == "replaced":
-            _replace(transaction, arrival.draft, vector, words)
+            _replace(transaction, arrival.draft, vector)
     return outcomes
 
 
@@ -172,7 +173,7 @@ def _find(connection: Connection, ids: Sequence[str]) -> dict[str, _Found]:
     return found
 
 
-def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None, terms: bytes) -> None:
+def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None) -> None:
     """Gives the memory that has the draft's id a new version; role and `created_at` stay, as in every update."""
     found = _find(transaction.connection, [draft.id])[draft.id]
     assert found.key is not None
@@ -185,8 +186,8 @@ def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None, 
         updated_at=from_microseconds(transaction.moment),
     )
     if _version(old) != _version(new):
-        changed = old.content != new.content
+        # Not those of the draft, which was made at another time: the words of the day are among the terms.
+        terms = stored_terms(new.content, old.created_at) if old.content != new.content else None
         revise(
-            transaction, found.key, old, new,
-            metadata_json=draft.metadata_json, terms=terms if changed else None, embedded=embedded,
+            transaction, found.key, old, new, metadata_json=draft.metadata_json, terms=terms, embedded=embedded
         )  # fmt: skip

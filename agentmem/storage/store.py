@@ -35,7 +35,8 @@ from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.checksums import page_problems
 from agentmem.storage.commit import GroupCommit, Write
-from agentmem.storage.database import Connection, Database, only_row
+from agentmem.storage.counts import counts
+from agentmem.storage.database import Connection, Database
 from agentmem.storage.frozen import Frozen, freeze, thaw
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
@@ -46,7 +47,6 @@ from agentmem.storage.pending import (
     claim,
     last_pending,
     pending_count,
-    pending_counts,
     pending_memories,
     release,
     settle,
@@ -56,7 +56,6 @@ from agentmem.storage.repair import repair
 from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
-from agentmem.storage.standing import move_progress
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
@@ -154,13 +153,7 @@ class Store:
     def counts(self) -> dict[str, Any]:
         """Rows and bytes; reads indexes, so that its cost grows slowly with the store."""
         with self._database.reading() as connection:
-            memories, deleted = only_row(connection, "SELECT count(*), count(deleted_at) FROM memory")
-            vectors = only_row(connection, "SELECT count(*) FROM vector")[0]
-            pages = connection.pragma("page_count") * connection.pragma("page_size")
-            counts: dict[str, Any] = dict(pending_counts(connection))
-            if move := move_progress(connection):
-                counts |= {"moving_to": move.name, "moved": move.done}
-        return {"memories": memories - deleted, "deleted": deleted, "vectors": vectors, "bytes": pages, **counts}
+            return counts(connection, self._database.path)
 
     def require(self, id: str, scope: Scope, *, show_expired: bool = False) -> Record:
         """The visible memory with this id. Raises NotFoundError when there is none."""

@@ -8,12 +8,14 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-from agentmem.records import Event, Match, Record, Version
+if TYPE_CHECKING:
+    from agentmem.records import Event, Match, Record, Version
+    from agentmem.statistics import Stats
 
 GAP = "  "
 
@@ -22,12 +24,28 @@ MIN_TEXT = 24
 
 MAX_OWNER = 40
 
+ERROR = "Error:"
+"""What the message begins with that ends a command."""
+
+STYLES = {"good": "32", "bad": "1;31", "strong": "1", "faint": "2"}
+"""As ECMA-48 numbers them: green, bold red, bold, faint."""
+
+MATCH_STYLES = {0: "strong", 1: "faint", 2: "faint"}
+RECORD_STYLES = {0: "faint", 1: "faint"}
+
+STORED = (
+    "memories", "deleted", "vectors", "pending", "pending_seconds", "pending_failed", "users", "agents", "runs",
+    "changes", "changed_at", "bytes", "log_bytes",
+)  # fmt: skip
+"""The fields of `Stats` that tell of the store."""
+
 PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
 """Of a score, as `Match.explanation` names them."""
 
 # What a terminal, or a reader of lines, would act upon: controls (C0, DEL, C1), the two separators of Unicode, lone
 # surrogates, and the marks that turn the direction of the text that follows. Joiners stay: emoji are made of them.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _WIDENED = "\ufe0f"  # Makes an emoji of the character before it.
 
@@ -73,9 +91,15 @@ def clip(text: str, columns: int) -> str:
     return f"{kept.rstrip(chr(0x200D))}…" if columns > 0 else ""
 
 
-def table(rows: Sequence[Sequence[str]], columns: int | None, expendable: Sequence[int] = ()) -> Iterator[str]:
+def table(
+    rows: Sequence[Sequence[str]],
+    columns: int | None,
+    expendable: Sequence[int] = (),
+    styles: Mapping[int, str] | None = None,
+) -> Iterator[str]:
     """Lines of aligned cells that fit in `columns` (None: as long as they are). The last cell is cut as needed; where
-    it would get less than MIN_TEXT, the `expendable` cells are left out, in that order."""
+    it would get less than MIN_TEXT, the `expendable` cells are left out, in that order. `styles` has a style for the
+    cells of some columns."""
     if not rows:
         return
     cells = [[escape(cell) for cell in row] for row in rows]
@@ -88,31 +112,63 @@ def table(rows: Sequence[Sequence[str]], columns: int | None, expendable: Sequen
         shown = [at for at in shown if at != index]
     for row in cells:
         padded = [row[at] + " " * (widths[at] - width(row[at])) for at in shown[:-1]]
-        last = row[shown[-1]] if room is None else clip(row[shown[-1]], max(room, 1))
-        line = GAP.join([*padded, last]).rstrip()
-        yield line if columns is None else clip(line, columns)
+        padded.append(row[shown[-1]] if room is None else clip(row[shown[-1]], max(room, 1)))
+        line = GAP.join(padded).rstrip()
+        if columns is not None and width(line) > columns:
+            yield clip(line, columns)
+        elif styles:
+            yield GAP.join(styled(cell, styles.get(at)) for at, cell in zip(shown, padded, strict=True)).rstrip()
+        else:
+            yield line
 
 
 def fitted(
-    rows: Sequence[Sequence[str]], *, full: bool = False, expendable: Sequence[int] = (), indent: int = 0
+    rows: Sequence[Sequence[str]],
+    *,
+    full: bool = False,
+    expendable: Sequence[int] = (),
+    indent: int = 0,
+    styles: Mapping[int, str] | None = None,
 ) -> list[str]:
-    """`table` for the terminal at hand; nothing is cut when something else reads the output, or with `full`."""
+    """`table` for the terminal at hand; nothing is cut when something else reads the output, or with `full`, and it has
+    colours only on a terminal."""
     limited = not full and (sys.stdout.isatty() or "COLUMNS" in os.environ)
     columns = shutil.get_terminal_size().columns - indent if limited else None
-    return [" " * indent + line for line in table(rows, columns, expendable)]
+    shown = table(rows, columns, expendable, styles if is_coloured(sys.stdout) else None)
+    return [" " * indent + line for line in shown]
 
 
-def match_rows(matches: Sequence[Match], *, ids: bool = True, owners: bool = False) -> list[list[str]]:
+def is_coloured(stream: IO[str]) -> bool:
+    """Whether colours may be written: to a terminal that knows them, unless NO_COLOR is set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def styled(text: str, style: str | None) -> str:
+    """The text in one of STYLES."""
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style and text else text
+
+
+def painted(text: str, style: str) -> str:
+    """The same, where standard output takes colours."""
+    return styled(text, style) if is_coloured(sys.stdout) else text
+
+
+def counted(count: int, noun: str = "memory", nouns: str = "memories") -> str:
+    """A number and what it counts, as in "1 memory" and "2 memories"."""
+    return f"{count:,} {noun if count == 1 else nouns}"
+
+
+def match_rows(matches: Sequence["Match"], *, ids: bool = True, owners: bool = False) -> list[list[str]]:
     """Score, id, day, owner, text; ids and owners are blank unless wanted."""
     return [[f"{match.score:.2f}", *_record_cells(match.record, ids=ids, owners=owners)] for match in matches]
 
 
-def record_rows(records: Sequence[Record], *, owners: bool) -> list[list[str]]:
+def record_rows(records: Sequence["Record"], *, owners: bool) -> list[list[str]]:
     """Id, day, owner, text."""
     return [_record_cells(record, ids=True, owners=owners) for record in records]
 
 
-def _record_cells(record: Record, *, ids: bool, owners: bool) -> list[str]:
+def _record_cells(record: "Record", *, ids: bool, owners: bool) -> list[str]:
     named = (("user", record.user_id), ("agent", record.agent_id), ("run", record.run_id))
     owner = " ".join(f"{name}={value}" for name, value in named if value is not None) if owners else ""
     text = record.content if record.role is None else f"{record.role}: {record.content}"
@@ -120,19 +176,56 @@ def _record_cells(record: Record, *, ids: bool, owners: bool) -> list[str]:
     return [record.id if ids else "", day, clip(escape(owner), MAX_OWNER), text]
 
 
-def event_rows(events: Sequence[Event]) -> list[list[str]]:
+def record_block(record: "Record") -> list[str]:
+    """Every field that the record has, a line each."""
+    named = {
+        "id": record.id, "content": record.content, "user": record.user_id, "agent": record.agent_id,
+        "run": record.run_id, "role": record.role,
+        "metadata": json.dumps(record.metadata, ensure_ascii=False) if record.metadata else None,
+        "created": record.created_at, "updated": record.updated_at, "expires": record.expires_at,
+    }  # fmt: skip
+    cells = [
+        [name, f"{value:%Y-%m-%d %H:%M:%S}Z" if isinstance(value, datetime) else value]
+        for name, value in named.items()
+        if value is not None
+    ]
+    return fitted(cells, full=True, styles={0: "faint"})
+
+
+def stored_fields(stats: "Stats") -> dict[str, Any]:
+    """What the store holds. The others of its figures count the work of this process, which just began."""
+    return {name: getattr(stats, name) for name in STORED}
+
+
+def stored_cells(told: Mapping[str, Any]) -> list[list[str]]:
+    """Such figures, and the path, as people read them."""
+    return [[name.replace("_", " "), readable(name, value)] for name, value in told.items() if value is not None]
+
+
+def readable(name: str, value: Any) -> str:
+    """A figure as people read it; what is not there is blank."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}Z"
+    if name.endswith("seconds"):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def event_rows(events: Sequence["Event"]) -> list[list[str]]:
     """Seq, time, what, the text as it stood afterwards."""
     return [[str(event.seq), f"{event.at:%Y-%m-%d %H:%M:%S}Z", event.what, _version(event.after)] for event in events]
 
 
-def _version(version: Version | None) -> str:
+def _version(version: "Version | None") -> str:
     if version is None:
         return ""
     metadata = f"  {json.dumps(version.metadata, ensure_ascii=False)}" if version.metadata else ""
     return f"{version.content}{metadata}"
 
 
-def explain_line(match: Match) -> str:
+def explain_line(match: "Match") -> str:
     """How a score came about, on one line: its parts, which add up to it, and what was looked at."""
     told = match.explanation or {}
     notes = {"keyword": f"words ({', '.join(told['terms'])})", "vector": f"vector (cosine {told['cosine']:.2f})"}
@@ -172,9 +265,23 @@ def prepare_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def print_lines(*lines: str) -> None:
+def standard_input() -> IO[bytes]:
+    """Its bytes; none when it is closed."""
+    return io.BytesIO() if sys.stdin is None else sys.stdin.buffer
+
+
+def text_of(argument: str) -> str:
+    """An argument that is a text; what standard input holds when it is "-". Raises InvalidInputError."""
+    if argument != "-":
+        return argument
+    from agentmem.transcripts import read_text
+
+    return read_text(standard_input())
+
+
+def print_lines(*lines: str, end: str = "\n") -> None:
     """On standard output, at once. Raises BrokenPipeError when its reader has gone."""
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.writelines(f"{line}{end}" for line in lines)
     sys.stdout.flush()
 
 
@@ -184,10 +291,39 @@ def print_json(*values: Any) -> None:
     print_lines(*(to_json(value, ascii_only=ascii_only) for value in values))
 
 
-def complain(message: str) -> None:
-    """On standard error, which somebody may have closed."""
+@contextmanager
+def shown_cursor(*, hidden: bool) -> Iterator[None]:
+    """Hides the cursor of the terminal meanwhile, or not."""
+    if not hidden:
+        yield
+        return
+    sys.stdout.write("\x1b[?25l")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            print_lines("\x1b[?25h", end="")
+
+
+def rewrite_lines(lines: Sequence[str], *, above: bool) -> None:
+    """Prints lines in the place of as many that stand `above`; as many as the terminal has room for."""
+    columns, height = shutil.get_terminal_size()
+    lines = [
+        line if width(_COLOUR.sub("", line)) <= columns else clip(_COLOUR.sub("", line), columns) for line in lines
+    ]
+    lines = lines[: max(height - 1, 1)]
+    up = f"\x1b[{len(lines)}A" if above else ""
+    print_lines(up + "\n".join(f"\r{line}\x1b[K" for line in lines))
+
+
+def complain(*messages: str) -> None:
+    """A line each on standard error, which somebody may have closed."""
     with suppress(OSError):
-        sys.stderr.write(f"{escape(message)}\n")
+        for message in messages:
+            line = escape(message)
+            if line.startswith(ERROR) and is_coloured(sys.stderr):
+                line = styled(ERROR, "bad") + line.removeprefix(ERROR)
+            sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 

@@ -1,0 +1,235 @@
+"""`search`, `get`, `list`, `count` and `history`."""
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from agentmem.cli import options
+from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.opening import open_memory, scoped
+from agentmem.cli.terminal import (
+    MATCH_STYLES,
+    RECORD_STYLES,
+    complain,
+    escape,
+    event_rows,
+    explain_line,
+    fitted,
+    match_rows,
+    painted,
+    print_json,
+    print_lines,
+    record_block,
+    record_rows,
+    text_of,
+)
+
+PAGE = 1_000
+"""Records read at a time by `list --all`; between pages the store is free."""
+
+
+def _days(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """As the seconds that `search` takes."""
+    return None if value is None else value * 86_400
+
+
+@click.command()
+@click.argument("query")
+@options.owner
+@options.all_scopes
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="At most this many.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Leave out what scores less.")
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "vector", "keyword"]),
+    default="hybrid",
+    show_default=True,
+    help="By words and meaning, by meaning, or by words (which needs no model).",
+)
+@click.option("--recency", type=float, callback=_days, metavar="DAYS", help="Half-life: older memories score less.")
+@click.option("--importance", metavar="KEY", help="A metadata key with numbers from 0 to 1: lower ones score less.")
+@click.option("--collapse", is_flag=True, help="Show equal texts once.")
+@options.filters
+@options.between
+@options.show_expired
+@options.as_of
+@click.option("--explain", is_flag=True, help="Say how each score came about.")
+@options.timeout
+@options.full
+@options.db
+@options.model
+@options.output
+def search(query: str, full: bool, db: str, model: str, as_json: bool, **asked: Any) -> int:
+    """Print what is relevant to QUERY, best first.
+
+    Score, id, day, text. A QUERY of - is read from standard input. With --json a match on a line. Exits with 1 when
+    nothing matches.
+
+    \b
+    Examples:
+      agentmem search "where does she like to sit?" --user ana
+      agentmem search "seats" --user ana --filter '{"topic": "travel"}' --explain
+      agentmem search "what was planned?" --run monday --recency 30 --limit 3
+      agentmem search "peanuts" --all-scopes --mode keyword --json | jq -r .record.id
+    """
+    options.require_owner(asked)
+    with open_memory(db, None if asked["mode"] == "keyword" else model) as memory:
+        matches = memory.search(text_of(query), **asked)
+    if as_json:
+        print_json(*matches)
+    else:
+        rows = match_rows(matches, owners=asked["all_scopes"])
+        lines = fitted(rows, expendable=(2, 3), full=full, styles=MATCH_STYLES)
+        for line, match in zip(lines, matches, strict=True):
+            print_lines(line)
+            if asked["explain"]:
+                print_lines(painted(escape(f"      {explain_line(match)}"), "faint"))
+    return DONE if matches else NOTHING
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@options.owner
+@options.show_expired
+@options.as_of
+@options.db
+@options.output
+def get(
+    ids: tuple[str, ...], show_expired: bool, as_of: datetime | None, db: str, as_json: bool, **owner: str | None
+) -> int:
+    """Print memories by their ids, every field on a line.
+
+    With an owner, a memory of somebody else is not found. With --json a record on a line. Exits with 1 when one is
+    missing.
+
+    \b
+    Examples:
+      agentmem get 01a2024a-36e1-7cc2-89ab-3d8a1d8c3f0e
+      agentmem get m1 m2 --user ana --json
+      agentmem get m1 --as-of 2026-03-01T00:00:00Z
+    """
+    missing = 0
+    with open_memory(db) as memory:
+        scope = scoped(memory, owner)
+        for position, each in enumerate(ids):
+            record = scope.get(each, show_expired=show_expired, as_of=as_of)
+            if record is None:
+                missing += 1
+                complain(f"There is no memory {each!r} to show.")
+            elif as_json:
+                print_json(record)
+            else:
+                print_lines(*([""] if position else []), *record_block(record))
+    return NOTHING if missing else DONE
+
+
+@click.command("list")
+@options.owner
+@options.all_scopes
+@options.filters
+@options.between
+@options.show_expired
+@options.as_of
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Memories a page (without --all)."
+)
+@click.option("--after", metavar="PAGE", help="Go on after a page, as the listing before named it.")
+@click.option("--all", "everything", is_flag=True, help="Every page, one after the other.")
+@click.option(
+    "--order",
+    type=click.Choice(["newest", "oldest"]),
+    default="newest",
+    show_default=True,
+    help="Which of them come first.",
+)
+@options.full
+@options.db
+@options.output
+def list_(everything: bool, full: bool, db: str, as_json: bool, **asked: Any) -> int:
+    """Print memories by the time they were made.
+
+    Id, day, text. With --json a record on a line. When there are more, standard error names the next page. Exits
+    with 1 when there are none.
+
+    \b
+    Examples:
+      agentmem list --user ana
+      agentmem list --user ana --between 2026-03-01T00:00:00Z.. --order oldest
+      agentmem list --all-scopes --all --json > everything.jsonl
+      agentmem list --run monday --filter '{"role": "user"}' --limit 5
+    """
+    options.require_owner(asked)
+    found = False
+    if everything:
+        asked["limit"] = PAGE
+    with open_memory(db) as memory:
+        while True:
+            page = memory.get_all(**asked)
+            found = found or bool(page.records)
+            if as_json:
+                print_json(*page.records)
+            else:
+                rows = record_rows(page.records, owners=asked["all_scopes"])
+                print_lines(*fitted(rows, expendable=(1, 2), full=full, styles=RECORD_STYLES))
+            if page.next is None or not everything:
+                break
+            asked["after"] = page.next
+    if page.next is not None:
+        complain(f"There are more: --after {page.next}")
+    return DONE if found else NOTHING
+
+
+@click.command()
+@options.owner
+@options.all_scopes
+@options.filters
+@options.between
+@options.show_expired
+@options.as_of
+@options.db
+@options.output
+def count(db: str, as_json: bool, **asked: Any) -> int:
+    """Print how many memories `list` would print in all. With --json one object: count.
+
+    None are an answer too: it exits with 0.
+
+    \b
+    Examples:
+      agentmem count --user ana
+      agentmem count --all-scopes --filter '{"topic": "travel"}'
+      agentmem count --user ana --as-of 2026-03-01T00:00:00Z --json
+    """
+    options.require_owner(asked)
+    with open_memory(db) as memory:
+        number = memory.count(**asked)
+    print_json({"count": number}) if as_json else print_lines(str(number))
+    return DONE
+
+
+@click.command()
+@click.argument("id")
+@options.owner
+@options.full
+@options.db
+@options.output
+def history(id: str, full: bool, db: str, as_json: bool, **owner: str | None) -> int:
+    """Print every event of a memory, oldest first.
+
+    Number, time, what happened, the text afterwards. With --json an event on a line. Exits with 1 when there never
+    was such a memory.
+
+    \b
+    Examples:
+      agentmem history 01a2024a-36e1-7cc2-89ab-3d8a1d8c3f0e
+      agentmem history m1 --json | jq -r .what
+    """
+    with open_memory(db) as memory:
+        events = scoped(memory, owner).history(id)
+    if not events:
+        complain(f"There never was a memory {id!r}.")
+    if as_json:
+        print_json(*events)
+    else:
+        print_lines(*fitted(event_rows(events), expendable=(0,), full=full, styles={0: "faint", 1: "faint"}))
+    return DONE if events else NOTHING

@@ -1,0 +1,157 @@
+"""`stats`, `check`, `repair`, `backup` and `flush`."""
+
+from pathlib import Path
+
+import click
+
+from agentmem.cli import options
+from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.opening import existing, open_memory, scoped
+from agentmem.cli.terminal import counted, escape, fitted, painted, print_json, print_lines, stored_cells, stored_fields
+from agentmem.errors import StoreDamagedError
+from agentmem.progress import following
+
+
+@click.command()
+@options.path
+@options.db
+@options.output
+def stats(path: str | None, db: str, as_json: bool) -> int:
+    """Print how much a store holds (PATH, or --db).
+
+    With --json one object. What the caches and the model of a running process do is known to that process alone:
+    ask its `Memory.stats()`.
+
+    \b
+    Examples:
+      agentmem stats
+      agentmem stats agent.db --json | jq .pending
+    """
+    with open_memory(path or db) as memory:
+        told = {"path": memory.path, **stored_fields(memory.stats())}
+    if as_json:
+        print_json(told)
+    else:
+        print_lines(*fitted(stored_cells(told), full=True, styles={0: "faint"}))
+    return DONE
+
+
+@click.command()
+@options.path
+@options.db
+@options.output
+def check(path: str | None, db: str, as_json: bool) -> int:
+    """Print what is wrong with a store (PATH, or --db).
+
+    Reads the whole of it; no model is needed. Exits with 0 when it is healthy, with 1 when something is wrong. With
+    --json one object: healthy, problems.
+
+    \b
+    Examples:
+      agentmem check
+      agentmem check copy.db --json
+    """
+    try:
+        with open_memory(path or db) as memory:
+            problems = memory.check()
+    except StoreDamagedError as error:
+        problems = [str(error)]
+    if as_json:
+        print_json({"healthy": not problems, "problems": problems})
+    else:
+        print_lines(*(painted(escape(each), "bad") for each in problems))
+        print_lines(*([] if problems else [painted("healthy", "good")]))
+    return NOTHING if problems else DONE
+
+
+@click.command()
+@options.path
+@options.db
+@options.output
+def repair(path: str | None, db: str, as_json: bool) -> int:
+    """Mend a store (PATH, or --db), also one that cannot be opened.
+
+    Prints what was done; no model is needed. Exits with 0 when it is healthy now, with 1 when something could not
+    be saved or mended: what was set aside and kept is named. With --json one object: healthy, done, problems.
+
+    \b
+    Examples:
+      agentmem repair
+      agentmem repair agent.db --json
+    """
+    store = existing(path or db)
+    from agentmem.rescue import rescue
+
+    done, problems = rescue(store)
+    lost = any("set aside" in each or "is lost" in each or "was damaged" in each for each in done)
+    if as_json:
+        print_json({"healthy": not problems, "done": done, "problems": problems})
+    else:
+        print_lines(*map(escape, [*done, *(f"Still: {each}" for each in problems)] or ["healthy; nothing to mend"]))
+    return NOTHING if problems or lost else DONE
+
+
+@click.command()
+@click.argument("store", type=click.Path())
+@click.argument("copy", type=click.Path())
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there (never one that is open).")
+@options.progress
+@options.output
+def backup(store: str, copy: str, overwrite: bool, bar: bool, as_json: bool) -> int:
+    """Copy STORE to COPY as it is at one moment, in use or not.
+
+    To restore is to open the copy. It is verified before it gets its name. With --json one object: path, bytes.
+
+    \b
+    Examples:
+      agentmem backup agent.db "backups/$(date +%F).db"
+      agentmem backup agent.db latest.db --overwrite --json
+    """
+    with open_memory(store) as memory, following("B", memory.stats().bytes, lambda: _copied(copy), shown=bar):
+        path = memory.backup(copy, overwrite=overwrite)
+    size = Path(path).stat().st_size
+    print_json({"path": path, "bytes": size}) if as_json else print_lines(escape(f"{path}: {size:,} bytes."))
+    return DONE
+
+
+def _copied(copy: str) -> int:
+    """How much of a copy is there, under the name that it has while it is made."""
+    path = Path(copy)
+    sizes = [each.stat().st_size for each in path.parent.iterdir() if each.name.startswith(f"{path.name}.")]
+    return max(sizes, default=0)
+
+
+@click.command()
+@options.path
+@options.owner
+@options.timeout
+@options.progress
+@options.db
+@options.model
+@options.output
+def flush(
+    path: str | None, timeout: float | None, bar: bool, db: str, model: str, as_json: bool, **owner: str | None
+) -> int:
+    """Embed now what was deferred (in PATH, or --db).
+
+    Of an owner, or in the whole store. What is done when the time is up is kept. With --json one object: embedded,
+    pending, failed. Exits with 1 when something could not be embedded; `check` names it.
+
+    \b
+    Examples:
+      agentmem flush
+      agentmem flush agent.db --timeout 3600
+      agentmem flush --user ana --json
+    """
+    with open_memory(path or db, model) as memory:
+        before = memory.stats()
+        with following("memory", before.pending, lambda: before.pending - memory.stats().pending, shown=bar):
+            scoped(memory, owner).flush(timeout)
+        after = memory.stats()
+    embedded = before.pending - after.pending
+    if as_json:
+        print_json({"embedded": embedded, "pending": after.pending, "failed": after.pending_failed})
+    else:
+        failed = f", {after.pending_failed:,} could not be" if after.pending_failed else ""
+        print_lines(f"{counted(embedded)} embedded{failed}.")
+    return NOTHING if after.pending_failed else DONE

@@ -1,0 +1,54 @@
+"""Opening the store that a command is about."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentmem.errors import StoreOpenError
+
+if TYPE_CHECKING:
+    from agentmem.memory import Memory, ScopedMemory
+
+
+def open_memory(db: str, model: str | None = None, *, create: bool = False, **config: Any) -> "Memory":
+    """The store at a path. Only a command that adds makes one that is not there, and one that embeds nothing names no
+    model (None) and takes the store of any; a model of "" is the one that the library chooses. `config` are settings,
+    of which those that are None stay the default.
+
+    Raises:
+        StoreOpenError: there is none.
+    """
+    if not create:
+        existing(db)
+    _refuse_ram(db)
+    from agentmem.config import Config
+    from agentmem.memory import Memory
+
+    settings = Config(**{name: value for name, value in config.items() if value is not None})
+    return Memory(db, config=settings) if model == "" else Memory(db, model=model, config=settings)
+
+
+def existing(db: str) -> str:
+    """The path, where there is a store.
+
+    Raises:
+        StoreOpenError: there is none.
+    """
+    _refuse_ram(db)
+    path = Path(db)
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        raise StoreOpenError(f"There is no store at {db!r}; make one with `agentmem add`, or name another with --db.")
+    return db
+
+
+def scoped(memory: "Memory", owner: Mapping[str, str | None]) -> "ScopedMemory":
+    """The view of an owner; of everything where none is named."""
+    named = any(value is not None for value in owner.values())
+    return memory.scope(**owner) if named else memory
+
+
+def _refuse_ram(db: str) -> None:
+    if db == ":memory:":
+        raise click.UsageError("':memory:' would be gone when the command ends; pass the path of a file.")

@@ -1,0 +1,169 @@
+"""Options that commands share: the same name, the same meaning, everywhere."""
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+
+from agentmem.errors import InvalidInputError
+
+OWNERS = ("user_id", "agent_id", "run_id")
+
+DEBUG = "agentmem.debug"
+"""Where the contexts of the group and the command keep that `--debug` was given."""
+
+Function = TypeVar("Function", bound=Callable[..., Any] | click.Command)
+
+
+def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
+    """An option's ISO 8601 as an aware datetime."""
+    from agentmem.transcripts import moment_of
+
+    try:
+        return None if value is None else moment_of("The time", value)
+    except InvalidInputError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """An option's JSON object."""
+    try:
+        decoded = None if value is None else json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"{value!r} is not JSON ({error}).") from None
+    if value is not None and not isinstance(decoded, dict):
+        raise click.BadParameter(f'{value!r} is not a JSON object, such as \'{{"topic": "travel"}}\'.')
+    return decoded
+
+
+def _interval(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[datetime | None, datetime | None] | None:
+    if value is None:
+        return None
+    start, dots, end = value.partition("..")
+    if not dots:
+        raise click.BadParameter(f"{value!r} has no '..'; write START..END, of which either may be left out.")
+    return moment(context, parameter, start or None), moment(context, parameter, end or None)
+
+
+def _shown(context: click.Context, parameter: click.Parameter, value: bool | None) -> bool:
+    """Whether a bar is shown: unless told, on a terminal; not among JSON that goes to the same one."""
+    if value is not None:
+        return value
+    return sys.stderr.isatty() and not (context.params.get("as_json") and sys.stdout.isatty())
+
+
+def _debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[DEBUG] = True
+
+
+def together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def debug(command: Function) -> Function:
+    """`--debug`, of the group and of every command."""
+    option = click.option(
+        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug,
+        help="Show the traceback of an error.",
+    )  # fmt: skip
+    return option(command)
+
+
+output = together(
+    click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON, for machines."), debug
+)
+db = click.option(
+    "--db",
+    type=click.Path(),
+    envvar="AGENTMEM_DB",
+    show_envvar=True,
+    default="agentmem.db",
+    show_default=True,
+    help="The store.",
+)
+path = click.argument("path", required=False, type=click.Path())
+model = click.option(
+    "--model",
+    envvar="AGENTMEM_MODEL",
+    show_envvar=True,
+    default="",
+    help="A model's name or folder. [default: all-MiniLM-L6-v2]",
+)
+owner = together(
+    click.option("--user", "user_id", metavar="NAME", help="The user who owns the memories."),
+    click.option("--agent", "agent_id", metavar="NAME", help="The agent who does."),
+    click.option("--run", "run_id", metavar="NAME", help="The run or conversation that does."),
+)
+all_scopes = click.option("--all-scopes", is_flag=True, help="Of every owner.")
+filters = click.option(
+    "--filter",
+    "filters",
+    callback=json_object,
+    metavar="JSON",
+    help='Such as \'{"topic": "travel", "stars": {"gte": 3}}\'.',
+)
+between = click.option(
+    "--between",
+    callback=_interval,
+    metavar="START..END",
+    help="Made from START on and before END, such as 2026-03-01T00:00:00Z..2026-04-01T00:00:00Z, or only one of them.",
+)
+show_expired = click.option("--show-expired", is_flag=True, help="Expired ones too.")
+as_of = click.option("--as-of", callback=moment, metavar="WHEN", help="What was known at that moment.")
+expiry = together(
+    click.option("--expires-at", callback=moment, metavar="WHEN", help="When it is to be forgotten."),
+    click.option("--ttl", type=float, metavar="SECONDS", help="The same, so many seconds from now."),
+)
+timeout = click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Wait so long for the model at most. [default: 60]"
+)
+full = click.option("--full", is_flag=True, help="Do not cut texts to the width of the terminal.")
+dry_run = click.option("--dry-run", is_flag=True, help="Say how many it would be, and change nothing.")
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
+progress = click.option(
+    "--progress/--no-progress",
+    "bar",
+    default=None,
+    callback=_shown,
+    help="Show how far it is. [default: on a terminal]",
+)
+dedupe = click.option(
+    "--dedupe", is_flag=True, help="Not twice: where the owner has the text already, that memory stands."
+)
+defer = click.option(
+    "--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded."
+)
+skip_bad = click.option(
+    "--skip-bad", is_flag=True, help="Report bad lines and go on, instead of stopping at the first one."
+)
+durability = click.option(
+    "--durability",
+    type=click.Choice(["full", "process"]),
+    help="What it survives: a power cut, or a crash of the process. [default: full]",
+)
+
+
+def require_owner(asked: dict[str, Any]) -> None:
+    """Of a command's options: exactly one of an owner and `--all-scopes`, where the command has that.
+
+    Raises:
+        click.UsageError: neither, or both.
+    """
+    named = any(asked[name] is not None for name in OWNERS)
+    if "all_scopes" not in asked and not named:
+        raise click.UsageError("Name an owner with --user, --agent or --run.")
+    if "all_scopes" in asked and named == asked["all_scopes"]:
+        raise click.UsageError("Name an owner with --user, --agent or --run; or else pass --all-scopes.")

@@ -90,3 +90,21 @@ def test_a_model_is_quantized_into_a_folder_that_model_takes(run, downloads, tmp
     assert run("models", "info", tmp_path / "small").exit_code == 0
     assert run("models", "quantize", source, tmp_path / "small").exit_code == 2
     assert run("models", "quantize", tmp_path / "nowhere", tmp_path / "other").exit_code == 4
+
+
+def test_a_store_is_moved_to_another_model_and_used_with_it(filled, db):
+    assert filled("reembed").exit_code == filled("reembed", "minilm-static", "--give-up").exit_code == 2
+    before = lines_of(filled("list", "--all-scopes", "--json"))
+    told = filled("reembed", "minilm-static", "--json")
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)["model"] == "minilm-static"
+    assert json.loads(told.stdout)["embedded"] >= len(before)
+    with Memory(db) as memory:
+        assert memory.stats().model == "minilm-static"
+        assert memory.search("Fact number 3", user_id="ana")
+    assert lines_of(filled("list", "--all-scopes", "--json")) == before
+    assert filled("reembed", "minilm-static").stdout == "The store is of minilm-static; 0 texts were embedded.\n"
+    assert filled("reembed", "--give-up").exit_code == 0
+    assert filled("reembed", "no-such-model").exit_code != 0
+    assert filled("check").stdout == "healthy\n"
+    filled("reembed", "all-MiniLM-L6-v2")  # As it was, for those who look at it afterwards.

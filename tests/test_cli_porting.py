@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from tests.command_line import finished, jsonl, lines_of
+from tests.test_porting_mem0 import point, write
 
 
 def without_times(run, *arguments: object) -> list[dict]:
@@ -117,3 +118,16 @@ def test_an_interrupted_import_goes_on_where_it_was(run, start, tmp_path):
     assert told["imported"] + told["skipped"] == 600
     assert told["imported"] > 0
     assert run("count", "--user", "ana").stdout == "600\n"
+
+
+def test_what_mem0_stored_is_brought_once(run, tmp_path):
+    folder, db = tmp_path / "qdrant", tmp_path / "brought.db"
+    write(folder, point("00000000-0000-0000-0000-000000000001", "I drink tea"), b"no point")
+    told = run("import-mem0", folder, "--db", db, "--json")
+    said = json.loads(told.stdout)
+    assert (told.exit_code, said["stored"], said["present"], len(said["failed"])) == (1, 1, 0, 1)
+    assert run("search", "what do I drink?", "--user", "ana", "--db", db).stdout.count("I drink tea") == 1
+    again = run("import-mem0", folder, "--db", db)
+    assert again.stdout == "0 memories imported, 1 there already.\n"
+    assert "was not brought" in again.stderr
+    assert run("import-mem0", tmp_path / "nowhere").exit_code == 2

@@ -1,4 +1,4 @@
-"""`models list`, `info`, `download`, `remove` and `quantize`."""
+"""`models list`, `info`, `download`, `remove` and `quantize`, and `reembed`."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +7,7 @@ import click
 
 from agentmem.cli import options
 from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.opening import open_memory
 from agentmem.cli.terminal import complain, escape, fitted, print_json, print_lines
 
 
@@ -154,6 +155,37 @@ def quantize(source: str, target: str, calibration: str | None, bar: bool, as_js
         cells = [[name.replace("_", " "), f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"]
                  for name, value in result.items() if not isinstance(value, str)]  # fmt: skip
         print_lines(*fitted([["folder", result["folder"]], *cells], full=True, styles={0: "faint"}))
+    return DONE
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--give-up", is_flag=True, help="Give up a move that did not come to its end.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Stop after so long; the same command goes on then.")
+@options.progress
+@options.db
+@options.output
+def reembed(name: str | None, give_up: bool, timeout: float | None, bar: bool, db: str, as_json: bool) -> int:
+    """Move a store to another model, while others use it.
+
+    Every text is embedded anew by the model NAME (as --model takes it); then the models change places in one moment, in
+    every process. Whatever ends it, run it again to go on. With --json one object: model, embedded.
+
+    \b
+    Examples:
+      agentmem reembed minilm-static
+      agentmem reembed ./my-model --db agent.db --progress
+      agentmem reembed --give-up
+    """
+    if (name is None) is not give_up:
+        raise click.UsageError("Pass the NAME of a model, or --give-up.")
+    with open_memory(db) as memory:
+        embedded = memory.reembed(name, progress=bar, timeout=timeout)
+        model = memory.stats().model
+    if as_json:
+        print_json({"model": model, "embedded": embedded})
+    else:
+        print_lines(escape(f"The store is of {model}; {embedded:,} texts were embedded."))
     return DONE
 
 

@@ -100,7 +100,7 @@ model = click.option(
     envvar="AGENTMEM_MODEL",
     show_envvar=True,
     default="",
-    help="A model's name or folder. [default: all-MiniLM-L6-v2]",
+    help="A model's name or folder. [default: the store's own, else all-MiniLM-L6-v2]",
 )
 owner = together(
     click.option("--user", "user_id", metavar="NAME", help="The user who owns the memories."),

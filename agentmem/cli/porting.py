@@ -1,4 +1,4 @@
-"""`export` and `import`."""
+"""`export`, `import` and `import-mem0`."""
 
 import sys
 from dataclasses import asdict
@@ -132,3 +132,40 @@ def import_(
         others = [f", {number:,} {what}" for what, number in told.items() if number]
         print_lines(f"{counted(report.imported)} imported{''.join(others)}.")
     return DONE if report.imported or report.replaced or report.skipped else NOTHING
+
+
+@click.command("import-mem0")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--history", type=click.Path(exists=True, dir_okay=False), help="Mem0's history database.")
+@click.option("--collection", metavar="NAME", help="Which, where the folder has several.")
+@options.progress
+@options.db
+@options.model
+@options.output
+def import_mem0(
+    folder: str, history: str | None, collection: str | None, bar: bool, db: str, model: str, as_json: bool
+) -> int:
+    """Bring what Mem0 has stored in a local Qdrant FOLDER.
+
+    Ids, owners, metadata and dates stay; with --history the earlier texts come too. Nothing is written to Mem0's files.
+    Run again after it broke off, it goes on where it was. With --json one object: stored, present, failed. Exits with 1
+    when a memory could not be brought, or there was none.
+
+    \b
+    Examples:
+      agentmem import-mem0 /tmp/qdrant --history ~/.mem0/history.db
+      agentmem import-mem0 ./qdrant --collection mem0 --db agent.db
+    """
+    from agentmem.porting.mem0 import import_mem0 as bring
+
+    with open_memory(db, model, create=True) as memory:
+        told = bring(memory, folder, history=history, collection=collection, progress=bar)
+    for name, error in told.failed.items():
+        complain(f"Memory {name!r} was not brought: {error}")
+    if as_json:
+        failed = {name: str(error) for name, error in told.failed.items()}
+        print_json({"stored": told.stored, "present": told.present, "failed": failed})
+    else:
+        there = f", {told.present:,} there already" if told.present else ""
+        print_lines(f"{counted(told.stored)} imported{there}.")
+    return NOTHING if told.failed or not (told.stored or told.present) else DONE

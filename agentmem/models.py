@@ -221,7 +221,7 @@ def _reporter(progress: bool | Report) -> Iterator[Report]:
         def report(file: str, here: int, total: int) -> None:
             nonlocal had, update
             if update is None:  # Only now the total is known.
-                update = stack.enter_context(progress_bar("bytes", total, hidden=not progress))
+                update = stack.enter_context(progress_bar("B", total, shown=bool(progress)))
             update(here - had)
             had = here
 

@@ -144,7 +144,7 @@ def _rewrite(
     groups = list(_groups({name: len(found[0].weight) for name, found in by_value.items()}, sum(map(len, items))))
     doors: dict[str, Entrance] = {}
     integers: list[tuple[Product, IntegerProduct]] = []
-    with progress_bar("texts", len(items) * len(groups), hidden=not progress) as update:
+    with progress_bar("texts", len(items) * len(groups), shown=progress) as update:
         for names in groups:
             tapped = Model(card, CPU, graph.with_taps(names), names)
             for name, entered in _values(tapped, items, names, update).items():

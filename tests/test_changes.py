@@ -59,7 +59,7 @@ def test_who_shares_the_commit_is_not_touched_by_changes_that_cannot_be_made(mem
     def refused(transaction):
         with transaction.all_or_nothing():
             store.to_delete(kept.id, memory._bound)(transaction)
-            store.to_revise("nobody", memory._bound, None, None)(transaction)
+            store.to_revise("nobody", memory._bound, None, None, model="")(transaction)
 
     writes = [Write(store.to_delete("nobody", memory._bound)), Write(refused), Write(lambda _: "after")]
     commits = memory.stats().commits

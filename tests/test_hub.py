@@ -519,9 +519,13 @@ def test_progress_is_told_and_ends_at_the_whole(hub, commit, source):
     assert told[-1][:2] == ("model.onnx", total)
 
 
-def test_a_bar_is_shown_on_a_terminal_only(hub, commit, capfd):
-    models.download(NAME, progress=True)
+def test_a_bar_is_shown_when_it_is_asked_for(hub, commit, capfd):
+    models.download(NAME)
     assert capfd.readouterr() == ("", "")
+    models.remove(NAME)
+    models.download(NAME, progress=True)
+    out, err = capfd.readouterr()
+    assert (out, "B/s" in err) == ("", True)
 
 
 def test_models_are_listed_and_removed(hub, commit, folder):

@@ -344,8 +344,24 @@ class LoneCaller(Caller):
         assert not self.thread.is_alive()
 
 
+def test_a_lone_caller_counts_as_a_worker_and_who_has_come_meanwhile_is_served(make, model):
+    collector = make(workers=1, lone_on_caller=True)
+    alone, others = LoneCaller(collector), [LoneCaller(collector) for _ in range(3)]
+    alone.begin(Item(1, 5, True))
+    assert model.entered.acquire(timeout=SECONDS)
+    for number, caller in enumerate(others, start=2):
+        caller.begin(Item(number, 5, True))
+        caller.end()
+    assert [[item.number for item in batch] for batch in model.batches] == [[1]]
+    model.gate.set()
+    for number, caller in enumerate([alone, *others], start=1):
+        assert is_right(Item(number, 5, True), caller.answer()[0])
+    alone.end()
+    assert [[item.number for item in batch] for batch in model.batches] == [[1], [2, 3, 4]]
+
+
 def test_a_caller_who_is_alone_runs_its_text_itself_and_others_have_a_worker(make, model):
-    collector = make(lone_on_caller=True)
+    collector = make(workers=2, lone_on_caller=True)
     threads = []
     run = collector._run
     collector._run = lambda items: (threads.append(threading.current_thread()), run(items))[1]

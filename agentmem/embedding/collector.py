@@ -123,6 +123,7 @@ class Collector:
         self._running: set[_Batch] = set()
         self._waiting_tokens = 0
         self._busy_urgent = self._busy_bulk = 0  # Workers on a batch that is not lost.
+        self._alone: _Batch | None = None  # The latest that its caller runs itself; while it is running, a worker less.
         self._urgent_in_a_row = 0
         self._closed = False
         self._threads: set[threading.Thread] = set()  # The workers, those on lost batches included.
@@ -212,10 +213,13 @@ class Collector:
         return self._lone_on_caller and not self._running and not len(self._urgent) and not len(self._bulk)
 
     def _take_alone(self, ticket: Ticket, index: int, digest: bytes, item: Any, tokens: int) -> None:
-        """Makes a batch for its caller to run, which takes no worker's place. The caller holds the lock."""
+        """Makes a batch for its caller to run, in a worker's place. The caller holds the lock. Each such call starts a
+        worker as long as there are not all: who brings many texts next shall not have to wait for them."""
+        if len(self._threads) < self.workers:
+            self._start_worker()
         request = Request(digest, item, tokens, time.monotonic())
         request.waiting.append((ticket, index))
-        ticket.alone = batch = _Batch([request], urgent=True)
+        ticket.alone = self._alone = batch = _Batch([request], urgent=True)
         batch.thread = threading.current_thread()
         self._running.add(batch)
         self._flying[digest] = request
@@ -226,20 +230,21 @@ class Collector:
         began = time.perf_counter()
         answers = self._answers(batch.requests, (AgentMemError, MemoryError))
         self._finish(batch, answers, time.perf_counter() - began)
+        with self._lock:
+            self._call_worker()  # For who has come meanwhile.
 
     def _leave_alone(self, batch: _Batch) -> None:
         """A caller was interrupted while it ran this; others who wait for the same text need a worker now. The caller
         holds the lock."""
         self._running.discard(batch)
         [request] = batch.requests
-        if self._flying.get(request.digest) is not request:  # It was answered before.
-            return
-        del self._flying[request.digest]
-        if _is_wanted(request):
-            again = self._flying[request.digest] = request.again()
-            self._urgent.put(again)
-            self._waiting_tokens += again.tokens
-            self._call_worker()
+        if self._flying.get(request.digest) is request:  # Otherwise it was answered before.
+            del self._flying[request.digest]
+            if _is_wanted(request):
+                again = self._flying[request.digest] = request.again()
+                self._urgent.put(again)
+                self._waiting_tokens += again.tokens
+        self._call_worker()
 
     def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
         """Gives a ticket answers that needed no run; calls its `then` if these were the last."""
@@ -291,16 +296,20 @@ class Collector:
         if self._sleeping:
             self._arrived.notify()
         elif len(self._threads) < self.workers + LOST_WORKERS:
-            thread = threading.Thread(target=self._work, name="agentmem-worker", daemon=True)
-            try:
-                self._threads.add(thread)
-                thread.start()
-            except BaseException as error:
-                self._threads.discard(thread)  # One that runs all the same, because this is an interrupt, adds itself.
-                if not isinstance(error, RuntimeError):
-                    raise
-                if not self._threads:  # The system has no more threads, or the interpreter is ending.
-                    raise EmbeddingError(f"No thread can be started for the model ({error}); try again.") from error
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        """The caller holds the lock."""
+        thread = threading.Thread(target=self._work, name="agentmem-worker", daemon=True)
+        try:
+            self._threads.add(thread)
+            thread.start()
+        except BaseException as error:
+            self._threads.discard(thread)  # One that runs all the same, because this is an interrupt, adds itself.
+            if not isinstance(error, RuntimeError):
+                raise
+            if not self._threads:  # The system has no more threads, or the interpreter is ending.
+                raise EmbeddingError(f"No thread can be started for the model ({error}); try again.") from error
 
     def _next_line(self) -> Line | None:
         """The line that the next batch comes from, or None while nothing may start. The caller holds the lock.
@@ -309,19 +318,24 @@ class Collector:
         The extra runs share the cores with the bulk runs in their way, which end soon and are not followed by bulk: a
         query beside a long `add_batch` waits for half a core instead of for a whole bulk batch.
         """
-        busy = self._busy_urgent + self._busy_bulk
+        urgent_runs = self._urgent_runs()
+        busy = urgent_runs + self._busy_bulk
         bulk = len(self._bulk) and busy < self.workers
-        urgent = len(self._urgent) and (self._busy_urgent if self._overlap else busy) < self.workers
+        urgent = len(self._urgent) and (urgent_runs if self._overlap else busy) < self.workers
         if bulk and (not urgent or self._urgent_in_a_row >= BULK_TURN):
             return self._bulk
         return self._urgent if urgent else None
+
+    def _urgent_runs(self) -> int:
+        """The workers' urgent batches, and that of a caller who is alone."""
+        return self._busy_urgent + (self._alone in self._running)
 
     def _cut(self) -> _Batch | None:
         """The next batch, its worker counted as busy, or None when nothing may start. The caller holds the lock."""
         while (line := self._next_line()) is not None:
             urgent = line is self._urgent
             self._urgent_in_a_row = self._urgent_in_a_row + 1 if urgent else 0
-            free = self.workers - self._busy_urgent - (0 if urgent and self._overlap else self._busy_bulk)
+            free = self.workers - self._urgent_runs() - (0 if urgent and self._overlap else self._busy_bulk)
             requests = line.take(
                 most=-(-len(line) // free),  # Leave the other free workers their share.
                 budget_tokens=self._batch_tokens,

@@ -23,7 +23,8 @@ from tests.forgery import forge
 
 COMMANDS = [
     "add", "backup", "check", "completion", "count", "delete", "demo", "export", "flush", "get", "history", "import",
-    "list", "models", "purge", "repair", "reset", "restore", "search", "shell", "stats", "update", "watch",
+    "import-mem0", "list", "models", "purge", "reembed", "repair", "reset", "restore", "search", "shell", "stats",
+    "update", "watch",
 ]  # fmt: skip
 
 

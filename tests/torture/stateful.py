@@ -71,6 +71,7 @@ class SharedFileMachine(MemoryMachine):
     """What one handle is asked, asked of three, and what only several can do."""
 
     ids = MemoryMachine.ids
+    move_to_another_model = fail_to_move = None  # With embedders of their own, the other holders could not follow.
     memory: Any
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # Nobody's power is cut here.
     ran = 0

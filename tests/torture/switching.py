@@ -29,8 +29,8 @@ OWN_MEMORIES = 25
 
 MODELS = [HashEmbedder(), Turned(64), Turned(32), None]
 
-NOT_IN_THE_MIX = {"close"}
-"""Ends the run, and is called at its end."""
+NOT_IN_THE_MIX = {"close", "reset"}
+"""The one ends the run, and is called at its end; the other erases what everybody else looks for."""
 
 
 class Mix:
@@ -155,6 +155,18 @@ class Mix:
     def do_check(self) -> None:
         if self.chance.random() < 0.1:
             assert self.memory.check() == []
+
+    def do_export(self) -> None:
+        self.view.export(self.file(), overwrite=True, vectors=self.chance.random() < 0.5)
+
+    def do_import_(self) -> None:
+        self.do_export()
+        report = self.view.import_(self.file())
+        assert (report.imported, report.skipped, report.failures) == (0, len(self.known), 0)
+
+    def file(self) -> Path:
+        """Of this thread."""
+        return Path(f"{self.memory.path}.{self.owner['user_id']}.jsonl")
 
     def do_repair(self) -> None:
         if self.chance.random() < 0.02:

@@ -160,7 +160,7 @@ def download(
     or tag, which is turned into the commit that it means now; without one, `main`. `pooling`, the prefixes,
     `max_tokens` and `dimension` (a smaller one keeps the first numbers) count more than what the repository says.
 
-    The hub is `endpoint`, or `HF_ENDPOINT`, or huggingface.co. It is asked anonymously unless a `token` is passed: one
+    The hub is `endpoint`, or `HF_ENDPOINT`, or the public one. It is asked anonymously unless a `token` is passed: one
     that lies in the environment or in a file stays there. `progress=True` shows a bar; a function is told instead.
     Waits up to `timeout` seconds for another process that downloads the same.
 

@@ -71,7 +71,7 @@ def info(name: str, as_json: bool) -> int:
 @click.option("--document-prefix", metavar="TEXT", help="What stands before what is remembered.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest text that the model reads.")
 @click.option("--dimension", type=click.IntRange(1), help="Keep only the first numbers of a vector.")
-@click.option("--endpoint", metavar="URL", help="The hub. [default: HF_ENDPOINT, or huggingface.co]")
+@click.option("--endpoint", metavar="URL", help="The hub. [default: HF_ENDPOINT, or the public one]")
 @click.option("--token", envvar="AGENTMEM_TOKEN", show_envvar=True, metavar="TOKEN", help="For the hub.")
 @click.option(
     "--timeout",

@@ -10,7 +10,6 @@ from typing import Any
 from agentmem.embedding.card import CARD, read_card, read_verified, write_card
 from agentmem.embedding.catalog import KNOWN, models_folder, pin
 from agentmem.embedding.hub import (
-    DEFAULT_ENDPOINT,
     Hub,
     Listing,
     RemoteFile,
@@ -18,6 +17,7 @@ from agentmem.embedding.hub import (
     incomplete_path,
     list_files,
     size_of,
+    usual_endpoint,
     waiting_lock,
 )
 from agentmem.embedding.layout import DESCRIPTIONS, MODEL_FILES, TOKENIZER_FILE, is_inside, pooling_file
@@ -56,7 +56,7 @@ def download_model(
     """
     if variable := next((name for name in OFFLINE if os.environ.get(name, "").upper() in TRUE), None):
         raise ModelError(f"{repository!r} cannot be downloaded while {variable} is set; unset it, or copy its folder.")
-    hub = Hub((endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/"), token)
+    hub = Hub((endpoint or os.environ.get("HF_ENDPOINT") or usual_endpoint()).rstrip("/"), token)
     folder = models_folder() / repository
     try:
         folder.mkdir(parents=True, exist_ok=True)

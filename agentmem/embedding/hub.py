@@ -19,11 +19,17 @@ from urllib.parse import quote
 from agentmem.embedding.catalog import COMMIT
 from agentmem.errors import DeadlineError, ModelError
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
 SILENCE_SECONDS = 30
 """How long a hub may say nothing at all before it is given up."""
 MOST_RESUMES = 5
 """How often a file whose transfer broke off is gone on with at once, as long as each attempt brought some of it."""
+
+
+def usual_endpoint() -> str:
+    """The address of the hub, where the environment names none."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
 
 
 @dataclass(frozen=True, slots=True)

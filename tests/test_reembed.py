@@ -1,11 +1,15 @@
 """A store moves to another model: while everybody goes on, in one moment, without losing a vector."""
 
 import io
+import json
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import apsw
 import pytest
@@ -46,6 +50,25 @@ def assert_found(memory: Memory, *contents: str, user_id: str = "ana") -> None:
         [match] = memory.search(content, user_id=user_id, mode="vector", limit=1)
         assert match.record.content == content
         assert match.score > 0.99
+
+
+@contextmanager
+def moving_while(memory: Memory, call: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Future[Any]]:
+    """Moves the store while a call has its first vectors, which are not stored."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        if not held.is_set():
+            held.set()
+            go_on.wait(60)
+
+    failpoints.arm("cache: before a vector is kept", hold)
+    with ThreadPoolExecutor(1) as pool:
+        going_on = pool.submit(call, *arguments, **options)
+        assert held.wait(60)
+        failpoints.arm("reembed: after the models have changed places", go_on.set)
+        memory.reembed(Turned())
+        yield going_on
 
 
 def tables(path) -> set[str]:
@@ -282,19 +305,7 @@ def test_a_vector_that_was_made_before_the_move_is_not_stored_after_it(open_memo
     """An add whose vector is ready when the models change places is done again, with the new one."""
     memory = open_memory()
     memory.add("tea", user_id="ana")
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        if not held.is_set():
-            held.set()
-            go_on.wait(60)
-
-    failpoints.arm("cache: before a vector is kept", hold)
-    with ThreadPoolExecutor(1) as pool:
-        adding = pool.submit(memory.add, "in between", user_id="ana")
-        assert held.wait(60)
-        failpoints.arm("reembed: after the models have changed places", go_on.set)
-        memory.reembed(Turned())
+    with moving_while(memory, memory.add, "in between", user_id="ana") as adding:
         assert adding.result(60).content == "in between"
     assert_found(memory, "tea", "in between")
     assert memory.count(user_id="ana") == 2
@@ -304,20 +315,54 @@ def test_a_vector_that_was_made_before_the_move_is_not_stored_after_it(open_memo
 def test_a_chunk_that_was_on_its_way_is_done_again(open_memory, on_error):
     memory = open_memory()
     memory.add("tea", user_id="ana")
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        if not held.is_set():
-            held.set()
-            go_on.wait(60)
-
-    failpoints.arm("cache: before a vector is kept", hold)
-    with ThreadPoolExecutor(1) as pool:
-        adding = pool.submit(memory.add_batch, texts(600), user_id="ana", on_error=on_error)
-        assert held.wait(60)
-        failpoints.arm("reembed: after the models have changed places", go_on.set)
-        memory.reembed(Turned())
+    with moving_while(memory, memory.add_batch, texts(600), user_id="ana", on_error=on_error) as adding:
         assert [record.content for record in adding.result(60)] == texts(600)
+    assert_found(memory, "tea", *texts(600)[::150])
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_import_that_was_on_its_way_is_done_again(open_memory, on_error):
+    memory = open_memory()
+    memory.add("tea", user_id="ana")
+    lines = io.StringIO("".join(f"{json.dumps(text)}\n" for text in texts(600)))
+    with moving_while(memory, memory.import_, lines, user_id="ana", on_error=on_error) as importing:
+        report = importing.result(60)
+        assert (report.imported, report.failed) == (600, ())
+    assert_found(memory, "tea", *texts(600)[::150])
+
+
+@pytest.mark.parametrize(
+    ("way", "on_error"), [("add_batch", "raise"), ("add_batch", "return"), ("import_", "raise"), ("import_", "skip")]
+)
+def test_texts_that_waited_for_the_model_that_is_left_go_to_the_new_one(open_memory, way, on_error):
+    """The old model answers what is in its line with ClosedError, which nobody is told."""
+    held = threading.Event()
+
+    def hold(_: list[str]) -> None:
+        held.set()
+        end = time.monotonic() + 60
+        while memory._engine.lenses.current is left or left.embedder.stats()["waiting_texts"]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    embedder = Turned(turn=3)
+    memory = open_memory(embedder=embedder, config=Config(workers=1, batch_tokens=512))
+    memory.add("tea", user_id="ana")
+    left = memory._engine.lenses.current
+    embedder.before = hold
+    with ThreadPoolExecutor(1) as pool:
+        if way == "add_batch":
+            coming = pool.submit(memory.add_batch, texts(600), user_id="ana", on_error=on_error)
+        else:
+            lines = io.StringIO("".join(f"{json.dumps(text)}\n" for text in texts(600)))
+            coming = pool.submit(memory.import_, lines, user_id="ana", on_error=on_error)
+        assert held.wait(60)
+        memory.reembed(Turned())
+        done = coming.result(60)
+    if way == "add_batch":
+        assert [record.content for record in done] == texts(600)
+    else:
+        assert (done.imported, done.failed) == (600, ())
     assert_found(memory, "tea", *texts(600)[::150])
 
 

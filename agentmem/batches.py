@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from agentmem.config import Durability
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
-from agentmem.errors import AgentMemError, ClosedError, InvalidInputError
+from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.lens import Lens
 from agentmem.records import Draft, Record, Scope, check_fields, shorten
 
@@ -123,10 +123,9 @@ class Chunk:
         if self._sent is None or self._sent[0] is not lens:  # The store has moved to another model since.
             self._sent = None
             self._sent = self._send(lens, timeout)
-        answers = self._sent[1].answers(timeout)
-        if lens is not self._engine.lenses.current and any(isinstance(answer, ClosedError) for answer in answers):
-            raise ClosedError("The store has moved to another model.")  # Not told to anybody: the texts go to that one.
-        embedded = lens.embedder.embedded([draft.content for draft in self._drafts], answers)
+        texts = [draft.content for draft in self._drafts]
+        # Errors of a model that was left meanwhile are told to nobody: the store refuses its answers.
+        embedded = lens.embedder.embedded(texts, self._sent[1].answers(timeout))
         return self._engine.store.insert(
             self._drafts, embedded, model=lens.identity, together=together, durability=self._durability
         )
@@ -141,28 +140,46 @@ def store_all(
     defer: bool,
     durability: Durability | None = None,
 ) -> list[Record | AgentMemError]:
-    """Stores the items, a commit a chunk; the next chunk goes to the model before this one is committed, so that the
-    model never waits. When the items or a chunk raise, what came before is stored and nothing after it."""
+    """Stores the items, a commit a chunk. When the items or a chunk raise, what came before is stored and nothing after
+    it."""
     results: list[Record | AgentMemError] = []
-    ahead: Chunk | None = None
-    start = 0
+
+    def chunks() -> Iterator[Chunk]:
+        start = 0
+        while items := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
+            yield Chunk(engine, items, timeout, start=start, defer=defer, durability=durability)
+            start += len(items)
+
+    one_ahead(chunks(), lambda chunk: results.extend(chunk.store(timeout, together=together)))
+    return results
+
+
+class OnItsWay(Protocol):
+    """Something that was sent to the model when it was made, and can be given up."""
+
+    def cancel(self) -> None: ...
+
+
+C = TypeVar("C", bound=OnItsWay)
+
+
+def one_ahead(chunks: Iterable[C], store: Callable[[C], object]) -> None:
+    """Stores the chunks, each when the next one is on its way to the model, which so never waits for a commit. Whatever
+    ends the chunks, those that came before are stored; when one cannot be stored, none after it is."""
+    ahead: C | None = None
     try:
-        while chunk := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
-            current = ahead
-            ahead = Chunk(engine, chunk, timeout, start=start, defer=defer, durability=durability)
-            start += len(chunk)
+        for chunk in chunks:
+            current, ahead = ahead, chunk
             if current is not None:
                 try:
-                    results += current.store(timeout, together=together)
+                    store(current)
                 except BaseException:
                     ahead.cancel()
                     ahead = None
                     raise
     finally:
-        # Whatever ended the items, the chunk before it is complete and good.
         if ahead is not None:
-            results += ahead.store(timeout, together=together)
-    return results
+            store(ahead)
 
 
 def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | AgentMemError]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from agentmem.batches import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS
+from agentmem.batches import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
 from agentmem.config import MIB, Durability
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
@@ -71,8 +71,8 @@ class Options:
 
 
 def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: Any, options: Options) -> ImportReport:
-    """Stores what a file holds; see `Memory.import_`. The next chunk goes to the model before this one is committed.
-    When a line or a chunk raises, what came before it is stored and nothing after it."""
+    """Stores what a file holds, a commit a chunk; see `Memory.import_`. When a line or a chunk raises, what came before
+    it is stored and nothing after it."""
     tally = _Tally()
     lens = engine.lenses.current
     with source_of(file) as source:
@@ -82,22 +82,12 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
             model=model_of(lens.embedder), digest_of=lens.embedder.digest,
         )  # fmt: skip
         entries = iter(with_progress(reading, "memories") if options.progress else reading)
-        ahead: _Chunk | None = None
-        try:
+
+        def chunks() -> Iterator[_Chunk]:
             while drawn := list(_draw(entries, tally, options)):
-                current = ahead
-                ahead = _Chunk(engine, lens, drawn, options)
-                if current is not None:
-                    try:
-                        tally.add(current.store())
-                    except BaseException:
-                        ahead.cancel()
-                        ahead = None
-                        raise
-        finally:
-            # Whatever ended the lines, the chunk before is complete and good.
-            if ahead is not None:
-                tally.add(ahead.store())
+                yield _Chunk(engine, lens, drawn, options)
+
+        one_ahead(chunks(), lambda chunk: tally.add(chunk.store()))
     return tally.report(reading)
 
 
@@ -132,8 +122,10 @@ class _Chunk:
         self._entries = [entry for entry, is_here in zip(entries, here, strict=True) if not is_here]
         self._texts = [entry.arrival.draft.content for entry in self._entries if entry.embedded is None]
         self._sent: Sent | None = None
+        self._admitted = 0
         if self._texts and options.defer:
             engine.backlog.admit(len(self._texts), options.timeout)
+            self._admitted = len(self._texts)
         elif self._texts:
             self._sent = engine.lenses.through(self._send)
 
@@ -153,8 +145,8 @@ class _Chunk:
         """Gives the entries up."""
         if self._sent is not None:
             self._sent.cancel()
-        elif self._texts:
-            self._engine.backlog.wake(missed=len(self._texts))
+        if self._admitted:
+            self._engine.backlog.wake(missed=self._admitted)
 
     def store(self) -> list[tuple[int, Outcome | AgentMemError]]:
         """Commits the entries in one transaction; what became of each line."""
@@ -168,12 +160,12 @@ class _Chunk:
                 raise
             raise type(error)(f"Line {self._entries[error.position].line}: {error}") from error
         finally:
-            if self._texts and self._sent is None:
+            if self._admitted:
                 stored = zip(self._entries, outcomes, strict=False)
                 deferred = sum(
                     1 for entry, said in stored if entry.embedded is None and said in ("imported", "replaced")
                 )
-                engine.backlog.wake(missed=len(self._texts) - deferred)
+                engine.backlog.wake(missed=self._admitted - deferred)
         lines = [entry.line for entry in self._entries]
         skipped: list[tuple[int, Outcome | AgentMemError]] = [(line, "skipped") for line in self._here]
         return [*skipped, *zip(lines, outcomes, strict=True)]

@@ -626,8 +626,11 @@ class ScopedMemory:
         if id is not None and (user_id, agent_id, run_id) != (None, None, None):
             raise InvalidInputError(f"Both the id {shorten(id)} and an owner were given; drop one of them.")
         scope = self._bound if id is not None else self._scope(user_id, agent_id, run_id)
+        return self._erase(scope, None if id is None else check_id(id))
+
+    def _erase(self, scope: Scope, id: str | None) -> int:
         engine = self._engine
-        erased = engine.store.purge(scope, None if id is None else check_id(id))
+        erased = engine.store.purge(scope, id)
         engine.lenses.forget(erased.digests)
         engine.shelves.drop([*erased.owners, None])
         return erased.count
@@ -914,11 +917,7 @@ class Memory(ScopedMemory):
         says that this is meant. Raises as `purge` does."""
         if confirm is not True:
             raise InvalidInputError(f"confirm is {shorten(confirm)}; pass confirm=True to erase every memory.")
-        engine = self._engine
-        erased = engine.store.purge(Scope(), None)
-        engine.lenses.forget(erased.digests)
-        engine.shelves.drop([*erased.owners, None])
-        return erased.count
+        return self._erase(Scope(), None)
 
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,

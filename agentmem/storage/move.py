@@ -113,6 +113,14 @@ class Moves:
         held["until"] = transaction.moment + int(seconds * 1e6)
         remember(transaction.connection, "mover", json.dumps(held))
 
+    def _under_way(self, transaction: Transaction, owner: str, seconds: float) -> tuple[StoredModel, Move]:
+        """The store's model and its move to another one, which must be the owner's."""
+        self._own(transaction, owner, seconds)
+        now = standing(transaction.connection)
+        if now.model is None or now.move is None:
+            raise Overtaken("The move was given up.")
+        return now.model, now.move
+
     # -- the way there --------------------------------------------------------------------------------------------
 
     def begin(self, owner: str, seconds: float, target: StoredModel) -> Move | None:
@@ -168,12 +176,9 @@ class Moves:
         """Keeps new vectors, and how far the move has come. Of a text that was erased meanwhile nothing is kept."""
 
         def apply(transaction: Transaction) -> Move:
-            self._own(transaction, owner, seconds)
+            model, move = self._under_way(transaction, owner, seconds)
             connection = transaction.connection
-            now = standing(connection)
-            if now.model is None or now.move is None:
-                raise Overtaken("The move was given up.")
-            digests = now.model.digests()
+            digests = model.digests()
             by_digest = {digests(text): answer for text, answer in zip(texts, answers, strict=True)}
             keys = dict(
                 all_rows(
@@ -186,11 +191,11 @@ class Moves:
                 else ()
             )
             refused = {key for key, digest in keys.items() if not isinstance(by_digest[digest], Embedded)}
-            refused |= set(now.move.refused)
+            refused |= set(move.refused)
             if len(refused) > REFUSED_LIMIT:
                 raise EmbeddingError(
-                    f"{now.move.model.name!r} fails on more than {REFUSED_LIMIT:,} of the texts; the store stays with "
-                    f"{now.model.name!r}. See to the model and call reembed again, or reembed(None) to give it up."
+                    f"{move.model.name!r} fails on more than {REFUSED_LIMIT:,} of the texts; the store stays with "
+                    f"{model.name!r}. See to the model and call reembed again, or reembed(None) to give it up."
                 )
             rows = [
                 (key, answer.digest, answer.vector)
@@ -200,7 +205,7 @@ class Moves:
             reach("reembed: before new vectors are kept")
             connection.executemany("INSERT OR IGNORE INTO next_vector (key, digest, data) VALUES (?, ?, ?)", rows)
             reach("reembed: between new vectors and how far it has come")
-            move = replace(now.move, position=position, refused=tuple(sorted(refused)))
+            move = replace(move, position=position, refused=tuple(sorted(refused)))
             remember(connection, "next_model", move.as_json())
             reach("reembed: after new vectors are kept")
             return move
@@ -213,11 +218,8 @@ class Moves:
         more, and what has no new one waits for it."""
 
         def apply(transaction: Transaction) -> bool:
-            self._own(transaction, owner, seconds)
+            model, move = self._under_way(transaction, owner, seconds)
             connection = transaction.connection
-            now = standing(connection)
-            if now.model is None or now.move is None:
-                raise Overtaken("The move was given up.")
             changed = only_row(
                 connection,
                 "SELECT count(*) FROM (SELECT 1 FROM memory WHERE seq > ? AND vector_key IS NOT NULL LIMIT ?)",
@@ -231,14 +233,14 @@ class Moves:
                 return False
             seq = transaction.record_event(0, "reembed", None, transaction.moment)
             reach("reembed: before the models change places")
-            _set_pending(connection, seq, position.seq, now.move.refused)
+            _set_pending(connection, seq, position.seq, move.refused)
             connection.execute("ALTER TABLE vector RENAME TO old_vector")
             reach("reembed: between the names of the tables")
             connection.execute("ALTER TABLE next_vector RENAME TO vector")
-            remember(connection, "old_model", now.model.as_json())
-            remember(connection, "model", now.move.model.as_json())
+            remember(connection, "old_model", model.as_json())
+            remember(connection, "model", move.model.as_json())
             remember(connection, "next_model", None)
-            transaction.model = now.move.model.identity
+            transaction.model = move.model.identity
             reach("reembed: after the models have changed places")
             return True
 

@@ -20,11 +20,16 @@ def with_progress(items: Iterable[Any], unit: str) -> Iterable[Any]:
     return bar
 
 
+def is_shown(shown: bool | None) -> bool:
+    """Whether to show a bar: as it was said, or else where standard error is a terminal."""
+    return sys.stderr.isatty() if shown is None else shown
+
+
 @contextmanager
 def progress(unit: str, total: int | None, *, shown: bool | None = None) -> Iterator[Callable[[int], object]]:
     """A progress bar; what it yields is told of every few units done. `shown` of None: where standard error is a
     terminal."""
-    if not (sys.stderr.isatty() if shown is None else shown):
+    if not is_shown(shown):
         yield lambda done: None
         return
     from tqdm import tqdm
@@ -52,10 +57,10 @@ def moving_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
 def following(unit: str, total: int, done: Callable[[], int], *, shown: bool | None = None) -> Iterator[None]:
     """The same for work that tells nothing by itself: `done` is asked now and then, on a thread of its own, how many
     units are done."""
-    with progress(unit, total, shown=shown) as advance:
-        if not (sys.stderr.isatty() if shown is None else shown):
-            yield
-            return
+    if not is_shown(shown):
+        yield
+        return
+    with progress(unit, total, shown=True) as advance:
         ended = threading.Event()
         looking = threading.Thread(target=_look, args=(advance, done, ended), name="agentmem-progress", daemon=True)
         looking.start()

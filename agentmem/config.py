@@ -46,12 +46,13 @@ class Config:
 
     batch_tokens: int = 320
     """Most padded tokens in one run. Larger batches gain nothing on a CPU (texts a second at 80, 160, 320, 640, 1,280
-    tokens: 426, 453, 448, 404, 351; one round of perf/tuning.py, 2 cores with AVX2) and make others wait; an
-    accelerator wants more."""
+    tokens: 473, 475, 448, 482, 430, on one core alone 227, 221, 217, 216, 189; medians of 5 and of 1 round of
+    perf/tuning.py, AVX2) and make others wait; an accelerator wants more."""
 
     padding_waste: float = 1.25
     """Padded tokens over real tokens that a batch may reach when texts of different lengths share it (texts a second of
-    a long `add_batch` at 1.0, 1.1, 1.25, 1.5, 2.0: 434, 381, 417, 388, 364; one round, as above)."""
+    a long `add_batch` at 1.0, 1.1, 1.25, 1.5, 2.0: 450, 440, 414, 419, 427, on one core 241, 272, 241, 246, 241, as
+    above: no difference outlasts the noise)."""
 
     queue_tokens: int = 1_000_000
     """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""

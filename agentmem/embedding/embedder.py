@@ -26,8 +26,9 @@ Kind = Literal["query", "document"]
 
 MOST_WORKERS = 16
 """On more cores, further runs earn little: what feeds them is Python, one thread at a time. With simulated runs of 1.5
-ms a text (one round of perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest on 2 cores with AVX2), `add_batch` reached
-584, 1,893, 3,124, 4,550, 5,729, 3,202 texts a second, `add` from 100 threads 580, 1,646, 2,601, 1,913, 1,300, 1,348."""
+ms a text (medians of 5 of perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest on 2 cores with AVX2), `add_batch`
+reached 620, 2,180, 4,009, 4,571, 7,726, 5,144 texts a second, `add` from 100 threads 606, 2,191, 3,061, 2,719, 1,754,
+1,162."""
 
 
 class GivenEmbedder(Protocol):

@@ -756,7 +756,7 @@ class Memory(ScopedMemory):
     To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`. To read: `get`, `get_all`,
     `count`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`. For an
     owner's own view: `scope`. For what was deferred: `flush`. To look after the file: `stats`, `check`, `repair`,
-    `backup`; out to files and in, `export` and `import_`. At the end: `close`.
+    `backup`, and to another model `reembed`; out to files and in, `export` and `import_`. At the end: `close`.
 
     Every call about memories names whose: at least one of `user_id`, `agent_id`, `run_id`, or, to read across owners,
     `all_scopes=True`; a call with an id needs none. Times are aware datetimes. What an argument means is said where it
@@ -766,9 +766,6 @@ class Memory(ScopedMemory):
     Opening is cheap: the model loads with the first text. Any number of threads may share a Memory, and any number of
     processes the file; what one was told is stored, all others see. Use it as a context manager or call `close`; a
     process that dies without loses nothing that was acknowledged.
-
-    `model` is the name of a bundled one, a folder, a repository of the hub that was downloaded before
-    (`agentmem.models`), or what `models.find` gave; the network is never reached.
 
     Without a `model` it is the store's own, or, for a new store, all-MiniLM-L6-v2. Named is a bundled one, a folder, a
     repository of the hub that was downloaded before (`agentmem.models`), or what `models.find` gave; the network is

@@ -66,6 +66,14 @@ def test_the_code_runs(number, tmp_path, monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
 
 
+def test_no_code_stands_outside_a_snippet_and_no_file_is_told_of_twice():
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+    assert "```" not in prose
+    assert re.findall(r"^(?:from \S+ import|(?:with|def|class) .*:$|    ).*", prose, re.M) == []
+    guide = [name for cell, _ in rows(section("How it works"), "| folder or file | holds |") for name in names(cell)]
+    assert len(guide) == len(set(guide))
+
+
 def test_the_first_code_is_ten_lines_and_prints_what_she_likes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code = section("Ten lines").partition("```python\n")[2].partition("```")[0]

@@ -31,7 +31,7 @@ from agentmem.filters import compile_filters, number_at
 from agentmem.lens import DEFAULT_MODEL as DEFAULT_MODEL
 from agentmem.lens import Lens
 from agentmem.messages import item_of_message
-from agentmem.progress import with_progress
+from agentmem.progress import stages, with_progress
 from agentmem.records import (
     INT64,
     Draft,
@@ -607,6 +607,7 @@ class ScopedMemory:
         user_id: str | None = None,
         agent_id: str | None = None,
         run_id: str | None = None,
+        progress: bool = False,
     ) -> int:
         """Erases for good the memory with this id, or (without one) every memory of an owner, in a scoped view those of
         the scope; deleted and expired ones too. Returns how many it were.
@@ -617,7 +618,7 @@ class ScopedMemory:
         them with their next search. Copies (`backup`, `export`) are yours to erase.
 
         Many memories go in several transactions; after a crash between them, or an error, what is left is whole: purge
-        again. Waits for other reads of the file, as long as `Config.busy_timeout`.
+        again. Waits for other reads of the file, as long as `Config.busy_timeout`. `progress` shows a bar.
 
         Raises:
             InvalidInputError: neither an id nor an owner was given, or both.
@@ -626,11 +627,12 @@ class ScopedMemory:
         if id is not None and (user_id, agent_id, run_id) != (None, None, None):
             raise InvalidInputError(f"Both the id {shorten(id)} and an owner were given; drop one of them.")
         scope = self._bound if id is not None else self._scope(user_id, agent_id, run_id)
-        return self._erase(scope, None if id is None else check_id(id))
+        return self._erase(scope, None if id is None else check_id(id), shown=progress)
 
-    def _erase(self, scope: Scope, id: str | None) -> int:
+    def _erase(self, scope: Scope, id: str | None, *, shown: bool) -> int:
         engine = self._engine
-        erased = engine.store.purge(scope, id)
+        with stages(shown=shown) as tell:
+            erased = engine.store.purge(scope, id, tell)
         engine.lenses.forget(erased.digests)
         engine.shelves.drop([*erased.owners, None])
         return erased.count
@@ -828,17 +830,18 @@ class Memory(ScopedMemory):
             **engine.embedder.stats(),
         )
 
-    def check(self) -> list[str]:
+    def check(self, *, progress: bool = False) -> list[str]:
         """What is wrong with the store, a sentence each; an empty list means healthy. Reads the whole file, while
         others write: the checksum of every page, also of those that hold nothing, then what the rows say of each
-        other. Waits for no model and no writer; `repair` mends what it names.
+        other. Waits for no model and no writer; `repair` mends what it names. `progress` shows a bar on standard error.
 
         Raises:
             ClosedError: the memory is closed. Damage is told, not raised.
         """
-        return self._engine.store.check()
+        with stages(shown=progress) as tell:
+            return self._engine.store.check(tell)
 
-    def repair(self) -> list[str]:
+    def repair(self, *, progress: bool = False) -> list[str]:
         """Mends what `check` names, and says what it did, a sentence each; an empty list: nothing had to be.
 
         All that is derived (terms, twins, indexes, wrong or missing vectors, which come like deferred ones) is made
@@ -848,13 +851,14 @@ class Memory(ScopedMemory):
         of which is said. What cannot
         be used is set aside in a file beside the store, the damaged file is kept under another; both are named, hold
         texts, and are out of the reach of `purge`. Other processes may have the store open; they wait for the write
-        lock meanwhile.
+        lock meanwhile. `progress` is as in `check`.
 
         Raises:
             StoreBusyError: others kept the write lock; nothing was mended, try again.
         """
         engine = self._engine
-        told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension)
+        with stages(shown=progress) as tell:
+            told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension, tell)
         engine.lenses.bind()  # The vectors that come now are of this model, whatever was lost.
         engine.backlog.wake(0)
         return told
@@ -909,12 +913,12 @@ class Memory(ScopedMemory):
         self._engine.store.back_up(target, overwrite=overwrite)
         return target
 
-    def reset(self, *, confirm: bool) -> int:
+    def reset(self, *, confirm: bool, progress: bool = False) -> int:
         """Erases every memory of every owner for good, as `purge` does, and returns how many it were; `confirm=True`
-        says that this is meant. Raises as `purge` does."""
+        says that this is meant, `progress` shows a bar. Raises as `purge` does."""
         if confirm is not True:
             raise InvalidInputError(f"confirm is {shorten(confirm)}; pass confirm=True to erase every memory.")
-        return self._erase(Scope(), None)
+        return self._erase(Scope(), None, shown=progress)
 
     def close(self) -> None:
         """Ends: whoever waits for the model is answered with ClosedError, runs and commits that have begun end well,

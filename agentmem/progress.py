@@ -4,8 +4,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Tell = Callable[[str, int, int], object]
+"""Is told what is being done, how much of it is done, and of how much (0: nobody knows)."""
 
 LOOK_SECONDS = 0.2
 LOOK_SHARE = 10
@@ -61,20 +66,77 @@ def following(unit: str, total: int, done: Callable[[], int], *, shown: bool | N
         yield
         return
     with progress(unit, total, shown=True) as advance:
-        ended = threading.Event()
-        looking = threading.Thread(target=_look, args=(advance, done, ended), name="agentmem-progress", daemon=True)
-        looking.start()
-        try:
+        before = 0
+
+        def look() -> None:
+            nonlocal before
+            now = done()
+            advance(now - before)
+            before = now
+
+        with _every_now_and_then(look):
             yield
-        finally:
-            ended.set()
-            looking.join()
 
 
-def _look(advance: Callable[[int], object], done: Callable[[], int], ended: threading.Event) -> None:
-    before, pause = 0, LOOK_SECONDS
-    while not ended.wait(pause):
-        began = time.monotonic()
-        now = done()
-        advance(now - before)
-        before, pause = now, max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
+def untold(what: str, done: int, total: int) -> None:
+    """Where nobody wants to know."""
+
+
+def each(items: Iterable[T], tell: Tell, what: str, total: int) -> Iterator[T]:
+    """The items, of which it is told how many are done with."""
+    tell(what, 0, total)
+    for done, item in enumerate(items, start=1):
+        yield item
+        tell(what, done, total)
+
+
+@contextmanager
+def stages(*, shown: bool | None = None) -> Iterator[Tell]:
+    """A progress bar on standard error for work of several stages, one after the other. It is drawn by a thread of its
+    own: what it yields costs next to nothing and never fails, and the clock goes on while nothing is told."""
+    if not is_shown(shown):
+        yield untold
+        return
+    from tqdm import tqdm
+
+    told = ("", 0, 0)
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal told
+        told = (what, done, total)
+
+    with tqdm(bar_format="", leave=False, dynamic_ncols=True) as bar:
+
+        def draw() -> None:
+            what, done, total = told
+            if bar.desc != what:
+                bar.reset()
+            bar.desc, bar.n, bar.total = what, done, total or None
+            bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}" if total else "{desc} {elapsed}"
+            with suppress(OSError):
+                bar.refresh()
+
+        with _every_now_and_then(draw):
+            yield tell
+        draw()
+
+
+@contextmanager
+def _every_now_and_then(look: Callable[[], object]) -> Iterator[None]:
+    """Calls it so often as LOOK_SECONDS and LOOK_SHARE say, on a thread of its own."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        pause = LOOK_SECONDS
+        while not ended.wait(pause):
+            began = time.monotonic()
+            look()
+            pause = max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
+
+    looking = threading.Thread(target=repeat, name="agentmem-progress", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()

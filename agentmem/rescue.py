@@ -5,11 +5,13 @@ from pathlib import Path
 
 from agentmem.errors import StoreDamagedError, StoreOpenError
 from agentmem.memory import Memory
+from agentmem.progress import Tell, stages
 from agentmem.storage.repair import salvage_closed, salvage_open
 
 
-def rescue(path: str) -> tuple[list[str], list[str]]:
-    """Repairs the store at a path, of whatever model; returns what was done, and what `check` still finds.
+def rescue(path: str, *, progress: bool = False) -> tuple[list[str], list[str]]:
+    """Repairs the store at a path, of whatever model; returns what was done, and what `check` still finds. `progress`
+    shows a bar on standard error.
 
     Raises:
         StoreOpenError: there is nothing of a store.
@@ -19,15 +21,16 @@ def rescue(path: str) -> tuple[list[str], list[str]]:
     try:
         memory = Memory(path, model=None)
     except (StoreDamagedError, StoreOpenError):
-        told += _salvaged(str(Path(path).absolute()))
+        with stages(shown=progress) as tell:
+            told += _salvaged(str(Path(path).absolute()), tell)
         memory = Memory(path, model=None)
     with memory:
-        told += memory.repair()
-        return told, memory.check()
+        told += memory.repair(progress=progress)
+        return told, memory.check(progress=progress)
 
 
-def _salvaged(path: str) -> list[str]:
+def _salvaged(path: str, tell: Tell) -> list[str]:
     if Path(path).is_file():
         with suppress(StoreDamagedError):
-            return salvage_open(path)
-    return salvage_closed(path)
+            return salvage_open(path, tell)
+    return salvage_closed(path, tell)

@@ -759,12 +759,24 @@ def test_an_erasure_is_asked_for_at_a_terminal_and_ctrl_c_is_no(filled, terminal
 
 
 def test_long_work_shows_how_far_it_is_where_it_is_asked_to(filled, start, tmp_path):
-    for command in (["backup", tmp_path / "agent.db", tmp_path / "copy.db"], ["flush"]):
+    copy = ["backup", tmp_path / "agent.db", tmp_path / "copy.db", "--overwrite"]
+    for command in (copy, ["flush"], ["check"], ["repair"], ["purge", "b1", "--yes"], ["reset", "--yes"]):
         code, stdout, stderr = finished(start(*command, "--progress"))
         assert code == 0
         assert stdout
         assert "\r" in stderr
-        assert finished(start(*command, "--no-progress", *(["--overwrite"] if len(command) > 1 else [])))[2] == ""
+        assert "\r" not in finished(start(*command, "--no-progress"))[2]
+
+
+def test_a_bar_of_long_work_is_shown_at_a_terminal_and_gone_when_it_ends(filled, terminal):
+    shown = terminal("check")
+    assert "\rowners " in shown.until("healthy")
+    assert shown.code() == 0
+    shown = terminal("purge", "b1", "--yes")
+    assert "\rwriting the file anew " in shown.until(r"\r +\r1 memory erased\.")
+    assert shown.code() == 0
+    quiet = terminal("check", "--json")
+    assert quiet.until("}").strip() == '{"healthy": true, "problems": []}'
 
 
 # -- processes ----------------------------------------------------------------------------------------------------

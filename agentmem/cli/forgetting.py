@@ -114,9 +114,12 @@ def restore(ids: tuple[str, ...], db: str, as_json: bool, **owner: str | None) -
 @click.option("--all", "everything", is_flag=True, help="Every memory of the owner, deleted ones too.")
 @options.owner
 @options.yes
+@options.progress
 @options.db
 @options.output
-def purge(ids: tuple[str, ...], everything: bool, yes: bool, db: str, as_json: bool, **owner: str | None) -> int:
+def purge(
+    ids: tuple[str, ...], everything: bool, yes: bool, bar: bool, db: str, as_json: bool, **owner: str | None
+) -> int:
     """Erase memories for good: no byte of them stays in the store.
 
     The memories IDS, or with --all those of an owner, deleted and expired ones too; nothing brings them back.
@@ -138,8 +141,8 @@ def purge(ids: tuple[str, ...], everything: bool, yes: bool, db: str, as_json: b
         what = f"every memory of {whose}" if everything else counted(len(different))
         if not _confirmed(f"erase {what} for good", yes, as_json):
             return NOTHING
-        missing = [each for each in different if not scope.purge(each)]
-        purged = scope.purge() if everything else len(different) - len(missing)
+        missing = [each for each in different if not scope.purge(each, progress=bar)]
+        purged = scope.purge(progress=bar) if everything else len(different) - len(missing)
     for name in missing:
         complain(f"There is no memory {name!r} to erase.")
     print_json({"purged": purged, "missing": missing}) if as_json else print_lines(f"{counted(purged)} erased.")
@@ -149,9 +152,10 @@ def purge(ids: tuple[str, ...], everything: bool, yes: bool, db: str, as_json: b
 @click.command()
 @options.path
 @options.yes
+@options.progress
 @options.db
 @options.output
-def reset(path: str | None, yes: bool, db: str, as_json: bool) -> int:
+def reset(path: str | None, yes: bool, bar: bool, db: str, as_json: bool) -> int:
     """Erase every memory of every owner for good, as `purge` does.
 
     Of the store PATH, or --db. The file stays, and the model it is bound to. With --json one object: purged. Exits
@@ -167,7 +171,7 @@ def reset(path: str | None, yes: bool, db: str, as_json: bool) -> int:
         count = held.memories + held.deleted
         if count and not _confirmed(f"erase all {counted(count)} of {memory.path} for good", yes, as_json):
             return NOTHING
-        purged = memory.reset(confirm=True)
+        purged = memory.reset(confirm=True, progress=bar)
     print_json({"purged": purged}) if as_json else print_lines(f"{counted(purged)} erased.")
     return DONE if purged else NOTHING
 

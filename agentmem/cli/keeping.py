@@ -38,9 +38,10 @@ def stats(path: str | None, db: str, as_json: bool) -> int:
 
 @click.command()
 @options.path
+@options.progress
 @options.db
 @options.output
-def check(path: str | None, db: str, as_json: bool) -> int:
+def check(path: str | None, bar: bool, db: str, as_json: bool) -> int:
     """Print what is wrong with a store (PATH, or --db).
 
     Reads the whole of it; no model is needed. Exits with 0 when it is healthy, with 1 when something is wrong. With
@@ -53,7 +54,7 @@ def check(path: str | None, db: str, as_json: bool) -> int:
     """
     try:
         with open_memory(path or db) as memory:
-            problems = memory.check()
+            problems = memory.check(progress=bar)
     except StoreDamagedError as error:
         problems = [str(error)]
     if as_json:
@@ -66,9 +67,10 @@ def check(path: str | None, db: str, as_json: bool) -> int:
 
 @click.command()
 @options.path
+@options.progress
 @options.db
 @options.output
-def repair(path: str | None, db: str, as_json: bool) -> int:
+def repair(path: str | None, bar: bool, db: str, as_json: bool) -> int:
     """Mend a store (PATH, or --db), also one that cannot be opened.
 
     Prints what was done; no model is needed. Exits with 0 when it is healthy now, with 1 when something could not
@@ -82,7 +84,7 @@ def repair(path: str | None, db: str, as_json: bool) -> int:
     store = existing(path or db)
     from agentmem.rescue import rescue
 
-    done, problems = rescue(store)
+    done, problems = rescue(store, progress=bar)
     lost = any("set aside" in each or "is lost" in each or "was damaged" in each for each in done)
     if as_json:
         print_json({"healthy": not problems, "done": done, "problems": problems})

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 
 import numpy as np
 
 from agentmem.errors import StoreError
+from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.database import Connection, DatabaseError, only_row
 from agentmem.storage.replay import Replay, Stored, replay
@@ -66,18 +68,19 @@ _QUESTIONS = [
 ]
 
 
-def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> Iterator[str]:
-    """Yields what is wrong, a sentence each. Damage that ends one look does not keep the others from being taken."""
+def problems_of(connection: Connection, digest_of: Digest, dimension: int, tell: Tell) -> Iterator[str]:
+    """Yields what is wrong, a sentence each, and tells how far it is. Damage that ends one look does not keep the
+    others from being taken."""
     looks: list[Callable[[], Iterator[str]]] = [
-        lambda: _page_problems(connection),
-        lambda: _index_problems(connection),
+        lambda: _page_problems(connection, tell),
+        lambda: _index_problems(connection, tell),
         *(partial(_answers, connection, question, sentence) for question, sentence in _QUESTIONS),
-        lambda: _history_problems(connection),
-        lambda: _vector_problems(connection, dimension),
+        lambda: _history_problems(connection, tell),
+        lambda: _vector_problems(connection, dimension, tell),
         lambda: problems_of_move(connection),
-        lambda: _text_problems(connection, digest_of),
-        lambda: _term_problems(connection),
-        lambda: _twin_problems(connection),
+        lambda: _text_problems(connection, digest_of, tell),
+        lambda: _term_problems(connection, tell),
+        lambda: _twin_problems(connection, tell),
     ]
     ends: set[str] = set()
     for look in looks:
@@ -90,14 +93,23 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int) -> It
     yield from sorted(ends)
 
 
-def _page_problems(connection: Connection) -> Iterator[str]:
+def size_of(connection: Connection, table: str) -> int:
+    """How many rows a table has, to tell how far one is; 0 where damage does not say."""
+    with suppress(StoreError, DatabaseError):
+        return int(only_row(connection, f"SELECT count(*) FROM {table}")[0])
+    return 0
+
+
+def _page_problems(connection: Connection, tell: Tell) -> Iterator[str]:
+    tell("trees of the database", 0, 0)
     for row in connection.execute("PRAGMA integrity_check(100)"):
         if row[0] != "ok":
             yield f"the database file is damaged: {row[0]}."
 
 
-def _index_problems(connection: Connection) -> Iterator[str]:
+def _index_problems(connection: Connection, tell: Tell) -> Iterator[str]:
     """Of an index that lists what it should not, SQLite compares no more than the number of its entries."""
+    tell("indexes and links", 0, 0)
     partial_indexes = connection.execute(
         "SELECT name, substr(sql, instr(sql, ' WHERE ') + 7) FROM sqlite_schema "
         "WHERE type = 'index' AND tbl_name = 'memory' AND instr(sql, ' WHERE ')"
@@ -115,8 +127,8 @@ def _answers(connection: Connection, question: str, sentence: str) -> Iterator[s
         yield sentence.format(row[0]) + "."
 
 
-def _history_problems(connection: Connection) -> Iterator[str]:
-    for _, _, played in histories(connection):
+def _history_problems(connection: Connection, tell: Tell) -> Iterator[str]:
+    for _, _, played in each(histories(connection), tell, "histories", size_of(connection, "memory")):
         yield from played.faults
 
 
@@ -141,8 +153,9 @@ def _length(data: bytes) -> float:
     return math.sqrt(numbers @ numbers)  # A sixth of the time of numpy.linalg.norm, for one vector.
 
 
-def _vector_problems(connection: Connection, dimension: int) -> Iterator[str]:
-    for key, data, digest in connection.execute("SELECT key, data, length(digest) FROM vector"):
+def _vector_problems(connection: Connection, dimension: int, tell: Tell) -> Iterator[str]:
+    rows = connection.execute("SELECT key, data, length(digest) FROM vector")
+    for key, data, digest in each(rows, tell, "vectors", size_of(connection, "vector")):
         if len(data) != 2 * dimension:
             yield f"vector {key} has {len(data)} bytes instead of {2 * dimension}."
         elif not is_vector(data, dimension):
@@ -151,23 +164,25 @@ def _vector_problems(connection: Connection, dimension: int) -> Iterator[str]:
             yield f"vector {key} has a digest of {digest} bytes."
 
 
-def _text_problems(connection: Connection, digest_of: Digest) -> Iterator[str]:
-    for memory, content, digest in connection.execute(
+def _text_problems(connection: Connection, digest_of: Digest, tell: Tell) -> Iterator[str]:
+    rows = connection.execute(
         "SELECT memory.id, memory.content, vector.digest FROM memory JOIN vector ON vector.key = memory.vector_key"
-    ):
+    )
+    for memory, content, digest in each(rows, tell, "texts", size_of(connection, "memory")):
         if digest_of(content) != digest:
             yield f"memory {memory!r} points to the vector of another text."
 
 
-def _term_problems(connection: Connection) -> Iterator[str]:
-    for memory, content, created_at, terms in connection.execute("SELECT id, content, created_at, terms FROM memory"):
+def _term_problems(connection: Connection, tell: Tell) -> Iterator[str]:
+    rows = connection.execute("SELECT id, content, created_at, terms FROM memory")
+    for memory, content, created_at, terms in each(rows, tell, "words", size_of(connection, "memory")):
         if terms != stored_terms(content, from_microseconds(created_at)):
             yield f"memory {memory!r} is not found by its words: its terms are not those of its text."
 
 
-def _twin_problems(connection: Connection) -> Iterator[str]:
+def _twin_problems(connection: Connection, tell: Tell) -> Iterator[str]:
     """Deduplication finds a text by its twin; that no two are sole is for the unique index to say."""
     rows = connection.execute("SELECT id, user_id, agent_id, run_id, content, twin FROM memory")
-    for memory, user_id, agent_id, run_id, content, twin in rows:
+    for memory, user_id, agent_id, run_id, content, twin in each(rows, tell, "owners", size_of(connection, "memory")):
         if twin_of(Scope(user_id, agent_id, run_id), content) != twin:
             yield f"memory {memory!r} is not found by its text: its twin is that of another text or scope."

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from agentmem.progress import Tell, each
 from agentmem.storage.database import (
     Connection,
     Database,
@@ -32,14 +33,15 @@ NAMED = 20
 """Pages that a sentence names."""
 
 
-def damaged_pages(database: Database, connection: Connection) -> list[int]:
+def damaged_pages(database: Database, connection: Connection, tell: Tell) -> list[int]:
     """The pages whose checksum is wrong, in order; none of a store without checksums. The connection must be outside a
     transaction."""
     if database.in_memory or not is_checked(connection):
         return []
     size = connection.pragma("page_size")
     count = only_row(connection, "PRAGMA page_count")[0]
-    suspects = [page for page in range(1, count + 1) if checksum_is_wrong(connection, page, size)]
+    numbers = each(range(1, count + 1), tell, "pages", count)
+    suspects = [page for page in numbers if checksum_is_wrong(connection, page, size)]
     merged = 0
     for _ in range(LOOKS):
         if not suspects:
@@ -71,11 +73,11 @@ def tables_of(connection: Connection, pages: list[int]) -> dict[int, str]:
     return found
 
 
-def page_problems(database: Database, connection: Connection) -> list[str]:
+def page_problems(database: Database, connection: Connection, tell: Tell) -> list[str]:
     """A sentence when there are such pages. From then on, the connection reads in spite of checksums."""
     if not is_checked(connection) and has_checksums(connection):
         return ["the database file is damaged: its header does not say that its pages have checksums."]
-    pages = damaged_pages(database, connection)
+    pages = damaged_pages(database, connection, tell)
     connection.pragma("checksum_verification", "OFF")
     if not pages:
         return []

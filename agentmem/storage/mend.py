@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import Any
 
 from agentmem.errors import StoreDamagedError
+from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
-from agentmem.storage.check import Digest, histories, is_vector
+from agentmem.storage.check import Digest, histories, is_vector, size_of
 from agentmem.storage.database import Connection, all_rows
 from agentmem.storage.model import stored_model
 from agentmem.storage.replay import Replay
@@ -23,29 +24,31 @@ Aside = list[dict[str, Any]]
 """What found no place, as it was."""
 
 
-def mend(transaction: Transaction, digest_of: Digest, dimension: int, aside: Aside) -> list[str]:
-    """Mends the rows; says what was done, a sentence each. `digest_of` and `dimension` are of the model to believe in
-    where the store does not say which is its own. Everything that was touched gets a new `seq`, so that the
-    shelves of every process read it again."""
+def mend(transaction: Transaction, digest_of: Digest, dimension: int, aside: Aside, tell: Tell) -> list[str]:
+    """Mends the rows; says what was done, a sentence each, and tells how far it is. `digest_of` and `dimension` are of
+    the model to believe in where the store does not say which is its own. Everything that was touched gets a new `seq`,
+    so that the shelves of every process read it again."""
     connection = transaction.connection
+    tell("indexes", 0, 0)
     connection.execute("REINDEX")
     with suppress(StoreDamagedError):  # What is remembered of it may be damaged.
         if (model := stored_model(connection)) is not None:
             digest_of, dimension = model.digests(), model.dimension
     seq = transaction.record_event(0, "repair", None, transaction.moment)
     done: list[str] = []
-    done += _mend_vectors(connection, dimension)
+    done += _mend_vectors(connection, dimension, tell)
     done += mend_move(connection)
-    done += _mend_memories(connection, digest_of, seq, aside)
-    done += _mend_histories(transaction, seq, aside)
+    done += _mend_memories(connection, digest_of, seq, aside, tell)
+    done += _mend_histories(transaction, seq, aside, tell)
     done += _mend_facts(connection, aside)
     return done
 
 
-def _mend_vectors(connection: Connection, dimension: int) -> Iterator[str]:
+def _mend_vectors(connection: Connection, dimension: int, tell: Tell) -> Iterator[str]:
+    rows = connection.execute("SELECT key, data, length(digest) FROM vector")
     bad = [
         key
-        for key, data, digest in connection.execute("SELECT key, data, length(digest) FROM vector")
+        for key, data, digest in each(rows, tell, "vectors", size_of(connection, "vector"))
         if digest != DIGEST_BYTES or not is_vector(data, dimension)
     ]
     for key in bad:
@@ -53,7 +56,7 @@ def _mend_vectors(connection: Connection, dimension: int) -> Iterator[str]:
         yield f"vector {key} was none and is dropped."
 
 
-def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: Aside) -> Iterator[str]:
+def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: Aside, tell: Tell) -> Iterator[str]:
     question = (
         "SELECT memory.key, id, user_id, agent_id, run_id, content, created_at, terms, twin, vector_key, vector_error, "
         "vector.digest, metadata IS NULL OR json_valid(metadata, 8), hex(metadata), "
@@ -61,9 +64,11 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
         "AND memory.seq >= coalesce((SELECT max(seq) FROM history WHERE memory_key = memory.key), 0) "
         "FROM memory LEFT JOIN vector ON vector.key = vector_key WHERE memory.key > ? ORDER BY memory.key LIMIT ?"
     )
-    after = 0
+    after = seen = 0
+    total = size_of(connection, "memory")
     while rows := all_rows(connection, question, (after, CHUNK)):
-        after = rows[-1][0]
+        tell("memories", seen, total)
+        after, seen = rows[-1][0], seen + len(rows)
         for key, name, *owners, content, at, terms, twin, vector, error, digest, valid, metadata, in_order in rows:
             changes: dict[str, Any] = {}
             try:
@@ -100,7 +105,7 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
                 connection.execute(f"UPDATE memory SET seq = ?{columns} WHERE key = ?", (seq, *changes.values(), key))
 
 
-def _mend_histories(transaction: Transaction, seq: int, aside: Aside) -> Iterator[str]:
+def _mend_histories(transaction: Transaction, seq: int, aside: Aside, tell: Tell) -> Iterator[str]:
     connection = transaction.connection
     columns = "seq, memory_key, what, at, before"
     lost = all_rows(
@@ -121,7 +126,8 @@ def _mend_histories(transaction: Transaction, seq: int, aside: Aside) -> Iterato
         # As of an erased one, so that the shelves of other processes let go of it.
         transaction.record_event(key, "purge", None, transaction.moment)
         yield f"a memory (key {key}) is lost; the events of its history are set aside."
-    for key, name, played in [each for each in histories(connection) if each[2].faults]:
+    told = each(histories(connection), tell, "histories", size_of(connection, "memory"))
+    for key, name, played in [memory for memory in told if memory[2].faults]:
         _rewrite(transaction, key, name, played, aside)
         yield f"memory {name!r}: its history is put right to lead to what it is now."
 

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from agentmem.errors import StoreBusyError
+from agentmem.progress import Tell
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
@@ -54,23 +55,26 @@ class _Plan:
     kept: set[int]
 
 
-def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None) -> Erased:
-    """Erases the memories of a scope (or the one of them with an id) that are there when it begins, visible or not. On
-    return they are gone from the file and its log. Every transaction leaves a healthy store.
+def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None, tell: Tell) -> Erased:
+    """Erases the memories of a scope (or the one of them with an id) that are there when it begins, visible or not, and
+    tells how far it is. On return they are gone from the file and its log. Every transaction leaves a healthy store.
 
     Raises:
         StoreBusyError: they are gone, but others' reads keep the log from being cut.
     """
     erased = Erased()
+    tell("what goes, and what stays", 0, 0)
     with database.reading() as connection:
         plan = _plan(connection, scope, id)
     for start in range(0, len(plan.keys), ERASED_TOGETHER):
+        tell("memories", start, len(plan.keys))
         keys = plan.keys[start : start + ERASED_TOGETHER]
         gone = writes.commit(partial(_erase, keys=keys, plan=plan))
         erased.count += gone.count
         erased.owners |= gone.owners
         erased.digests |= gone.digests
     if not database.in_memory:
+        tell("writing the file anew", 0, 0)
         _wipe(database)
     return erased
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
+from agentmem.progress import Tell, untold
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.backup import SIDE_FILES, new_file, sync
 from agentmem.storage.check import Digest
@@ -38,30 +39,30 @@ GAP = 1000
 """Numbers left out after a salvage, in case the newest that were given are among what was lost."""
 
 
-def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension: int) -> list[str]:
+def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension: int, tell: Tell) -> list[str]:
     """See `Memory.repair`."""
     told: list[str] = []
     aside: Aside = []
 
     def apply(transaction: Transaction) -> list[str]:
         aside.clear()  # It may run twice.
-        return mend(transaction, digest_of, dimension, aside)
+        return mend(transaction, digest_of, dimension, aside, tell)
 
-    if not _is_whole(database):
+    if not _is_whole(database, tell):
         try:
             with database.writing() as connection:
                 connection.execute("REINDEX")  # An index is no more than its table; it is not worth a salvage.
         except StoreDamagedError:
             pass
-        if _is_whole(database):
+        if _is_whole(database, tell):
             told.append("the indexes were damaged and are made anew.")
         else:
-            told += _salvaged(database)
+            told += _salvaged(database, tell)
     done: list[str] | None = None
     with suppress(StoreDamagedError):  # Within its rows, such as a text that is none.
         done = writes.commit(apply)
     if done is None:
-        told += _salvaged(database)
+        told += _salvaged(database, tell)
         done = writes.commit(apply)
     told += done
     if aside and not database.in_memory:
@@ -70,24 +71,25 @@ def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension
     return told
 
 
-def _is_whole(database: Database) -> bool:
+def _is_whole(database: Database, tell: Tell) -> bool:
     try:
         with database.inspecting() as connection:
-            if damaged_pages(database, connection):
+            if damaged_pages(database, connection, tell):
                 return False
+            tell("trees of the database", 0, 0)
             return bool(only_row(connection, "PRAGMA integrity_check(1)")[0] == "ok")
     except StoreDamagedError:
         return False
 
 
-def _salvaged(database: Database) -> list[str]:
+def _salvaged(database: Database, tell: Tell) -> list[str]:
     if database.in_memory:
         raise StoreDamagedError("This ':memory:' store is damaged and has no file to read; open a new one.")
     database.renew_writer()  # A statement that an error left open would see the old file for ever.
-    return salvage_open(database.path)
+    return salvage_open(database.path, tell)
 
 
-def salvage_open(path: str) -> list[str]:
+def salvage_open(path: str, tell: Tell = untold) -> list[str]:
     """Replaces what a file that SQLite can open holds by what can be read of it, in one transaction, like any other for
     the processes that have it open. The damaged file is copied first.
 
@@ -102,7 +104,7 @@ def salvage_open(path: str) -> list[str]:
         made = Database(unfinished, durability="process", busy_timeout=10.0, checksums=checksums)
         try:
             with write_locked_copy(unfinished, path) as put_in_place:
-                told = _fill(made, path)
+                told = _fill(made, path, tell)
                 _keep(path, kept)
                 with made.between_transactions() as connection:
                     made.cut_log(connection)
@@ -114,7 +116,7 @@ def salvage_open(path: str) -> list[str]:
     return [*told, _kept_sentence(kept)]
 
 
-def salvage_closed(path: str) -> list[str]:
+def salvage_closed(path: str, tell: Tell = untold) -> list[str]:
     """The same for a file that SQLite cannot open any more; nobody may have it open.
 
     Raises:
@@ -131,7 +133,7 @@ def salvage_closed(path: str) -> list[str]:
     with new_file(path, overwrite=True) as unfinished:
         made = Database(unfinished, durability="process", busy_timeout=10.0)
         try:
-            told = _fill(made, path)
+            told = _fill(made, path, tell)
         finally:
             made.close()
         _keep(path, kept)
@@ -146,14 +148,14 @@ def _kept_sentence(kept: str) -> str:
     )
 
 
-def _fill(made: Database, path: str) -> list[str]:
+def _fill(made: Database, path: str, tell: Tell) -> list[str]:
     """Puts the rows that can be read at a path into a new database; says what there was."""
     salvage = _Salvage()
     with pages_at(path) as pages, made.writing() as connection:
         connection.execute("DELETE FROM meta WHERE name != ?", (CHECKSUMS,))
         # The sound rows first, so that no other takes the place of one.
         for sound in (True, False) if pages.checked else (True,):
-            for row in rows_of(pages):
+            for row in rows_of(pages, tell):
                 if row.sound == sound:
                     salvage.take(connection, row)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('store_id', lower(hex(randomblob(16))))")

@@ -9,6 +9,7 @@ says whether all the pages that it was read from are as they were written.
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+from agentmem.progress import Tell, each, untold
 from agentmem.storage.schema import APPLICATION_ID
 
 TABLE_LEAF, INDEX_LEAF = 13, 10
@@ -127,9 +128,9 @@ FACTS = (b"model", b"store_id", b"analysis", b"backlog", b"unwiped", b"next_mode
 """The names in `meta`."""
 
 
-def rows_of(pages: Pages) -> Iterator[Row]:
+def rows_of(pages: Pages, tell: Tell = untold) -> Iterator[Row]:
     """Every row that can be read."""
-    for number in range(1, pages.count + 1):
+    for number in each(range(1, pages.count + 1), tell, "pages of the damaged file", pages.count):
         data = pages.page(number)
         start = 100 if number == 1 else 0
         if data[start] not in (TABLE_LEAF, INDEX_LEAF):

@@ -18,6 +18,7 @@ from agentmem.errors import (
 from agentmem.failpoints import reach
 from agentmem.filters import Condition
 from agentmem.interrupts import block
+from agentmem.progress import Tell
 from agentmem.records import (
     Draft,
     Embedded,
@@ -163,23 +164,23 @@ class Store:
             raise _not_found(id, scope)
         return record
 
-    def check(self) -> list[str]:
+    def check(self, tell: Tell) -> list[str]:
         """What is wrong with the store, a sentence each; empty when it is healthy. Reads everything."""
         problems: list[str] = []
         try:
             with self._database.inspecting() as connection:
-                problems += page_problems(self._database, connection)
+                problems += page_problems(self._database, connection, tell)
                 connection.execute("BEGIN")
                 model = stored_model(connection) or UNKNOWN
-                for problem in problems_of(connection, model.digests(), model.dimension):
+                for problem in problems_of(connection, model.digests(), model.dimension, tell):
                     problems.append(problem)
         except StoreError as error:  # Damage of the schema is told as an error of the statement.
             problems.append(f"the database cannot be read to its end: {error}")
         return problems
 
-    def repair(self, digest_of: Digest, dimension: int) -> list[str]:
+    def repair(self, digest_of: Digest, dimension: int, tell: Tell) -> list[str]:
         """Mends what `check` names; says what was done, a sentence each."""
-        return repair(self._database, self.writes, digest_of, dimension)
+        return repair(self._database, self.writes, digest_of, dimension, tell)
 
     def back_up(self, path: str, *, overwrite: bool) -> None:
         """Copies the store as it is at one moment; see `Memory.backup`."""
@@ -419,9 +420,9 @@ class Store:
 
         return self.writes.commit(apply)
 
-    def purge(self, scope: Scope, id: str | None) -> Erased:
+    def purge(self, scope: Scope, id: str | None, tell: Tell) -> Erased:
         """Erases memories of a scope for good; see `purge`."""
-        return purge(self._database, self.writes, scope, id)
+        return purge(self._database, self.writes, scope, id, tell)
 
     def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
         where, parameters = visible(scope, None, transaction.moment)

@@ -271,6 +271,28 @@ def test_a_search_explains_itself_when_asked(filled):
     assert sum(match["explanation"][part] for part in parts) == pytest.approx(match["score"])
 
 
+def test_many_queries_are_asked_at_once(filled, tmp_path):
+    file = tmp_path / "questions.txt"
+    file.write_text("fact number 3\n\nsecret\r\n" + "number 5\n" * 300)
+    told = lines_of(filled("search", "--file", file, "--user", "ana", "--limit", "1", "--json"))
+    assert [each["query"] for each in told] == ["fact number 3", "secret", *["number 5"] * 300]
+    one = lines_of(filled("search", "fact number 3", "--user", "ana", "--limit", "1", "--json"))
+    assert told[0]["matches"] == one
+    assert told[1]["matches"] == lines_of(filled("search", "secret", "--user", "ana", "--limit", "1", "--json"))
+    assert {each["matches"][0]["record"]["id"] for each in told[2:]} == {"m5"}
+    shown = filled(
+        "search", "--file", "-", "--user", "ana", "--limit", "1", "--explain", stdin="fact number 3\nnumber 5"
+    )
+    lines = shown.stdout.splitlines()
+    assert (lines[0], lines[3]) == ("fact number 3", "number 5")
+    assert re.fullmatch(r"  [01]\.\d\d  m3  2026-01-03  Fact number 3", lines[1])
+    assert lines[2].startswith("        = ")
+    assert filled("search", "--file", "-", "--user", "nobody", stdin="fact\n").exit_code == 1
+    bad = filled("search", "--file", "-", "--user", "ana", stdin=b"fact\n\xff\n")
+    assert_one_sentence(bad, 2)
+    assert "Line 2: " in bad.stderr
+
+
 def test_a_search_never_shows_another_owner(filled):
     assert filled("search", "secret", "--user", "ana").stdout.count("secret") == 0
     assert filled("search", "secret", "--user", "ana", "--agent", "x").exit_code == 1
@@ -604,7 +626,8 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["list", "--user", "a", "--between", "2026-01-01T00:00:00Z"], ["list", "--user", "a", "--between", "May..June"],
         ["search", "q", "--user", "a", "--between", "2026-01-01T00:00:00.."], ["delete", "m", "--between", ".."],
         ["list", "--user", "a", "--as-of", "then"],
-        ["search", "q"], ["search", "q", "--user", "a", "--all-scopes"], ["search", "q", "--user", "a", "--limit", "0"],
+        ["search", "q"], ["search", "--user", "a"], ["search", "q", "--user", "a", "--all-scopes"],
+        ["search", "q", "--file", "-", "--user", "a"], ["search", "q", "--user", "a", "--limit", "0"],
         ["search", "q", "--user", "a", "--threshold", "2"], ["search", "q", "--user", "a", "--filter", "3"],
         ["list"], ["list", "--user", "a", "--order", "random"], ["delete"], ["delete", "--all"],
         ["delete", "m", "--all", "--user", "a"], ["delete", "m", "--filter", '{"a": 1}'], ["history"],

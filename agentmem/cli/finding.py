@@ -1,7 +1,9 @@
 """`search`, `get`, `list`, `count` and `history`."""
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +26,13 @@ from agentmem.cli.terminal import (
     record_rows,
     text_of,
 )
+from agentmem.errors import AgentMemError, InvalidInputError
+
+if TYPE_CHECKING:
+    from agentmem.records import Match
+
+QUERIES = 256
+"""Queries of a file that are asked together, in one moment of the store."""
 
 PAGE = 1_000
 """Records read at a time by `list --all`; between pages the store is free."""
@@ -35,7 +44,12 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 
 
 @click.command()
-@click.argument("query")
+@click.argument("query", required=False)
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="Many queries, one on every line; - is a pipe.",
+)
 @options.owner
 @options.all_scopes
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="At most this many.")
@@ -60,11 +74,12 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 @options.db
 @options.model
 @options.output
-def search(query: str, full: bool, db: str, model: str, as_json: bool, **asked: Any) -> int:
+def search(query: str | None, file: str | None, full: bool, db: str, model: str, as_json: bool, **asked: Any) -> int:
     """Print what is relevant to QUERY, best first.
 
-    Score, id, day, text. A QUERY of - is read from standard input. With --json a match on a line. Exits with 1 when
-    nothing matches.
+    Score, id, day, text. A QUERY of - is read from standard input. With --json a match on a line. Of the queries of a
+    --file each is printed above its matches, and with --json there is an object a query: query, matches. Exits with 1
+    when nothing matches.
 
     \b
     Examples:
@@ -72,20 +87,46 @@ def search(query: str, full: bool, db: str, model: str, as_json: bool, **asked: 
       agentmem search "seats" --user ana --filter '{"topic": "travel"}' --explain
       agentmem search "what was planned?" --run monday --recency 30 --limit 3
       agentmem search "peanuts" --all-scopes --mode keyword --json | jq -r .record.id
+      agentmem search --file questions.txt --user ana --limit 1 --json
     """
+    if (query is None) == (file is None):
+        raise click.UsageError("Give either a query, or --file PATH.")
     options.require_owner(asked)
+    found = False
     with open_memory(db, None if asked["mode"] == "keyword" else model) as memory:
-        matches = memory.search(text_of(query), **asked)
-    if as_json:
-        print_json(*matches)
-    else:
-        rows = match_rows(matches, owners=asked["all_scopes"])
-        lines = fitted(rows, expendable=(2, 3), full=full, styles=MATCH_STYLES)
-        for line, match in zip(lines, matches, strict=True):
-            print_lines(line)
-            if asked["explain"]:
-                print_lines(painted(escape(f"      {explain_line(match)}"), "faint"))
-    return DONE if matches else NOTHING
+        if query is not None:
+            matches = memory.search(text_of(query), **asked)
+            print_json(*matches) if as_json else _print_matches(matches, asked, full=full)
+            return DONE if matches else NOTHING
+        queries = _queries_in(file or "-")
+        while chunk := list(islice(queries, QUERIES)):
+            for each, matches in zip(chunk, memory.search_batch(chunk, **asked), strict=True):
+                if as_json:
+                    print_json({"query": each, "matches": matches})
+                else:
+                    print_lines(painted(escape(each), "strong"))
+                    _print_matches(matches, asked, full=full, indent=2)
+                found = found or bool(matches)
+    return DONE if found else NOTHING
+
+
+def _queries_in(file: str) -> Iterator[str]:
+    from agentmem.transcripts import read_texts
+
+    with click.open_file(file, "rb") as stream:
+        for number, line in read_texts(stream):
+            if isinstance(line, AgentMemError):
+                raise InvalidInputError(f"Line {number}: {line}")
+            yield line["content"]
+
+
+def _print_matches(matches: Sequence["Match"], asked: dict[str, Any], *, full: bool, indent: int = 0) -> None:
+    rows = match_rows(matches, owners=asked["all_scopes"])
+    lines = fitted(rows, expendable=(2, 3), full=full, indent=indent, styles=MATCH_STYLES)
+    for line, match in zip(lines, matches, strict=True):
+        print_lines(line)
+        if asked["explain"]:
+            print_lines(painted(escape(f"{' ' * indent}      {explain_line(match)}"), "faint"))
 
 
 @click.command()

@@ -45,7 +45,7 @@ def list_(full: bool, as_json: bool) -> int:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=options.model_names)
 @options.output
 def info(name: str, as_json: bool) -> int:
     """Print what is known of a model on this machine.
@@ -64,7 +64,7 @@ def info(name: str, as_json: bool) -> int:
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=options.model_names)
 @click.option("--revision", metavar="COMMIT", help="A commit of 40 digits, a branch or a tag. [default: main]")
 @click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="How, if not as the repository says.")
 @click.option("--query-prefix", metavar="TEXT", help="What stands before queries.")
@@ -100,7 +100,7 @@ def download(name: str, timeout: float, bar: bool, as_json: bool, **asked: Any) 
 
 
 @models.command()
-@click.argument("name")
+@click.argument("name", shell_complete=options.model_names)
 @options.output
 def remove(name: str, as_json: bool) -> int:
     """Delete a downloaded model.
@@ -121,7 +121,7 @@ def remove(name: str, as_json: bool) -> int:
 
 
 @models.command()
-@click.argument("source")
+@click.argument("source", shell_complete=options.model_names)
 @click.argument("target", type=click.Path())
 @click.option(
     "--calibration",
@@ -159,7 +159,7 @@ def quantize(source: str, target: str, calibration: str | None, bar: bool, as_js
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=options.model_names)
 @click.option("--give-up", is_flag=True, help="Give up a move that did not come to its end.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Stop after so long; the same command goes on then.")
 @options.progress

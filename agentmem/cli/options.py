@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from agentmem.errors import InvalidInputError
 
@@ -62,6 +63,14 @@ def _debug(context: click.Context, parameter: click.Parameter, value: bool) -> N
         context.meta[DEBUG] = True
 
 
+def model_names(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The names of models that begin as typed, for a shell that completes; otherwise it is to look for files."""
+    from agentmem import models
+
+    names = [CompletionItem(each.name, help=each.about) for each in models.available() if each.name.startswith(typed)]
+    return names or [CompletionItem(typed, type="file")]
+
+
 def together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
     """Several options as one decorator, in this order."""
 
@@ -97,6 +106,7 @@ db = click.option(
 path = click.argument("path", required=False, type=click.Path())
 model = click.option(
     "--model",
+    shell_complete=model_names,
     envvar="AGENTMEM_MODEL",
     show_envvar=True,
     default="",

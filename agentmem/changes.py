@@ -12,6 +12,7 @@ from agentmem.lens import Lens
 from agentmem.memory import ScopedMemory, new_expiry
 from agentmem.records import Draft, Embedded, Record, check_content, check_id, check_metadata, check_timeout
 from agentmem.storage.store import KEEP, Change, Keep, Revision
+from agentmem.storage.store import Outdated as Outdated
 from agentmem.storage.transaction import Transaction
 from agentmem.terms import stored_terms
 
@@ -36,6 +37,12 @@ class Changes:
 
     def __len__(self) -> int:
         return len(self._changes)
+
+    def expect(self, record: Record) -> None:
+        """Has nothing of it all be committed unless this memory is still there to see, with the same content. Its
+        result is None."""
+        change = self._engine.store.to_expect(record.id, self._memory._bound, record.content)
+        self._changes.append(lambda _vectors, _model: change)
 
     def add(
         self,
@@ -131,7 +138,8 @@ class Changes:
         """Embeds the texts, and makes all the changes in one transaction; returns the result of each, in order.
 
         Raises:
-            NotFoundError, DuplicateIdError: one of them cannot be made; nothing was written. Otherwise as `Memory.add`.
+            Outdated: a memory is not as it was expected to be; nothing was written.
+            NotFoundError, DuplicateIdError: one of them cannot be made; likewise. Otherwise as `Memory.add`.
         """
         seconds = check_timeout(timeout, self._engine.config)
         if not self._changes:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from agentmem import LanguageModelError
 from agentmem.mem0 import Memory
 from agentmem.mem0.facts import values_in
+from tests.command_line import SECONDS
 
 
 class Scripted:
@@ -222,21 +224,101 @@ def test_a_model_that_raises_is_named_and_nothing_is_written(memory, known, plac
         learn(memory, KeyboardInterrupt())
 
 
+def asked(messages):
+    """The memories that a question shows, by their texts; None for the question about facts."""
+    question = messages[1]["content"]
+    return None if "memories" not in question else {m["text"]: m["id"] for m in json.loads(question)["memories"]}
+
+
 def test_what_is_deleted_while_the_model_thinks_is_new_again(memory, known):
     def llm(messages):
-        if "memories" not in messages[1]["content"]:
-            return json.dumps({"facts": ["Likes tea", "Lives in Rome"]})
-        numbers = {item["text"]: item["id"] for item in json.loads(messages[1]["content"])["memories"]}
+        numbers = asked(messages)
+        if numbers is None:
+            return json.dumps({"facts": ["Likes green tea", "Has a dog"]})
         for text in known:
             memory.delete(known[text])
-        return json.dumps({"memory": [
-            {"event": "UPDATE", "id": numbers["Likes tea"], "text": "Likes green tea"},
-            {"event": "DELETE", "id": numbers["Lives in Rome"]},
-        ]})  # fmt: skip
+        update = {"event": "UPDATE", "id": numbers["Likes tea"], "text": "Likes green tea"}
+        return json.dumps({"memory": [update, {"event": "NONE", "id": numbers["Has a dog"]}]})
 
-    [added] = Memory(store=memory, llm=llm).add("said", user_id="ana")["results"]
+    added = Memory(store=memory, llm=llm).add("said", user_id="ana")["results"]
+    assert [(each["event"], each["memory"]) for each in added] == [("ADD", "Likes green tea"), ("ADD", "Has a dog")]
+    assert texts(memory) == ["Has a dog", "Likes green tea"]
+
+
+@pytest.mark.parametrize("event", ["UPDATE", "DELETE", "NONE"])
+def test_two_that_learn_at_once_see_what_the_other_has_learnt(memory, event):
+    """Both are shown "Lives in Rome" before either has decided; whoever comes second is asked again."""
+    memory.add("Lives in Rome", user_id="ana", metadata={"sure": True})
+    both = threading.Barrier(2, timeout=SECONDS)
+    first_done = threading.Event()
+    shown = {"moves": [], "cat": []}
+
+    def llm(name):
+        def answer(messages):
+            numbers = asked(messages)
+            if numbers is None:
+                return json.dumps({"facts": ["Lives in Porto" if name == "moves" else "Lives in Rome with a cat"]})
+            shown[name].append(sorted(numbers))
+            if len(shown[name]) == 1:
+                both.wait()
+            if name == "moves":
+                return json.dumps({"memory": [{"event": "UPDATE", "id": "0", "text": "Lives in Porto"}]})
+            assert first_done.wait(SECONDS)
+            if len(shown[name]) == 2:
+                return json.dumps({"memory": [{"event": "UPDATE", "id": "0", "text": "Lives in Porto with a cat"}]})
+            return json.dumps({"memory": [{"event": event, "id": "0", "text": "Lives in Rome with a cat"}]})
+
+        return answer
+
+    def learnt(name):
+        try:
+            return Memory(store=memory, llm=llm(name)).add("said", user_id="ana")["results"]
+        finally:
+            first_done.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        moves, cat = pool.map(learnt, ["moves", "cat"])
+    assert shown == {"moves": [["Lives in Rome"]], "cat": [["Lives in Rome"], ["Lives in Porto"]]}
+    assert [each["previous_memory"] for each in moves + cat] == ["Lives in Rome", "Lives in Porto"]
+    assert texts(memory) == ["Lives in Porto with a cat"]
+    [record] = memory.get_all(user_id="ana")
+    said = [event.after.content for event in memory.history(record.id)]
+    assert said == ["Lives in Rome", "Lives in Porto", "Lives in Porto with a cat"]
+
+
+def test_other_metadata_are_no_reason_to_ask_again(memory, known):
+    questions = []
+
+    def llm(messages):
+        questions.append(messages)
+        if (numbers := asked(messages)) is None:
+            return json.dumps({"facts": ["Likes green tea"]})
+        memory.update(known["Likes tea"], metadata={"read": True})
+        return json.dumps({"memory": [{"event": "UPDATE", "id": numbers["Likes tea"], "text": "Likes green tea"}]})
+
+    Memory(store=memory, llm=llm).add("said", user_id="ana", metadata={"source": "chat"})
+    assert len(questions) == 2
+    record = memory.get(known["Likes tea"])
+    assert (record.content, record.metadata) == ("Likes green tea", {"topic": "ana", "read": True, "source": "chat"})
+
+
+def test_where_what_is_known_never_stands_still_the_facts_are_added(memory, known, caplog):
+    questions = []
+
+    def llm(messages):
+        questions.append(messages)
+        if (numbers := asked(messages)) is None:
+            return json.dumps({"facts": ["Likes green tea"]})
+        memory.update(known["Likes tea"], f"Likes tea, {len(questions)} cups")
+        tea = next(number for text, number in numbers.items() if "tea" in text)
+        return json.dumps({"memory": [{"event": "DELETE", "id": tea}]})
+
+    with caplog.at_level(logging.WARNING, "agentmem.mem0"):
+        [added] = Memory(store=memory, llm=llm).add("said", user_id="ana")["results"]
     assert (added["event"], added["memory"]) == ("ADD", "Likes green tea")
-    assert texts(memory) == ["Likes green tea"]
+    assert len(questions) == 4
+    assert "the facts are added" in caplog.text
+    assert texts(memory) == ["Has a dog", "Likes green tea", "Likes tea, 4 cups", "Lives in Rome"]
 
 
 def test_many_threads_learn_the_same_fact_once(memory):

@@ -1,8 +1,12 @@
 """Learning from a conversation: a language model says what is worth keeping and how it goes with what is known.
 
-It is asked at most twice: for the facts in the messages, and, when something near them is known, for what each fact
-does to that. Whatever it answers, only memories that it was shown can change, they all change in one transaction, and
-a text that cannot be read as an answer changes nothing, or only adds.
+It is asked for the facts in the messages, and, when something near them is known, for what each fact does to that.
+Whatever it answers, only memories that it was shown can change, they all change in one transaction, and a text that
+cannot be read as an answer changes nothing, or only adds.
+
+While it thinks, others may change what it was shown. What it decided is then not done: it is asked again, with what is
+known by now. So of two calls at once neither undoes what the other has learnt. Each may add a fact that it does not
+know of the other, and both may then stand there in different words.
 """
 
 import json
@@ -15,7 +19,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from agentmem.changes import Changes
+from agentmem.changes import Changes, Outdated
 from agentmem.errors import AgentMemError, InvalidInputError, LanguageModelError, NotFoundError
 from agentmem.mem0.filters import Owners
 from agentmem.mem0.messages import Fields, Turn
@@ -35,7 +39,8 @@ MOST_FACTS = 100
 """Facts that are taken from one answer."""
 
 ATTEMPTS = 3
-"""How often the changes are tried when others delete meanwhile what they are about."""
+"""How often the model is asked what the facts do, when others change meanwhile what it was shown. Then they are added:
+nothing is lost by that, and the next conversation about them sees to the rest."""
 
 EXTRACT = """\
 You keep the long-term memory of an assistant. Read the conversation and write down what will still matter in a later
@@ -100,18 +105,26 @@ def learn(
     facts = [fact for fact in facts if _can_be_stored(memory, fact, owners)]
     if not facts:
         return []
-    near = memory.search_batch(facts, **owners, limit=NEAR)
-    known = list({match.record.id: match.record for matches in near for match in matches}.values())
-    decisions: list[Decision] | None = None
+    for _ in range(ATTEMPTS):
+        near = memory.search_batch(facts, **owners, limit=NEAR)
+        known = list({match.record.id: match.record for matches in near for match in matches}.values())
+        decisions = _decided(llm, known, facts)
+        decisions = [each for each in decisions if each.text is None or _can_be_stored(memory, each.text, owners)]
+        with suppress(Outdated):
+            return _apply(memory, known, decisions, owners, fields)
+    logger.warning("What is known was changed again and again meanwhile; the facts are added.")
+    return _apply(memory, [], [Decision(None, fact) for fact in facts], owners, fields)
+
+
+def _decided(llm: LanguageModel, known: Sequence[Record], facts: Sequence[str]) -> list[Decision]:
+    """What the facts do to what is known; where nothing is, or the answer cannot be read, they are added."""
     if known:
         answer = _ask(llm, DECIDE, _question(known, facts))
         decisions = decisions_in(answer, known)
-        if decisions is None:
-            logger.warning("The language model's answer holds no decisions; the facts are added: %s", shorten(answer))
-    if decisions is None:
-        decisions = [Decision(None, fact) for fact in facts]
-    decisions = [each for each in decisions if each.text is None or _can_be_stored(memory, each.text, owners)]
-    return _apply(memory, decisions, owners, fields)
+        if decisions is not None:
+            return decisions
+        logger.warning("The language model's answer holds no decisions; the facts are added: %s", shorten(answer))
+    return [Decision(None, fact) for fact in facts]
 
 
 def summarise(llm: LanguageModel, turns: Sequence[Turn], instructions: str | None) -> str:
@@ -207,22 +220,20 @@ def _can_be_stored(memory: Memory, text: str, owners: Owners) -> bool:
     return True
 
 
-def _apply(memory: Memory, decisions: Sequence[Decision], owners: Owners, fields: Fields) -> list[AddedMemory]:
-    for attempt in range(1, ATTEMPTS + 1):
-        changes, ids = Changes(memory), [new_id() for _ in decisions]
-        try:
-            for decision, new in zip(decisions, ids, strict=True):
-                _gather(changes, decision, new, owners, fields)
-            results = changes.commit()
-        except NotFoundError:
-            # Somebody has deleted what was to be updated: then it is new again.
-            decisions = [_renewed(memory, decision) for decision in decisions]
-            if attempt == ATTEMPTS:
-                raise
-        else:
-            outcomes = zip(decisions, ids, results, strict=True)
-            return [told for each in outcomes if (told := _told(*each)) is not None]
-    raise AssertionError("unreachable")
+def _apply(
+    memory: Memory, known: Sequence[Record], decisions: Sequence[Decision], owners: Owners, fields: Fields
+) -> list[AddedMemory]:
+    """Raises Outdated, with nothing written, when something of what is known is not as it was shown."""
+    changes, ids = Changes(memory), [new_id() for _ in decisions]
+    for record in known:
+        changes.expect(record)
+    try:
+        for decision, new in zip(decisions, ids, strict=True):
+            _gather(changes, decision, new, owners, fields)
+    except NotFoundError as error:
+        raise Outdated(str(error)) from error
+    results = changes.commit()[len(known) :]
+    return [told for each in zip(decisions, ids, results, strict=True) if (told := _told(*each)) is not None]
 
 
 def _gather(changes: Changes, decision: Decision, id: str, owners: Owners, fields: Fields) -> None:
@@ -237,18 +248,12 @@ def _gather(changes: Changes, decision: Decision, id: str, owners: Owners, field
         changes.update(decision.known.id, decision.text, metadata=fields.metadata or None)
 
 
-def _renewed(memory: Memory, decision: Decision) -> Decision:
-    known = decision.known
-    gone = known is not None and decision.text is not None and memory.get(known.id) is None
-    return Decision(None, decision.text) if gone else decision
-
-
 def _told(decision: Decision, id: str, result: Any) -> AddedMemory | None:
-    """None where nothing changed: the text was there, or the memory had gone."""
+    """None where nothing changed: the text was there."""
     if decision.known is None:
         return {"id": id, "memory": result.content, "event": "ADD"} if result.id == id else None
     if decision.text is None:
-        return {"id": decision.known.id, "memory": decision.known.content, "event": "DELETE"} if result else None
+        return {"id": decision.known.id, "memory": decision.known.content, "event": "DELETE"}
     return {
         "id": decision.known.id, "memory": decision.text, "event": "UPDATE", "previous_memory": decision.known.content,
     }  # fmt: skip

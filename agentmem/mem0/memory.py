@@ -111,7 +111,8 @@ class Memory:
 
         With `infer=False` each message is kept as it is. With `infer=True` the language model extracts facts (`prompt`
         tells it what to look for), compares them with what is known of the owner, and what it adds, updates and deletes
-        is committed in one transaction. Where its answer cannot be read, nothing is added, or all the facts are.
+        is committed in one transaction; when others change what is known meanwhile, it is asked again. Where its answer
+        cannot be read, nothing is added, or all the facts are.
         `memory_type="procedural_memory"` with an `agent_id` keeps one summary of what was done.
 
         `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories; with the end of `expiration_date` they are

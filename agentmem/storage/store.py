@@ -65,6 +65,10 @@ Change = Callable[[Transaction], Any]
 """Something to be done in a transaction; as `Write.apply` does, it checks first and changes afterwards."""
 
 
+class Outdated(AgentMemError):
+    """A memory does not say any more what it said when a change was planned; nothing was written."""
+
+
 class Keep:
     """The type of KEEP: leave this field of the memory as it is."""
 
@@ -334,6 +338,19 @@ class Store:
                 metadata_json=metadata_json, terms=revision.terms, embedded=embedded, since=since,
             )  # fmt: skip
             return new
+
+        return apply
+
+    def to_expect(self, id: str, scope: Scope, content: str) -> Callable[[Transaction], None]:
+        """A change that changes nothing, and raises Outdated unless a memory is there to see and has this content."""
+
+        def apply(transaction: Transaction) -> None:
+            try:
+                _, record = self._visible_row(transaction, id, scope)
+            except NotFoundError:
+                raise Outdated(f"The memory {id!r} has gone meanwhile; plan again.") from None
+            if record.content != content:
+                raise Outdated(f"The memory {id!r} has changed meanwhile; plan again.")
 
         return apply
 

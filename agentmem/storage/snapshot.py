@@ -20,6 +20,9 @@ NEVER = 2**63 - 1
 
 Keys = npt.NDArray[np.int64]
 
+Owner = tuple[str, str] | None
+"""A field and its value, as in ("user_id", "ana"); None for everybody."""
+
 
 @dataclass(frozen=True, slots=True)
 class States:
@@ -45,6 +48,19 @@ class States:
     runs: list[tuple[str | None, str | None]]
 
 
+@dataclass(frozen=True, slots=True)
+class ListedSegment:
+    """A sealed segment as the database lists it; see `agentmem.storage.segments`."""
+
+    key: int
+    first: int
+    last: int
+    places: int
+    file: str
+    size: int
+    checksum: bytes
+
+
 NOT_DELETED = "memory.deleted_at IS NULL"
 # What was deleted at its expiry or later was deleted by the sweep: by then nobody else can see it to delete.
 NOT_DELETED_BY_A_USER = "(memory.deleted_at IS NULL OR memory.deleted_at >= memory.expires_at) IS TRUE"
@@ -64,7 +80,7 @@ class Snapshot:
     def __init__(self, connection: Connection, moment: int, *, show_expired: bool = False) -> None:
         self._connection = connection
         self._show_expired = show_expired
-        self._known_state: tuple[int, bool, str | None] | None = None
+        self._known_state: tuple[int, bool, str | None, int] | None = None
         self.moment = moment
 
     @property
@@ -82,6 +98,11 @@ class Snapshot:
         """The identity of the model that its vectors are of; None of a store that has no model yet."""
         return self._state()[2]
 
+    @property
+    def segments(self) -> int:
+        """A number that grows with every change of the list of sealed segments."""
+        return self._state()[3]
+
     def require_model(self, identity: str) -> None:
         """Before vectors that a model made are compared with those of this snapshot.
 
@@ -91,41 +112,68 @@ class Snapshot:
         if self.model not in (None, identity):
             raise ModelMoved("The store moved to another model meanwhile.")
 
-    def _state(self) -> tuple[int, bool, str | None]:
+    def _state(self) -> tuple[int, bool, str | None, int]:
         if self._known_state is None:
-            seq, pending, model = only_row(
+            seq, pending, model, segments = only_row(
                 self._connection,
                 f"SELECT (SELECT max(seq) FROM history), EXISTS (SELECT 1 {PENDING}), "
-                "(SELECT value ->> '$.identity' FROM meta WHERE name = 'model')",
+                "(SELECT value ->> '$.identity' FROM meta WHERE name = 'model'), "
+                "(SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'segments')",
             )
-            self._known_state = (seq or 0, bool(pending), model)
+            self._known_state = (seq or 0, bool(pending), model, segments or 0)
         return self._known_state
 
-    def changed(self, owner: tuple[str, str] | None, since: int) -> tuple[Keys, Keys]:
-        """What happened after `since`: the keys of what was erased, whosever it was, and of the memories of one owner
-        (a field and its value; None: everybody's) that changed, in the order of their last change."""
-        scope = scope_of(owner)
-        source, parameters = self._source(scope)
-        where = " AND ".join([*(f"memory.{name} = ?" for name, _ in scope.owners()), "memory.seq > ?"])
+    def listed_segments(self, owner: Owner) -> list[ListedSegment]:
+        """The sealed segments of an owner, those of the store's present model, in the order of their ranges."""
+        return [] if self.model is None else listed_segments(self._connection, owner, self.model)
+
+    def nth_change(self, owner: Owner, since: int, count: int) -> int | None:
+        """The seq of the `count`-th of an owner's undeleted memories by their last change after `since`; None when
+        there are fewer."""
+        where, bound = _changed(owner, since, NEVER)
+        row = self._connection.execute(
+            f"SELECT memory.seq FROM memory WHERE {where} AND {NOT_DELETED} ORDER BY memory.seq LIMIT 1 OFFSET ?",
+            (*bound, count - 1),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    def live_count(self, owner: Owner, since: int, until: int) -> int:
+        """How many of an owner's memories were changed last after `since` and up to `until`, and are not deleted."""
+        where, bound = _changed(owner, since, until)
+        return int(only_row(self._connection, f"SELECT count(*) FROM memory WHERE {where} AND {NOT_DELETED}", bound)[0])
+
+    def first_pending(self, owner: Owner) -> int | None:
+        """The least seq of an owner's memories that wait for their vectors."""
+        where, bound = _changed(owner, 0, NEVER)
+        seq = only_row(self._connection, f"SELECT min(seq) {PENDING} AND {where}", bound)[0]
+        return None if seq is None else int(seq)
+
+    def changed(self, owner: Owner, since: int, until: int = NEVER) -> tuple[Keys, Keys]:
+        """What happened after `since` and up to `until`: the keys of what was erased, whosever it was, and of the
+        memories of one owner (a field and its value; None: everybody's) whose last change that was, in its order."""
+        source, parameters = self._source(scope_of(owner))
+        where, bound = _changed(owner, since, until)
         # Of what was erased there is no row, only an event; who begins has nothing of it.
         erased = (
-            "SELECT group_concat(memory_key) FROM history WHERE what = 'purge' AND seq > ?" if since else "SELECT ?"
+            "SELECT group_concat(memory_key) FROM history WHERE what = 'purge' AND seq > ? AND seq <= ?"
+            if since
+            else "SELECT nullif(?, ?)"
         )
         gone, changed = only_row(  # As one value each, see _together.
             self._connection,
             f"{source}SELECT ({erased}), "
             f"(SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where} ORDER BY memory.seq))",
-            (*parameters, since or None, *(value for _, value in scope.owners()), since),
+            (*parameters, since, until if since else since, *bound),
         )
         return _numbers(gone), _numbers(changed)
 
-    def states(self, owner: tuple[str, str] | None, keys: Keys) -> Iterator[States]:
+    def states(self, owner: Owner, keys: Keys) -> Iterator[States]:
         """Those of the owner's memories with these keys that are live, some thousands at a time. Reads two pages of the
         file for each memory whose neighbours are others'."""
         for start in range(0, len(keys), self._together):
             yield self._states(owner, keys[start : start + self._together])
 
-    def _states(self, owner: tuple[str, str] | None, keys: Keys) -> States:
+    def _states(self, owner: Owner, keys: Keys) -> States:
         source, parameters = self._source(scope_of(owner))
         live, expires_at = NOT_DELETED, f"coalesce(memory.expires_at, {NEVER})"
         if self._show_expired:
@@ -226,7 +274,23 @@ class Snapshot:
         return visible(scope, condition, self.moment, show_expired=self._show_expired)
 
 
-def scope_of(owner: tuple[str, str] | None) -> Scope:
+def _changed(owner: Owner, since: int, until: int) -> tuple[str, tuple[Any, ...]]:
+    """What a memory satisfies that is an owner's and was changed last between two numbers."""
+    parts = [*(f"memory.{name} = ?" for name, _ in scope_of(owner).owners()), "memory.seq > ? AND memory.seq <= ?"]
+    return " AND ".join(parts), (*(value for _, value in scope_of(owner).owners()), since, until)
+
+
+def listed_segments(connection: Connection, owner: Owner, model: str) -> list[ListedSegment]:
+    rows = all_rows(
+        connection,
+        "SELECT key, first, last, places, file, bytes, checksum FROM segment "
+        "WHERE field IS ? AND name IS ? AND model = ? ORDER BY first",
+        (*(owner or (None, None)), model),
+    )
+    return [ListedSegment(*row) for row in rows]
+
+
+def scope_of(owner: Owner) -> Scope:
     return Scope() if owner is None else Scope(**{owner[0]: owner[1]})
 
 

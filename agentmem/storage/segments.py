@@ -189,7 +189,7 @@ def _purged_since(connection: Connection, since: int) -> Keys:
     return np.array([row[0] for row in rows], np.int64)
 
 
-def listed_bytes(connection: Connection) -> tuple[int, int]:
+def listed_counts(connection: Connection) -> dict[str, int]:
     """How many segments there are, and their bytes."""
     count, size = only_row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM segment")
-    return int(count), int(size)
+    return {"segments": count, "segment_bytes": size}

@@ -17,7 +17,7 @@ import numpy as np
 
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
-from agentmem.search.segments import Stopped, write_segment
+from agentmem.search.segments import Stopped, content_of, write_segment
 from agentmem.storage.pending import claimant
 from agentmem.storage.segments import CLAIM_SECONDS, Built, Segments
 from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
@@ -176,12 +176,12 @@ class Sealer:
         if not len(keys):
             self.files.strike(listed.key for listed in job.replaced)
             return True
+        content = content_of(live, np.setdiff1d(np.concatenate((erased, changed)), keys))
+        del live  # Some 100 MB.
         path = self.files.new_file()
         reach("segments: before one is written")
         try:
-            checksum = write_segment(
-                path, live, np.setdiff1d(np.concatenate((erased, changed)), keys), stop=self._question()
-            )
+            checksum = write_segment(path, content, stop=self._question())
         except Stopped:
             return False
         reach("segments: after one is written")

@@ -12,7 +12,7 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -144,23 +144,30 @@ def open_segment(path: Path, checksum: bytes) -> Segment:
         raise Unsound(str(error)) from error
 
 
-def write_segment(path: Path, live: Sequence[States], dead: Keys, *, stop: Callable[[], bool]) -> bytes:
-    """Writes a segment of memories to a new file, and has it on the disk; returns its checksum. `dead` are the keys of
-    others that changed in the same range and are gone. It takes a second and then some 0.8 milliseconds a distinct
-    vector, on this thread alone; the GIL is free for nearly all of it.
+class Content(NamedTuple):
+    """What goes into a segment: its columns, and its distinct vectors (m, dimension)."""
+
+    columns: dict[str, npt.NDArray[Any]]
+    vectors: Vectors
+
+
+def write_segment(path: Path, content: Content, *, stop: Callable[[], bool]) -> bytes:
+    """Writes a segment to a new file, and has it on the disk; returns its checksum. It takes a second and then some 0.8
+    milliseconds a distinct vector, on this thread alone; the GIL is free for nearly all of it.
 
     Raises:
         Stopped: `stop` said so; no file is left then, nor after any error.
     """
-    columns, vectors = _columns(live)
-    columns["changed"] = np.unique(dead)
-    graph, columns["lost"] = _built(vectors, stop)
+    columns, vectors = content
+    graph, lost = _built(vectors, stop)
     blob = graph.save() or b""
-    if bytes(blob[GRAPH_HEAD : GRAPH_HEAD + vectors.nbytes]) != vectors.tobytes():
+    del graph
+    there = np.frombuffer(blob, "<f2", vectors.size, GRAPH_HEAD) if len(blob) >= GRAPH_HEAD + vectors.nbytes else None
+    if there is None or not np.array_equal(there, vectors.reshape(-1)):
         raise ValueError("usearch lays its files out in another way; agentmem cannot use this version of it")
     try:
         with path.open("xb") as file:
-            checksum = _write(file, columns, vectors.shape, blob)
+            checksum = _write(file, columns | {"lost": lost}, vectors.shape, blob)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -169,7 +176,8 @@ def write_segment(path: Path, live: Sequence[States], dead: Keys, *, stop: Calla
     return checksum
 
 
-def _columns(live: Sequence[States]) -> tuple[dict[str, npt.NDArray[Any]], Vectors]:
+def content_of(live: Sequence[States], dead: Keys) -> Content:
+    """Of memories (at least one), and the keys of others that changed in the same range and are gone."""
     keys = np.concatenate([states.keys for states in live])
     by_key = np.argsort(keys)
     keys = keys[by_key]
@@ -190,9 +198,10 @@ def _columns(live: Sequence[States]) -> tuple[dict[str, npt.NDArray[Any]], Vecto
         "order": order.astype(np.uint32), "rank": rank_of(order).astype(np.uint32), "vector": vector,
         "starts": np.append(0, np.cumsum(np.bincount(vector[places], minlength=len(vectors)))).astype(np.int64),
         "members": places[np.argsort(vector[places], kind="stable")].astype(np.uint32),
+        "changed": np.unique(dead),
         **sorted_postings(terms, np.repeat(rank_of(by_key), counts), counts[by_key]),
     }  # fmt: skip
-    return columns, vectors
+    return Content(columns, vectors)
 
 
 def rank_of(order: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
@@ -206,8 +215,14 @@ def _distinct(flat: Vectors, count: int) -> tuple[Vectors, list[int]]:
     """The different ones of so many vectors, one behind the other, as (m, dimension), and which of them each is."""
     vectors = flat.reshape(count, -1)
     numbers: dict[bytes, int] = {}
-    which = [numbers.setdefault(row.tobytes(), len(numbers)) for row in vectors]
-    return np.frombuffer(b"".join(numbers), "<f2").reshape(len(numbers), vectors.shape[1]), which
+    # By their digests, since a table of the vectors themselves would be a second copy of all of them.
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in vectors]
+    which = [numbers.setdefault(digest, len(numbers)) for digest in digests]
+    if len(numbers) == count:
+        return vectors, which
+    firsts = np.zeros(len(numbers), np.intp)
+    firsts[which[::-1]] = np.arange(count)[::-1]
+    return vectors[firsts], which
 
 
 def _built(vectors: Vectors, stop: Callable[[], bool]) -> tuple[Any, npt.NDArray[np.uint32]]:

@@ -64,7 +64,8 @@ class Config:
     """Memory for vectors of recently embedded texts, about 1 KB each."""
 
     shelf_bytes: int = 256 * MIB
-    """Memory for the vectors and terms of owners that are being searched, about 1 KB a memory."""
+    """Memory for the vectors and terms of owners that are being searched, about 1 KB a memory; of sealed memories (see
+    "Large owners") a byte each."""
 
     max_content_bytes: int = 1_000_000
     """Longest text, in bytes of UTF-8. The model itself reads the first `max_tokens` word pieces of it."""

@@ -68,6 +68,11 @@ POINTS = (
     "reembed: before an empty table is dropped",
     "reembed: before a target is given up",
     "reembed: before a process follows",
+    # Segments of large owners.
+    "segments: before one is written",
+    "segments: after one is written",
+    "segments: before one is listed",
+    "segments: after one is listed",
     # The end, and what is kept in memory.
     "cache: before a vector is kept",
     "close: before the connections",

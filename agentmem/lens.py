@@ -20,6 +20,7 @@ from agentmem.errors import ClosedError, ModelError, ModelMismatchError
 from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.search.retriever import Retriever
+from agentmem.search.sealing import Sealer
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
 from agentmem.storage.model import ModelMoved, StoredModel
@@ -53,6 +54,11 @@ class Lens:
     @property
     def identity(self) -> str:
         return self.embedder.identity
+
+    def close(self) -> None:
+        """Answers everyone who waits for the model, and ends its work in the background."""
+        self.embedder.close()
+        self.shelves.close()
 
 
 class Lenses:
@@ -101,7 +107,8 @@ class Lenses:
 
     def _made(self, source: Source) -> Lens:
         embedder = Embedder(source, self._config, self._store.known_vectors, self._timings)
-        shelves = Shelves(embedder.dimension, self._config.shelf_bytes)
+        sealer = Sealer(self._store.segments, self._store.snapshot, embedder.identity)
+        shelves = Shelves(embedder.dimension, self._config.shelf_bytes, sealer)
         model = StoredModel(
             embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
         )
@@ -163,7 +170,7 @@ class Lenses:
             prepared = [lens for lens in self._ahead if lens.model.is_same(stored)]
             self.current = prepared[0] if prepared else self._made(self._followed(left.source, stored))
             current = self.current
-        left.embedder.close()
+        left.close()
         return current
 
     def _followed(self, source: Source, stored: StoredModel) -> Source:
@@ -194,7 +201,7 @@ class Lenses:
                 self._changed.notify_all()
                 followed = self.current is lens
             if not followed:
-                lens.embedder.close()
+                lens.close()
 
     def forget(self, digests: set[bytes]) -> None:
         """Drops vectors from the caches of every lens."""
@@ -209,7 +216,7 @@ class Lenses:
         with self._lock:
             lenses = [self.current, *self._ahead]
         for lens in lenses:
-            lens.embedder.close()
+            lens.close()
         with self._lock:
             self._changed.wait_for(lambda: not self._ahead, CLOSE_WAIT_SECONDS)
 

@@ -70,6 +70,10 @@ class Stats:
     shelves: int
     shelf_bytes: int
     shelves_evicted: int
+    segments: int
+    """Sealed blocks of large owners that the store lists."""
+    segment_bytes: int
+    """Size of their files."""
     moving_to: str = ""
     """The name of the model that some process is moving the store to, or was when it ended (`Memory.reembed`)."""
     moved: int = 0

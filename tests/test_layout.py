@@ -53,7 +53,7 @@ IMPORTERS = {
     "flask": {"flask"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
-    "numkong": {"search.shelf"},
+    "numkong": {"search.vectors"},
     "onnx": {"products"},
     "onnxruntime": {"embedding.model"},
     "openai": {"llm"},

@@ -7,7 +7,7 @@ other in two flat arrays, which one pass per query reads, however many terms the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +41,10 @@ class TermsView:
         lengths[1:] -= self.ends[:-1]
         return lengths
 
-    def occurrences(self, terms: Sequence[int]) -> tuple[npt.NDArray[np.uint32], Places]:
+    def occurrences(self, terms: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], Places]:
         """Where any of the terms stands: which of them, and at which place, by place."""
         wanted = np.zeros(65_536, np.bool_)
-        wanted[np.array(terms, np.uint32) & 0xFFFF] = True
+        wanted[terms & 0xFFFF] = True
         positions = np.flatnonzero(wanted.take(self.low))  # Few others, whose lower halves are the same.
         found: npt.NDArray[np.uint32] = self.high[positions].astype(np.uint32) << np.uint32(16)
         found |= self.low[positions]
@@ -70,16 +70,16 @@ class Terms:
     def view(self) -> TermsView:
         return TermsView(self._low[: self._count], self._high[: self._count], self._ends[: self._places])
 
-    def append(self, texts: Sequence[bytes]) -> None:
-        """Adds places, each with its terms as they are stored."""
-        fresh = np.frombuffer(b"".join(texts), "<u4")
-        start, end = self._count, self._count + len(fresh)
+    def append(self, first: int, terms: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> None:
+        """Adds places from the `first` on (others than so many may be of an attempt that an error ended), each with as
+        many of the terms (all terms,) as `counts` (places,) says."""
+        start = int(self._ends[first - 1]) if first else 0
+        end, last = start + len(terms), first + len(counts)
         self._low, self._high = _room(self._low, start, end), _room(self._high, start, end)
-        self._low[start:end] = fresh & 0xFFFF
-        self._high[start:end] = fresh >> 16
-        first, last = self._places, self._places + len(texts)
+        self._low[start:end] = terms & 0xFFFF
+        self._high[start:end] = terms >> 16
         self._ends = _room(self._ends, first, last)
-        self._ends[first:last] = start + np.cumsum([len(text) // 4 for text in texts])
+        self._ends[first:last] = start + np.cumsum(counts)
         self._count, self._places = end, last
 
     def keep(self, kept: Mask) -> None:
@@ -139,19 +139,40 @@ NOTHING = np.empty(0, np.intp)
 ZERO = np.zeros(1, np.intp)
 
 
-def find_keywords(terms: TermsView, visible: Mask, query: Mapping[int, str]) -> Keywords:
-    """Looks the terms of a query up in the places that are `visible` (n,), which are also the statistics.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where terms stand, (p,): which of those sought, at which place, and how often; each pair once."""
 
-    The sum of share x strength at a place is its BM25 score as a part of the highest that any text could have, so that
-    it runs from 0 to 1 and means the same for every query: 0, no word of it is there; 1, all are, endlessly often.
-    Weight of a word: ln(1 + (N - n + 0.5) / (n + 0.5)), for n of N memories; strength of f occurrences in a text of
-    length l: f / (f + K1 (1 - B + B l / mean l)).
-    """
-    total = int(np.count_nonzero(visible))
-    if not total or not query:
+    word: Places
+    place: Places
+    count: Places
+
+    def at(self, visible: Mask) -> "Found":
+        """What is at visible places (n,)."""
+        seen = visible[self.place]
+        return Found(self.word[seen], self.place[seen], self.count[seen])
+
+
+class Block(NamedTuple):
+    """Some of an owner's places (n,): the `visible` ones, what was `found` at these, and how many terms each has."""
+
+    visible: Mask
+    found: Found
+    lengths: npt.NDArray[Any]
+
+
+def find_keywords(terms: TermsView, visible: Mask, query: Mapping[int, str]) -> Keywords:
+    """Looks the terms of a query up in the places that are `visible` (n,), which are also the statistics."""
+    if not query or not visible.any():
         return Keywords([], np.empty(0), NOTHING, NOTHING, np.empty(0, np.float32))
-    occurring, places = terms.occurrences(list(query))
-    sought = np.fromiter(query, np.uint32)
+    found = find_terms(terms, visible, np.fromiter(query, np.uint32))
+    [keywords] = weigh_keywords([Block(visible, found, terms.lengths())], query)
+    return keywords
+
+
+def find_terms(terms: TermsView, visible: Mask, sought: npt.NDArray[np.uint32]) -> Found:
+    """Where the terms (t,) stand among the visible places, by place."""
+    occurring, places = terms.occurrences(sought)
     by_term = np.argsort(sought)
     nearest = np.searchsorted(sought, occurring, sorter=by_term)
     word = by_term.take(nearest, mode="clip")
@@ -159,24 +180,46 @@ def find_keywords(terms: TermsView, visible: Mask, query: Mapping[int, str]) -> 
     # A number for each pair of place and word, so that all words are counted at once.
     pairs, counts = _counted(places[seen] * len(sought) + word[seen])
     place, word = np.divmod(pairs, len(sought))
-    memories = np.bincount(word, minlength=len(sought))  # That have each word.
+    return Found(word, place, counts)
+
+
+def weigh_keywords(blocks: Sequence[Block], query: Mapping[int, str]) -> list[Keywords]:
+    """What was found of a query in each of an owner's blocks, with the statistics of all of them.
+
+    The sum of share x strength at a place is its BM25 score as a part of the highest that any text could have, so that
+    it runs from 0 to 1 and means the same for every query: 0, no word of it is there; 1, all are, endlessly often.
+    Weight of a word: ln(1 + (N - n + 0.5) / (n + 0.5)), for n of N memories; strength of f occurrences in a text of
+    length l: f / (f + K1 (1 - B + B l / mean l)).
+    """
+    total = sum(int(np.count_nonzero(block.visible)) for block in blocks)
+    terms = sum(int(block.lengths.dot(block.visible)) for block in blocks)
+    # How many memories have each word.
+    memories = np.sum([np.bincount(block.found.word, minlength=len(query)) for block in blocks], axis=0)
     weights = np.log1p((total - memories + 0.5) / (memories + 0.5))
     shares = weights / weights.sum()
     looked_for = memories > 0
+    dropped = None
     if (surplus := int(np.count_nonzero(looked_for)) - MOST_TERMS) > 0:
-        looked_for[np.argsort(np.where(looked_for, weights, np.inf), kind="stable")[:surplus]] = False
+        dropped = np.argsort(np.where(looked_for, weights, np.inf), kind="stable")[:surplus]
+        looked_for[dropped] = False
         shares = weights / weights[looked_for | (memories == 0)].sum()
-        kept = looked_for[word]
-        word, place, counts = word[kept], place[kept], counts[kept]
-    lengths = terms.lengths()
-    slowness = K1 * (1 - B) + K1 * B * total / max(1, int(lengths.dot(visible))) * lengths[place]
-    return Keywords(
-        [text for text, is_known in zip(query.values(), looked_for.tolist(), strict=True) if is_known],
-        shares[looked_for],
-        (np.cumsum(looked_for) - 1)[word],
-        place,
-        (counts / (counts + slowness)).astype(np.float32),
-    )
+    words = [text for text, is_known in zip(query.values(), looked_for.tolist(), strict=True) if is_known]
+    numbers = np.cumsum(looked_for) - 1
+    several = []
+    for _, found, lengths in blocks:
+        word, place, count = found.word, found.place, found.count
+        if dropped is not None:
+            kept = looked_for[word]
+            word, place, count = word[kept], place[kept], count[kept]
+        slowness = K1 * (1 - B) + K1 * B * total / max(1, terms) * lengths[place]
+        strength = (count / (count + slowness)).astype(np.float32)
+        several.append(Keywords(words, shares[looked_for], numbers[word], place, strength))
+    return several
+
+
+def keyword_scores(found: Keywords, count: int) -> Numbers:
+    """The share of the query that each of `count` candidates has, `found` among them."""
+    return np.bincount(found.place, found.shares[found.word] * found.strength, count).astype(np.float32)
 
 
 def _counted(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

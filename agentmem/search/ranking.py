@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import Keywords, Numbers, Places
+from agentmem.search.keywords import Keywords, Numbers, Places, keyword_scores
 
 KEYWORD_WEIGHT = 0.6
 VECTOR_WEIGHT = 0.4
@@ -41,11 +41,14 @@ class Line:
     links: tuple[Numbers, ...]
 
     @classmethod
-    def of(cls, places: Places, runs: npt.NDArray[np.int32]) -> "Line":
-        """`places` by run and age; `runs` (m,) numbers the run of each, below 0 where there is none."""
+    def of(cls, places: Places, runs: npt.NDArray[np.int64], beside: npt.NDArray[np.int64] | None = None) -> "Line":
+        """`places` by run and age; `runs` (m,) numbers the run of each, below 0 where there is none. With `beside` (m,)
+        only those are neighbours whose numbers follow each other."""
         links = []
         for distance in range(1, len(KEYWORD_NEIGHBOURS) + 1):
             same = (runs[distance:] == runs[:-distance]) & (runs[distance:] >= 0)
+            if beside is not None:
+                same &= beside[distance:] - beside[:-distance] == distance
             links.append(same.astype(np.float32))
         return cls(places, tuple(links) if len(links[0]) and links[0].any() else ())
 
@@ -71,11 +74,6 @@ class Parts:
     neighbours: float = 0.0
     recency: float = 0.0
     importance: float = 0.0
-
-
-def keyword_scores(found: Keywords, count: int) -> Numbers:
-    """The share of the query that each of `count` candidates has, `found` among them."""
-    return np.bincount(found.place, found.shares[found.word] * found.strength, count).astype(np.float32)
 
 
 def hybrid_scores(line: Line, found: Keywords, cosines: Numbers) -> Numbers:

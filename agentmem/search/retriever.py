@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from agentmem.filters import Condition
 from agentmem.records import Match, Record, Scope
-from agentmem.search.keywords import Keywords, Mask, find_keywords
+from agentmem.search.keywords import Keywords, Mask, find_keywords, keyword_scores
+from agentmem.search.large import Asked, pool_of
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
     VECTOR_WEIGHT,
@@ -18,11 +19,10 @@ from agentmem.search.ranking import (
     Parts,
     hybrid_scores,
     importance_factors,
-    keyword_scores,
     recency_factors,
 )
-from agentmem.search.shelf import Owner, Shelves, View
-from agentmem.storage.snapshot import Keys, Snapshot
+from agentmem.search.shelf import Shelves, View
+from agentmem.storage.snapshot import Keys, Owner, Snapshot
 
 Mode = Literal["hybrid", "vector", "keyword"]
 Scores = npt.NDArray[np.float64]
@@ -57,9 +57,13 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Candidates (m,) with their scores and what these are made of."""
+    """Candidates (m,) with their scores and what these are made of. `places` are what the keywords call them;
+    `complete`, whether nothing else could match; `plan`, how they were found."""
 
+    keys: Keys
     places: npt.NDArray[np.intp]
+    complete: bool
+    plan: dict[str, Any]
     relevance: Scores
     recency: Scores | None
     importance: Scores | None
@@ -74,6 +78,13 @@ class Ranking:
         return scores
 
 
+FEWEST_WANTED = 16
+"""Candidates of each kind that each segment proposes at least."""
+
+WIDER = 8
+"""Times as many, when these were too few."""
+
+
 class Retriever:
     """Searches; may be called from any thread."""
 
@@ -83,29 +94,47 @@ class Retriever:
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
         view = self._shelves.view(shelf_owner(question.scope), snapshot)
+        if not view.parts:
+            return self._exact(snapshot, view, question)
+        wanted = max(FEWEST_WANTED, question.limit)
+        while True:
+            ranking = _ranked_pool(snapshot, view, question, wanted)
+            scores = ranking.scores()
+            matches = _matches(snapshot, question, ranking, scores)
+            # What was not proposed could only matter where all that was is a match, and still too little.
+            cut = bool(question.threshold) and bool((scores < question.threshold).any())
+            if len(matches) >= question.limit or ranking.complete or cut:
+                return matches
+            wanted *= WIDER
+
+    def _exact(self, snapshot: Snapshot, view: View, question: Question) -> list[Match]:
         visible = view.visible(snapshot.moment)
-        passing = _passing(snapshot, view, visible, question)
+        [passing, *_] = _passing(snapshot, view, [visible], question)
         in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
         with self._shelves.turn if in_turn else nullcontext():
             ranking = _ranked(snapshot, view, visible, passing, question)
-            scores, places = ranking.scores(), ranking.places
-            good = np.flatnonzero(scores >= question.threshold) if question.threshold else None
-            if good is not None:
-                scores, places = scores[good], places[good]
-            keys = view.keys[places]
-        matches: list[Match] = []
-        contents: set[str] = set()
-        for at, record in _visible(snapshot, question.scope, keys, scores, question.limit):
-            if question.collapse:
-                if record.content in contents:
-                    continue
-                contents.add(record.content)
-            candidate = at if good is None else int(good[at])
-            explanation = _explanation(question, ranking, candidate) if question.explain else None
-            matches.append(Match(record, float(scores[at]), explanation))
-            if len(matches) == question.limit:
-                break
-        return matches
+            scores = ranking.scores()
+        return _matches(snapshot, question, ranking, scores)
+
+
+def _matches(snapshot: Snapshot, question: Question, ranking: Ranking, scores: Scores) -> list[Match]:
+    keys = ranking.keys
+    good = np.flatnonzero(scores >= question.threshold) if question.threshold else None
+    if good is not None:
+        scores, keys = scores[good], keys[good]
+    matches: list[Match] = []
+    contents: set[str] = set()
+    for at, record in _visible(snapshot, question.scope, keys, scores, question.limit):
+        if question.collapse:
+            if record.content in contents:
+                continue
+            contents.add(record.content)
+        candidate = at if good is None else int(good[at])
+        explanation = _explanation(question, ranking, candidate) if question.explain else None
+        matches.append(Match(record, float(scores[at]), explanation))
+        if len(matches) == question.limit:
+            break
+    return matches
 
 
 def shelf_owner(scope: Scope) -> Owner:
@@ -117,12 +146,13 @@ def shelf_owner(scope: Scope) -> Owner:
     return None
 
 
-def _passing(snapshot: Snapshot, view: View, visible: Mask, question: Question) -> Mask:
-    """Which of the visible places are asked about. Before ranking, never after: of the ten best of everything, none may
-    pass a filter."""
+def _passing(snapshot: Snapshot, view: View, visible: list[Mask], question: Question) -> list[Mask]:
+    """Which of the visible places, of the shelf and of its parts, are asked about. Before ranking, never after: of the
+    ten best of everything, none may pass a filter."""
     if question.condition is None and len(question.scope.owners()) <= 1:
         return visible
-    return visible & view.passing(snapshot, question.scope, question.condition)
+    passing = view.passing(snapshot, question.scope, question.condition)
+    return [seen & asked for seen, asked in zip(visible, passing, strict=False)]
 
 
 def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, question: Question) -> Ranking:
@@ -140,13 +170,55 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
         # What has a vector is near in meaning to some degree; what was found by nothing is no match.
         found = (relevance > 0) | (view.embedded[places] if question.mode == "hybrid" else False)
         places, relevance = places[found], relevance[found]
+    keys = view.keys[places]
+    recency, importance = _factors(snapshot, question, keys, view.created_at[places])
+    plan = {"plan": "exact", "candidates": len(places)}
+    among = None if cosines is None else cosines[places]
+    return Ranking(keys, places, True, plan, relevance, recency, importance, among, keywords)
+
+
+def _ranked_pool(snapshot: Snapshot, view: View, question: Question, wanted: int) -> Ranking:
+    """The same of an owner with segments, of about `wanted` candidates a segment."""
+    visible = [
+        view.visible(snapshot.moment),
+        *(part.segment.visible(part.live, snapshot.moment) for part in view.parts),
+    ]
+    passing = _passing(snapshot, view, visible, question)
+    blocks = [Asked(*each) for each in zip((None, *view.parts), visible, passing, strict=True)]
+    if question.recency is not None or question.importance is not None:
+        wanted *= WIDER  # What is less relevant may be newer, or more important.
+    hybrid = question.mode == "hybrid"
+    pool = pool_of(view, blocks, question.vector, question.terms, wanted=wanted, neighbours=hybrid)
+    places = np.arange(len(pool.keys))
+    if question.mode == "vector" and pool.cosines is not None:
+        places = np.flatnonzero(pool.embedded)
+        relevance = pool.cosines[places]
+    elif pool.cosines is None:
+        relevance = keyword_scores(pool.keywords, len(places)).astype(np.float64)
+    else:
+        line = Line.of(places, pool.runs, pool.beside)
+        relevance = hybrid_scores(line, pool.keywords, pool.cosines.astype(np.float32)).astype(np.float64)
+    if question.mode != "vector":
+        found = (relevance > 0) | (pool.embedded if hybrid else False)
+        places, relevance = places[found], relevance[found]
+    keys = pool.keys[places]
+    recency, importance = _factors(snapshot, question, keys, pool.created_at[places])
+    plan = {"plan": "segments", "candidates": len(places), "graphs": pool.graphs, "scanned": pool.scanned}
+    among = None if pool.cosines is None else pool.cosines[places]
+    return Ranking(keys, places, pool.complete, plan, relevance, recency, importance, among, pool.keywords)
+
+
+def _factors(
+    snapshot: Snapshot, question: Question, keys: Keys, created_at: Keys
+) -> tuple[Scores | None, Scores | None]:
+    """What recency and importance make of the scores, where they are asked for."""
     recency = importance = None
     if question.recency is not None:
-        recency = recency_factors((snapshot.moment - view.created_at[places]) / 1e6, question.recency)
+        recency = recency_factors((snapshot.moment - created_at) / 1e6, question.recency)
     if question.importance is not None:
-        numbers = snapshot.numbers(view.keys[places], question.scope, question.importance)
-        importance = importance_factors(np.array([numbers.get(key, 0.0) for key in view.keys[places].tolist()]))
-    return Ranking(places, relevance, recency, importance, None if cosines is None else cosines[places], keywords)
+        numbers = snapshot.numbers(keys, question.scope, question.importance)
+        importance = importance_factors(np.array([numbers.get(key, 0.0) for key in keys.tolist()]))
+    return recency, importance
 
 
 def _relevance(
@@ -184,8 +256,7 @@ def _explanation(question: Question, ranking: Ranking, candidate: int) -> dict[s
         **asdict(parts),
         "cosine": cosine,
         "terms": [word for word, _ in here],
-        "plan": "exact",
-        "candidates": len(ranking.places),
+        **ranking.plan,
     }
 
 

@@ -8,25 +8,22 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numkong
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.filters import Condition
-from agentmem.forks import restart
+from agentmem.forks import abandon, restart
 from agentmem.records import Scope
 from agentmem.search.keywords import Mask, Places, Terms, TermsView
+from agentmem.search.runs import run_numbers
+from agentmem.search.sealed import Part, sealed
+from agentmem.search.sealing import DEAD_SHARE, Sealer
+from agentmem.search.vectors import cosines
 from agentmem.storage.rows import senseless
-from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
-
-Owner = tuple[str, str] | None
-"""A field and its value, as in ("user_id", "ana"); None for everybody."""
-
-RUN_BYTES = 200
-"""About what the name of a run takes."""
+from agentmem.storage.snapshot import NEVER, Keys, Owner, Snapshot, States
 
 FILTERS_KEPT = 8
 """Filters whose answer a view keeps: the same few come again and again, with other queries."""
@@ -49,7 +46,9 @@ class View:
         runs: the number of each memory's run, -1 where there is none.
     """
 
-    def __init__(self, seq: int, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView) -> None:
+    def __init__(
+        self, seq: int, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView, parts: tuple[Part, ...]
+    ) -> None:
         self._seq = seq  # A snapshot before it may see less than this view.
         self.keys: Keys = columns["keys"]
         self.vectors: npt.NDArray[np.float16] = columns["vectors"]
@@ -58,25 +57,31 @@ class View:
         self.live: Mask = columns["live"].copy()
         self.created_at: Keys = columns["created_at"]
         self.expires_at: Keys = columns["expires_at"]
-        self.runs: npt.NDArray[np.int32] = columns["runs"]
+        self.runs: npt.NDArray[np.int64] = columns["runs"]
         self.terms = terms
+        self.parts = parts
         self._first_expiry = int(self.expires_at.min(initial=NEVER))
         self._in_order: Places | None = None
         self._searchable: Places | None = None
-        self._passing: dict[tuple[Scope, Condition | None], tuple[int, Mask]] = {}
+        self._passing: dict[tuple[Scope, Condition | None], tuple[int, list[Mask]]] = {}
 
-    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> Mask:
-        """Which of the places that a snapshot sees are of a scope and satisfy a filter. Not to be changed. The database
-        is asked once for all searches with the same filter between two changes."""
+    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> list[Mask]:
+        """Which of the places that a snapshot sees are of a scope and satisfy a filter: those of the shelf, and then
+        those of each part. Not to be changed. The database is asked once for all searches with the same filter between
+        two changes."""
         if snapshot.seq < self._seq:
-            return np.isin(self.keys, snapshot.keys(scope, condition))
-        moment, mask = self._passing.get((scope, condition), (NEVER, self.live))
+            return self._at(snapshot.keys(scope, condition))
+        moment, masks = self._passing.get((scope, condition), (NEVER, []))
         if moment > snapshot.moment:  # When a later moment was asked about, more had expired.
-            moment, mask = snapshot.moment, np.isin(self.keys, snapshot.keys(scope, condition))
+            moment, masks = snapshot.moment, self._at(snapshot.keys(scope, condition))
             if len(self._passing) >= FILTERS_KEPT:
                 self._passing.clear()
-            self._passing[scope, condition] = (moment, mask)
-        return mask
+            self._passing[scope, condition] = (moment, masks)
+        return masks
+
+    def _at(self, keys: Keys) -> list[Mask]:
+        keys = np.sort(keys) if self.parts else keys
+        return [np.isin(self.keys, keys), *(part.at(keys) for part in self.parts)]
 
     def visible(self, moment: int) -> Mask:
         """Which of the places are neither gone nor expired at a moment. Not to be changed."""
@@ -99,21 +104,19 @@ class View:
 
     def scores(self, query: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
         """The cosine of each place's vector and the query's (dimension,), both of unit length."""
-        if not len(self.keys):
-            return np.empty(0)
-        scores: npt.NDArray[np.float64] = np.asarray(numkong.cdist(query[np.newaxis], self.vectors, "dot"), np.float64)
-        return scores.reshape(-1)
+        return cosines(query, self.vectors)
 
 
 class Shelf:
     """The memories of one owner, as far as a search looks at them. Places are only appended to and marked dead, so that
     a view stays true to its moment while others go on; `view` may be called from any thread."""
 
-    def __init__(self, owner: Owner, dimension: int) -> None:
+    def __init__(self, owner: Owner, dimension: int, sealer: Sealer | None) -> None:
         self._owner = owner
+        self._sealer = sealer
         self._columns: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "keys": (np.int64, ()), "vectors": (np.float16, (dimension,)), "embedded": (np.bool_, ()),
-            "live": (np.bool_, ()), "created_at": (np.int64, ()), "expires_at": (np.int64, ()), "runs": (np.int32, ()),
+            "live": (np.bool_, ()), "created_at": (np.int64, ()), "expires_at": (np.int64, ()), "runs": (np.int64, ()),
         }  # fmt: skip
         # Guards: everything below. Held while the changes are read, so that threads that arrive together at a new
         # shelf load it once instead of each for itself.
@@ -122,8 +125,11 @@ class Shelf:
         self._count = 0
         self._dead = 0
         self._newest_key = 0
-        self._run_numbers: dict[tuple[str | None, str], int] = {}
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
+        self._parts: tuple[Part, ...] = ()
+        self._segments = 0  # Of the list of segments, as it was looked at last.
+        self._has_holes = False
+        self.to_seal = False
         self._terms = Terms()
         self._arrays = self._allocated(0)
         self._view: View | None = None
@@ -136,92 +142,119 @@ class Shelf:
         """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads)."""
         seq = snapshot.seq
         with self._lock:
+            if self._sealer is not None and snapshot.segments != self._segments and seq >= self._seq:
+                self._adopt(snapshot, self._sealer)
             if seq > self._seq:
-                changes = snapshot.changes(self._owner, self._seq)
-                if len(changes.keys):
+                erased, changed = snapshot.changed(self._owner, self._seq)
+                if len(erased) or len(changed):
                     self._view = None
-                    self._apply(changes)
+                    gone = np.concatenate((erased, changed))
+                    self._parts = tuple(part.without(np.unique(gone)) for part in self._parts)
+                    self._forget(gone)
+                    self._load(snapshot, changed)
                 self._seq = seq
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
-                self._view = View(seq, columns, self._terms.view())
+                self._view = View(seq, columns, self._terms.view(), self._parts)
+                self.to_seal = self._is_to_seal()
                 held = sum(array.nbytes for array in self._arrays.values())
-                self.bytes = held + self._terms.size + VIEW_BYTES * self._count + RUN_BYTES * len(self._run_numbers)
+                sealed_places = sum(len(part.live) for part in self._parts)
+                self.bytes = held + self._terms.size + VIEW_BYTES * self._count + sealed_places
             return self._view
 
-    def _apply(self, changes: Changes) -> None:
-        known = changes.keys[changes.keys <= self._newest_key]
+    def _adopt(self, snapshot: Snapshot, sealer: Sealer) -> None:
+        """Looks at the list of segments, which has changed; if the owner's have, the shelf keeps only what is not
+        sealed."""
+        if not self._parts and not snapshot.listed_segments(self._owner):
+            self._segments = snapshot.segments
+            return
+        found, unusable = sealed(snapshot, self._owner, sealer.files, self._parts)
+        if unusable:
+            sealer.discard(unusable)
+        if [part.listed.key for part in found.parts] != [part.listed.key for part in self._parts]:
+            # Whatever ends it amid this, the shelf is one that has not begun.
+            self._view, self._parts, self._seq, self._segments = None, (), 0, -1
+            self._arrays, self._terms = self._allocated(0), Terms()
+            self._count = self._dead = self._newest_key = 0
+            self._load(snapshot, found.unsealed)
+            self._parts, self._has_holes, self._seq = found.parts, found.holes, snapshot.seq
+        self._segments = snapshot.segments
+
+    def _is_to_seal(self) -> bool:
+        """Whether the sealer would find something to do."""
+        return self._sealer is not None and (
+            self._count - self._dead >= self._sealer.size
+            or self._has_holes
+            or any(np.count_nonzero(part.live) < (1 - DEAD_SHARE) * len(part.live) for part in self._parts)
+        )
+
+    def _forget(self, keys: Keys) -> None:
+        known = keys[keys <= self._newest_key]
         if len(known):
             live = self._arrays["live"][: self._count]
             places = np.flatnonzero(np.isin(self._arrays["keys"][: self._count], known) & live)
             live[places] = False
             self._dead += len(places)
-        fresh = changes.keys[changes.live]
-        if len(fresh):
-            self._append(fresh, changes)
+
+    def _load(self, snapshot: Snapshot, changed: Keys) -> None:
+        if not self._count:  # With little room beyond, since most do not grow.
+            self._reserve(len(changed) + len(changed) // 16)
+        for states in snapshot.states(self._owner, changed):
+            if len(states.keys):
+                self._append(states)
         if self._dead > SLACK and self._dead * 4 > self._count:
             kept = self._arrays["live"][: self._count].copy()
             self._terms.keep(kept)
             self._move(self._count - self._dead, kept)
 
-    def _append(self, fresh: Keys, changes: Changes) -> None:
-        self._reserve(len(fresh))
-        start, end = self._count, self._count + len(fresh)
-        dimension = self._arrays["vectors"].shape[1]
-        values: dict[str, Any] = {
-            "keys": fresh,
-            "vectors": _decoded(changes.vectors, dimension),
-            "embedded": [vector is not None for vector in changes.vectors],
-            "live": True,
-            "created_at": changes.created_at,
-            "expires_at": changes.expires_at,
-            "runs": [self._number_of(run) for run in changes.runs],
-        }
-        for name, array in self._arrays.items():
-            array[start:end] = values[name]
+    def _append(self, fresh: States) -> None:
+        self._reserve(len(fresh.keys))
+        start, end = self._count, self._count + len(fresh.keys)
+        arrays = {name: array[start:end] for name, array in self._arrays.items()}
+        arrays["vectors"][~fresh.embedded] = 0
         try:
-            self._terms.append(changes.terms)
-        except (TypeError, ValueError) as error:
-            raise senseless("What the rows of some memories hold as terms", error) from error
+            vectors = fresh.vectors.reshape(np.count_nonzero(fresh.embedded), arrays["vectors"].shape[1])
+        except ValueError as error:
+            raise senseless("What the rows of some vectors hold", error) from error
+        arrays["vectors"][fresh.embedded] = vectors
+        arrays["keys"][:] = fresh.keys
+        arrays["embedded"][:] = fresh.embedded
+        arrays["live"][:] = True
+        arrays["created_at"][:] = fresh.created_at
+        arrays["expires_at"][:] = fresh.expires_at
+        arrays["runs"][:] = run_numbers(fresh.runs)
+        self._terms.append(start, fresh.terms, fresh.term_counts)
         self._count = end
-        self._newest_key = max(self._newest_key, int(fresh.max()))
-
-    def _number_of(self, run: tuple[str | None, str] | None) -> int:
-        return -1 if run is None else self._run_numbers.setdefault(run, len(self._run_numbers))
+        self._newest_key = max(self._newest_key, int(fresh.keys.max()))
 
     def _reserve(self, more: int) -> None:
         needed, capacity = self._count + more, len(self._arrays["keys"])
         if needed > capacity:
-            # The first load fits exactly; what grows, grows by a half, so that it is copied a bounded number of times.
-            self._move(max(needed, capacity * 3 // 2), np.ones(self._count, np.bool_))
+            # What grows, grows by a half, so that it is copied a bounded number of times.
+            self._move(max(needed, capacity * 3 // 2), None)
 
-    def _move(self, capacity: int, kept: npt.NDArray[np.bool_]) -> None:
-        """Into new arrays: views that are being scanned keep the old ones."""
-        count = int(kept.sum())
+    def _move(self, capacity: int, kept: Mask | None) -> None:
+        """Into new arrays, all places or those that are `kept`: views that are being scanned keep the old ones."""
+        count = self._count if kept is None else int(np.count_nonzero(kept))
         moved = self._allocated(capacity)
         for name, array in self._arrays.items():
-            moved[name][:count] = array[: len(kept)][kept]
+            if kept is None:
+                moved[name][:count] = array[:count]
+            else:
+                np.compress(kept, array[: self._count], axis=0, out=moved[name][:count])
         self._arrays = moved
         self._count = count
-        self._dead = count - int(moved["live"][:count].sum())
-
-
-def _decoded(vectors: Sequence[bytes | None], dimension: int) -> npt.NDArray[np.float16]:
-    """float16 (n, dimension), zeros for None."""
-    nothing = bytes(2 * dimension)
-    try:
-        joined = b"".join(nothing if vector is None else vector for vector in vectors)
-        return np.frombuffer(joined, "<f2").reshape(-1, dimension)
-    except (TypeError, ValueError) as error:
-        raise senseless("What the rows of some vectors hold", error) from error
+        self._dead = count - int(np.count_nonzero(moved["live"][:count]))
 
 
 class Shelves:
     """The shelves of the owners searched last, within a number of bytes; may be called from any thread."""
 
-    def __init__(self, dimension: int, limit_bytes: int) -> None:
+    def __init__(self, dimension: int, limit_bytes: int, sealer: Sealer | None = None) -> None:
+        """Without a sealer, nothing is sealed and no segment is looked for."""
         self._dimension = dimension
         self._limit_bytes = limit_bytes
+        self._sealer = sealer
         self._start()
 
     def _start(self) -> None:
@@ -235,26 +268,30 @@ class Shelves:
     def view(self, owner: Owner, snapshot: Snapshot) -> View:
         """The shelf of an owner, loaded or caught up; shelves not used for longest make room for it."""
         if self._pid != os.getpid():
-            restart(self, self._start)  # A thread that stayed behind in a fork may have been changing what is there.
+            restart(self, self._restart)
         with self._lock:
             shelf = self._shelves.get(owner)
             if shelf is None:
-                shelf = self._shelves[owner] = Shelf(owner, self._dimension)
+                shelf = self._shelves[owner] = Shelf(owner, self._dimension, self._sealer)
             self._shelves.move_to_end(owner)
         view = shelf.view(snapshot)
         if shelf.bytes != shelf.charged_bytes:
             self._charge(owner, shelf)
+        if shelf.to_seal and self._sealer is not None:
+            self._sealer.wake(owner)
         return view
 
     def _charge(self, owner: Owner, shelf: Shelf) -> None:
+        evicted = []  # Their memory is given back when nobody waits for the lock.
         with self._lock:
             if self._shelves.get(owner) is shelf:
                 self.bytes += shelf.bytes - shelf.charged_bytes
                 shelf.charged_bytes = shelf.bytes
             while self.bytes > self._limit_bytes and len(self._shelves) > 1:
-                _, evicted = self._shelves.popitem(last=False)
-                self.bytes -= evicted.charged_bytes
+                _, unused = self._shelves.popitem(last=False)
+                self.bytes -= unused.charged_bytes
                 self.evicted += 1
+                evicted.append(unused)
 
     def drop(self, owners: Iterable[Owner]) -> None:
         """Lets go of the shelves of some owners; the next search loads them anew."""
@@ -263,6 +300,21 @@ class Shelves:
                 shelf = self._shelves.pop(owner, None)
                 if shelf is not None:
                     self.bytes -= shelf.charged_bytes
+
+    def seal(self) -> None:
+        """Has what was found to be sealed sealed, and waits for it."""
+        if self._sealer is not None:
+            self._sealer.wait()
+
+    def close(self) -> None:
+        """Ends the work in the background, within seconds."""
+        if self._sealer is not None:
+            self._sealer.close()
+
+    def _restart(self) -> None:
+        # A thread that stayed behind in a fork may have been changing what is there, or searching a graph.
+        abandon(self._shelves)
+        self._start()
 
     def __len__(self) -> int:
         return len(self._shelves)

@@ -7,6 +7,7 @@ from typing import Any
 from agentmem.records import from_microseconds
 from agentmem.storage.database import Connection, only_row
 from agentmem.storage.pending import pending_counts
+from agentmem.storage.segments import listed_counts
 from agentmem.storage.standing import move_progress
 
 OWNERS_COUNTED = 10_000
@@ -29,6 +30,7 @@ def counts(connection: Connection, path: str) -> dict[str, Any]:
         "changed_at": None if last is None else from_microseconds(last[1]),
         "bytes": connection.pragma("page_count") * connection.pragma("page_size"),
         "log_bytes": _size_of(f"{path}-wal"),
+        **listed_counts(connection),
         **pending_counts(connection),
         **({} if move is None else {"moving_to": move.name, "moved": move.done}),
     }

@@ -20,6 +20,10 @@ PENDING = (
 )
 
 
+BACKLOG = "backlog"
+"""The name of the claim to work through everybody's pending memories."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """A memory without a vector, as it stood when it was read."""
@@ -100,13 +104,16 @@ def _still_pending(connection: Connection, keys: list[int]) -> set[int]:
     return {row[0] for row in rows}
 
 
-def _held(value: str) -> tuple[str, int]:
+def _held(connection: Connection, name: str) -> tuple[str, int] | None:
     """Whose claim it is, and until when."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return None
     try:
-        held = json.loads(value)
+        held = json.loads(row[0])
         return str(held["owner"]), int(held["until"])
     except SENSELESS as error:
-        raise senseless("What the store remembers as 'backlog'", error) from error
+        raise senseless(f"What the store remembers as {name!r}", error) from error
 
 
 def claimant() -> str:
@@ -138,29 +145,34 @@ def _stands_still(pid: str) -> bool:
     return state in ("T", "t", "Z", "X")
 
 
-def claim(transaction: Transaction, owner: str, seconds: float) -> float:
-    """Takes or renews the right to work through everybody's pending memories in the background, for a time. Returns 0,
-    or the seconds that another process's claim still has to run, unless that process has ended or is stopped. A claim
-    only spares double work: whoever ignores it does no harm."""
+def claim(transaction: Transaction, name: str, owner: str, seconds: float) -> float:
+    """Takes or renews the right to do some work in the background for everybody, for a time. Returns 0, or the seconds
+    that another process's claim still has to run, unless that process has ended or is stopped. A claim only spares
+    double work: whoever ignores it does no harm."""
     connection = transaction.connection
-    row = connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
-    if row is not None:
-        holder, until = _held(row[0])
+    held = _held(connection, name)
+    if held is not None:
+        holder, until = held
         left = (until - transaction.moment) / 1e6
         if holder != owner and 0 < left <= seconds and is_at_work(holder):
             return left
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)
     connection.execute(
-        "INSERT OR REPLACE INTO meta VALUES ('backlog', ?)", (json.dumps({"owner": owner, "until": until}),)
+        "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps({"owner": owner, "until": until}))
     )
     reach("backlog: after a claim")
     return 0.0
 
 
-def release(transaction: Transaction, owner: str) -> None:
+def is_claimed(connection: Connection, name: str, owner: str) -> bool:
+    """Whether the right is held by this one."""
+    held = _held(connection, name)
+    return held is not None and held[0] == owner
+
+
+def release(transaction: Transaction, name: str, owner: str) -> None:
     """Gives the right back, if it is held."""
-    row = transaction.connection.execute("SELECT value FROM meta WHERE name = 'backlog'").fetchone()
-    if row is not None and _held(row[0])[0] == owner:
+    if is_claimed(transaction.connection, name, owner):
         reach("backlog: before a release")
-        transaction.connection.execute("DELETE FROM meta WHERE name = 'backlog'")
+        transaction.connection.execute("DELETE FROM meta WHERE name = ?", (name,))

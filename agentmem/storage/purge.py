@@ -18,6 +18,7 @@ from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.segments import strike_touched, sweep
 from agentmem.storage.snapshot import Keys
 from agentmem.storage.standing import erase_beside, models_of
 from agentmem.storage.transaction import Transaction
@@ -74,6 +75,7 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
         erased.owners |= gone.owners
         erased.digests |= gone.digests
     if not database.in_memory:
+        sweep(database)
         tell("writing the file anew", 0, 0)
         _wipe(database)
     return erased
@@ -120,6 +122,7 @@ def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:
     used |= _used(connection, planned, keys, since=plan.seq)
     used |= _used(connection, vectors.keys() - planned, keys, since=0)  # Of texts that came after the plan.
     unused = vectors.keys() - used
+    strike_touched(connection, keys)
     erase_beside(connection, unused, gone)
     connection.execute("DELETE FROM history WHERE memory_key IN (SELECT value FROM carray(?))", (key_array(keys),))
     connection.execute("DELETE FROM memory WHERE key IN (SELECT value FROM carray(?))", (key_array(keys),))

@@ -68,6 +68,21 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX history_purge ON history (seq) WHERE what = 'purge'",
     ],
     [],  # Pages may have checksums from here on: what knows no more than the two above would write them without.
+    [
+        # Blocks of memories in files of their own, see `agentmem.storage.segments`; all of it can be made anew.
+        """CREATE TABLE segment (
+            key INTEGER PRIMARY KEY AUTOINCREMENT,
+            field TEXT, name TEXT,              -- whose, as in ('user_id', 'ana'); NULL: everybody's
+            first INTEGER NOT NULL,             -- has the memories whose last change has a seq from here
+            last INTEGER NOT NULL,              -- to here
+            model TEXT NOT NULL,                -- identity of the model of its vectors
+            places INTEGER NOT NULL,            -- how many memories
+            file TEXT NOT NULL UNIQUE,          -- its name in the folder
+            bytes INTEGER NOT NULL,
+            checksum BLOB NOT NULL              -- of the whole file, BLAKE2b of 16 bytes
+        ) STRICT""",
+        "CREATE INDEX segment_owner ON segment (field, name, first)",
+    ],
 ]
 
 NEXT_VECTOR = """CREATE TABLE next_vector (

@@ -44,6 +44,7 @@ from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
 from agentmem.storage.move import Moves
 from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
+    BACKLOG,
     Pending,
     claim,
     last_pending,
@@ -56,6 +57,7 @@ from agentmem.storage.purge import Erased, purge
 from agentmem.storage.repair import repair
 from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
+from agentmem.storage.segments import Segments
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
@@ -105,6 +107,7 @@ class Store:
         self.path = path
         self.writes = GroupCommit(self._database, timings)
         self.moves = Moves(self._database, self.writes)
+        self.segments = Segments(self._database, self.writes)
         try:
             bind_analysis(self._database)
         except BaseException:
@@ -381,10 +384,10 @@ class Store:
 
     def claim_backlog(self, owner: str, seconds: float) -> float:
         """See `claim`: 0 when the claim is ours, else how long another process's still runs."""
-        return self.writes.commit(lambda transaction: claim(transaction, owner, seconds))
+        return self.writes.commit(lambda transaction: claim(transaction, BACKLOG, owner, seconds))
 
     def release_backlog(self, owner: str) -> None:
-        self.writes.commit(lambda transaction: release(transaction, owner))
+        self.writes.commit(lambda transaction: release(transaction, BACKLOG, owner))
 
     # -- hiding and bringing back ---------------------------------------------------------------------------------
 

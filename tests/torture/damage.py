@@ -16,6 +16,7 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Memory
+from agentmem.search import sealing
 from agentmem.testing import HashEmbedder
 from tests.torture.nursery import Nursery
 from tests.torture.writers import WORDS
@@ -91,7 +92,7 @@ def build(folder: str, seed: int) -> dict[str, list[Answers]]:
     def copy(name: str) -> None:
         (place / name).mkdir()
         for file in place.glob("store.db*"):
-            shutil.copy(file, place / name / file.name)
+            (shutil.copytree if file.is_dir() else shutil.copy)(file, place / name / file.name)
 
     with Memory(path, embedder=HashEmbedder()) as memory:
         truths.append(ask(memory))
@@ -105,17 +106,28 @@ def build(folder: str, seed: int) -> dict[str, list[Answers]]:
         before = len(truths)
         live(memory, 2)
     copy("closed")
-    return {"open": truths[:before], "closed": truths}
+    sealing.SEGMENT = SEGMENT
+    with Memory(path, embedder=HashEmbedder()) as memory:
+        ask(memory)
+        memory._engine.shelves.seal()
+        ask(memory)
+        assert memory.stats().segments > 1
+    copy("sealed")
+    return {"open": truths[:before], "closed": truths, "sealed": truths}
 
 
-SETS = {"open": ["store.db", "store.db-wal", "store.db-shm"], "closed": ["store.db"]}
-"""Copies of a store that is open, with the newest changes in its log, and of one that was closed, and their files."""
+SEGMENT = 8
+"""Memories of a segment."""
+
+SETS = ("open", "closed", "sealed")
+"""Copies of a store that is open, with the newest changes in its log, of one that was closed, and of one whose memories
+are sealed in segments."""
 
 
-def damage(folder: Path, store: Path, chance: random.Random, files: list[str]) -> str:
+def damage(folder: Path, store: Path, chance: random.Random) -> str:
     """Does one of the things that happen to files, to a file of a copy of a store; says what."""
-    name = chance.choice(files)
-    file = store / name
+    file = chance.choice(sorted(each for each in store.rglob("*") if each.is_file()))
+    name = file.relative_to(store).as_posix()
     content = bytearray(file.read_bytes())
     size = len(content)
     start = chance.randrange(size) if size else 0
@@ -227,10 +239,10 @@ def run(folder: Path, cases: int, seed: int) -> dict[str, Any]:
         assert truths, "the store could not be built"
         for case in range(cases):
             chance = random.Random(f"{seed}/{case}")
-            copies = chance.choice(list(SETS))
+            copies = chance.choice(SETS)
             store = folder / f"case-{case}"
             shutil.copytree(folder / copies, store)
-            what = damage(folder, store, chance, SETS[copies])
+            what = damage(folder, store, chance)
             try:
                 status, answers = nursery.run(
                     "tests.torture.damage:examine", str(store / "store.db"), seconds=HANGS_AFTER

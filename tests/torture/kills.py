@@ -22,8 +22,11 @@ MEMORIES_A_STORE = 1500
 POINT_SECONDS = 5.0
 """How long a process may take until it dies at its point."""
 
-UNREACHED = {"commit: before it is asked what became of it"} | {point for point in POINTS if "reembed" in point}
-"""Points that a process without other faults does not come by, or only one that moves the store to another model."""
+UNREACHED = {"commit: before it is asked what became of it"} | {
+    point for point in POINTS if "reembed" in point or "segments" in point
+}
+"""Points that a process without other faults does not come by, or only one that moves the store to another model, or
+that has large owners; tests of these kill there."""
 
 BIRTH = [point for point in POINTS if "migration" in point or "model is bound" in point]
 """Points that only the maker of a store reaches."""

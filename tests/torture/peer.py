@@ -25,6 +25,7 @@ _TINY = {
     "agentmem.storage.transaction.GATHERED_LIMIT": 2, "agentmem.storage.expiry.SWEEP_LIMIT": 2,
     "agentmem.storage.expiry.SWEEP_PAUSE": 0, "agentmem.storage.database.IDLE_READERS": 1,
     "agentmem.search.shelf.SLACK": 1, "agentmem.backlog.RECOUNT_SECONDS": 0.005,
+    "agentmem.search.sealing.SEGMENT": 3, "agentmem.search.sealing.RETRY_SECONDS": 0.0,
 }  # fmt: skip
 """The limits that no setting has, as small as they can be."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmem import Config, Memory, NotFoundError
+from agentmem.search import sealing
 from agentmem.testing import HashEmbedder
 
 OWN_MEMORIES = 60
@@ -44,6 +45,12 @@ WORDS = [
     "dog",
     "garden",
 ]
+
+STORED = ("memories", "deleted", "bytes", "pending", "segments")
+"""What the report says of the store, of its stats."""
+
+SEGMENT = 20
+"""Memories of a segment, so that owners have several."""
 
 
 class Worker:
@@ -147,6 +154,7 @@ def rss_bytes() -> int:
 
 def open_store(path: str) -> Memory:
     config = Config(cache_bytes=2_000_000, shelf_bytes=2_000_000, busy_timeout=30)
+    sealing.SEGMENT, sealing.RETRY_SECONDS = SEGMENT, 0.5
     return Memory(path, embedder=HashEmbedder(), config=config)
 
 
@@ -225,7 +233,7 @@ def soak(path: Path, seconds: float, processes: int, threads: int) -> dict[str, 
             "rss_mb": [[report[f"rss_{when}_mb"] for when in ("warm", "peak", "end")] for report in reports],
             "errors": errors + [error for report in reports for error in report["errors"]],
             "problems": memory.check(),
-            "store": {name: getattr(memory.stats(), name) for name in ("memories", "deleted", "bytes", "pending")},
+            "store": {name: getattr(memory.stats(), name) for name in STORED},
             "log_bytes": Path(f"{path}-wal").stat().st_size,
         }  # fmt: skip
 

@@ -1,0 +1,290 @@
+"""Segments: sealed blocks of an owner's memories, each a file that is mapped and never changed. The only importer of
+usearch.
+
+A file has a head (JSON: what stands where), the columns of its n places, their postings, and a graph of their distinct
+vectors, which brings these along. It may only be used when its checksum is right: the graph is read by code that
+believes it. What has changed since it was sealed is known to its readers, not to the file.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.search.keywords import NOTHING, Mask, Places
+from agentmem.search.postings import COLUMNS as POSTINGS
+from agentmem.search.postings import Postings, sorted_postings
+from agentmem.search.runs import run_numbers
+from agentmem.search.vectors import Vectors, cosines
+from agentmem.storage.snapshot import NEVER, Keys, States
+
+MAGIC = b"agmseg1\n"
+
+ALIGNED = 64
+
+CONNECTIVITY = 16
+EXPANSION_ADD = 48
+EXPANSION = 32
+"""Of the graph: more neighbours, and more candidates while it is built and searched, find more and take longer."""
+
+ADDED_TOGETHER = 256
+"""Vectors between two questions whether to stop: a fifth of a second."""
+
+AUDIT_EXPANSION = 16
+
+NO_VECTOR = np.uint32(0xFFFFFFFF)
+
+GRAPH_HEAD = 8
+"""Bytes that a graph has before its vectors: how many there are, and the bytes of each."""
+
+
+class Unsound(Exception):
+    """A file cannot be used; what it had is scanned."""
+
+
+class Stopped(Exception):
+    """A segment is not built to its end, because somebody said so."""
+
+
+class Segment:
+    """A sealed segment: n places by key, m distinct vectors. May be read from any thread.
+
+    Attributes:
+        keys, created_at, expires_at: int64 (n,), as those of a shelf; `keys` ascending.
+        runs: int64 (n,), as those of a shelf.
+        order: uint32 (n,), the places by run and key; `rank`, where each place stands in it.
+        vector: uint32 (n,), the vector of each place, or NO_VECTOR.
+        starts, members: the places of each vector v are members[starts[v] : starts[v + 1]].
+        lost: vectors that the graph does not find.
+        changed: int64, ascending: further keys that older segments may have and that are gone or elsewhere by now.
+        vectors: float16 (m, dimension).
+        postings: of the terms.
+    """
+
+    def __init__(self, path: Path, checksum: bytes) -> None:
+        """Maps a file; see `open_segment`."""
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        view = memoryview(self._map)
+        if hashlib.blake2b(view, digest_size=16).digest() != checksum:
+            raise ValueError(f"{path} has another checksum")
+        head_bytes = int.from_bytes(view[8:16], "little")
+        head = json.loads(bytes(view[16 : 16 + head_bytes]))
+        columns: dict[str, npt.NDArray[Any]] = {
+            name: np.frombuffer(view, kind, count, start) for name, (kind, count, start) in head["columns"].items()
+        }
+        self.keys, self.created_at, self.expires_at = (columns[name] for name in ("keys", "created_at", "expires_at"))
+        self.runs, self.order, self.rank = columns["runs"], columns["order"], columns["rank"]
+        self.vector, self.starts, self.members = columns["vector"], columns["starts"], columns["members"]
+        self.lost, self.changed = columns["lost"], columns["changed"]
+        self.postings = Postings({name: columns[name] for name in POSTINGS})
+        self.embedded = self.vector != NO_VECTOR
+        start, size = head["graph"]
+        count, dimension = head["vectors"]
+        self.vectors: Vectors = np.frombuffer(view, "<f2", count * dimension, start + GRAPH_HEAD).reshape(-1, dimension)
+        self._graph = _graph(dimension)
+        self._graph.view(view[start : start + size])
+        self.bytes = len(view)
+        self._first_expiry = int(self.expires_at.min(initial=NEVER))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def visible(self, live: Mask, moment: int) -> Mask:
+        """Which of the live places are not expired at a moment. Not to be changed."""
+        return live if moment < self._first_expiry else live & (self.expires_at > moment)
+
+    def nearest(self, query: Vectors, count: int) -> Places:
+        """The places of about the `count` vectors nearest to a query's (dimension,), and of those that the graph does
+        not find, in no order."""
+        if not len(self.vectors):
+            return NOTHING
+        found = self._graph.search(query, min(count, len(self.vectors)), threads=1).keys
+        return self.places_of(np.concatenate((found.astype(np.intp), self.lost)))
+
+    def places_of(self, vectors: npt.NDArray[Any]) -> Places:
+        """The places that have one of the vectors."""
+        starts, ends = self.starts[vectors], self.starts[vectors + 1]
+        counts = ends - starts
+        offsets = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        places: Places = self.members[np.repeat(starts, counts) + offsets].astype(np.intp)
+        return places
+
+    def cosines_at(self, query: Vectors, places: Places) -> npt.NDArray[np.float64]:
+        """Of the query and the places' vectors; 0 where there is none."""
+        found = np.zeros(len(places))
+        has = np.flatnonzero(self.embedded[places])
+        if len(has):
+            distinct, which = np.unique(self.vector[places[has]], return_inverse=True)
+            found[has] = cosines(query, self.vectors[distinct])[which]
+        return found
+
+    def cosines(self, query: Vectors) -> npt.NDArray[np.float64]:
+        """The same of all places, (n,)."""
+        found = np.zeros(len(self.keys))
+        found[self.embedded] = cosines(query, self.vectors)[self.vector[self.embedded]]
+        return found
+
+
+def open_segment(path: Path, checksum: bytes) -> Segment:
+    """Maps a file; reads all of it once, for the checksum.
+
+    Raises:
+        Unsound: it is not there, or not what was written.
+    """
+    try:
+        return Segment(path, checksum)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise Unsound(str(error)) from error
+
+
+class Content(NamedTuple):
+    """What goes into a segment: its columns, and its distinct vectors (m, dimension)."""
+
+    columns: dict[str, npt.NDArray[Any]]
+    vectors: Vectors
+
+
+def write_segment(path: Path, content: Content, *, stop: Callable[[], bool]) -> bytes:
+    """Writes a segment to a new file, and has it on the disk; returns its checksum. It takes a second and then some 0.8
+    milliseconds a distinct vector, on this thread alone; the GIL is free for nearly all of it.
+
+    Raises:
+        Stopped: `stop` said so; no file is left then, nor after any error.
+    """
+    columns, vectors = content
+    graph, lost = _built(vectors, stop)
+    blob = graph.save() or b""
+    del graph
+    there = np.frombuffer(blob, "<f2", vectors.size, GRAPH_HEAD) if len(blob) >= GRAPH_HEAD + vectors.nbytes else None
+    if there is None or not np.array_equal(there, vectors.reshape(-1)):
+        raise ValueError("usearch lays its files out in another way; agentmem cannot use this version of it")
+    try:
+        with path.open("xb") as file:
+            checksum = _write(file, columns | {"lost": lost}, vectors.shape, blob)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return checksum
+
+
+def content_of(live: Sequence[States], dead: Keys) -> Content:
+    """Of memories (at least one), and the keys of others that changed in the same range and are gone."""
+    keys = np.concatenate([states.keys for states in live])
+    by_key = np.argsort(keys)
+    keys = keys[by_key]
+    runs = np.concatenate([run_numbers(states.runs) for states in live])[by_key]
+    embedded = np.concatenate([states.embedded for states in live])
+    vectors, numbers = _distinct(np.concatenate([states.vectors for states in live]), int(embedded.sum()))
+    vector = np.full(len(keys), NO_VECTOR, np.uint32)
+    vector[embedded] = numbers
+    vector = vector[by_key]
+    places = np.flatnonzero(vector != NO_VECTOR)
+    order = np.lexsort((keys, runs))
+    terms = np.concatenate([states.terms for states in live])
+    counts = np.concatenate([states.term_counts for states in live])
+    columns: dict[str, npt.NDArray[Any]] = {
+        "keys": keys, "runs": runs,
+        "created_at": np.concatenate([states.created_at for states in live])[by_key],
+        "expires_at": np.concatenate([states.expires_at for states in live])[by_key],
+        "order": order.astype(np.uint32), "rank": rank_of(order).astype(np.uint32), "vector": vector,
+        "starts": np.append(0, np.cumsum(np.bincount(vector[places], minlength=len(vectors)))).astype(np.int64),
+        "members": places[np.argsort(vector[places], kind="stable")].astype(np.uint32),
+        "changed": np.unique(dead),
+        **sorted_postings(terms, np.repeat(rank_of(by_key), counts), counts[by_key]),
+    }  # fmt: skip
+    return Content(columns, vectors)
+
+
+def rank_of(order: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+    """Where each element stands in an order."""
+    rank = np.empty(len(order), np.uint64)
+    rank[order] = np.arange(len(order), dtype=np.uint64)
+    return rank
+
+
+def _distinct(flat: Vectors, count: int) -> tuple[Vectors, list[int]]:
+    """The different ones of so many vectors, one behind the other, as (m, dimension), and which of them each is."""
+    vectors = flat.reshape(count, -1)
+    numbers: dict[bytes, int] = {}
+    # By their digests, since a table of the vectors themselves would be a second copy of all of them.
+    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in vectors]
+    which = [numbers.setdefault(digest, len(numbers)) for digest in digests]
+    if len(numbers) == count:
+        return vectors, which
+    firsts = np.zeros(len(numbers), np.intp)
+    firsts[which[::-1]] = np.arange(count)[::-1]
+    return vectors[firsts], which
+
+
+def _built(vectors: Vectors, stop: Callable[[], bool]) -> tuple[Any, npt.NDArray[np.uint32]]:
+    """The graph of the vectors, and those that it does not find (Malkov and Yashunin, 2018, has no promise)."""
+    graph = _graph(vectors.shape[1])
+    numbers = np.arange(len(vectors), dtype=np.uint64)
+    for start in range(0, len(vectors), ADDED_TOGETHER):
+        if stop():
+            raise Stopped
+        graph.add(numbers[start : start + ADDED_TOGETHER], vectors[start : start + ADDED_TOGETHER], threads=1)
+    lost = numbers
+    for expansion in (AUDIT_EXPANSION, EXPANSION):
+        graph.expansion_search = expansion
+        lost = _unfound(graph, vectors, lost, stop)
+    return graph, lost.astype(np.uint32)
+
+
+def _unfound(
+    graph: Any, vectors: Vectors, numbers: npt.NDArray[np.uint64], stop: Callable[[], bool]
+) -> npt.NDArray[np.uint64]:
+    unfound = [numbers[:0]]
+    for start in range(0, len(numbers), ADDED_TOGETHER):
+        if stop():
+            raise Stopped
+        asked = numbers[start : start + ADDED_TOGETHER]
+        found = graph.search(vectors[asked], 1, threads=1).keys.reshape(-1)
+        unfound.append(asked[found != asked])
+    return np.concatenate(unfound)
+
+
+def _graph(dimension: int) -> Any:
+    from usearch.index import Index  # Late: only stores with large owners need it.
+
+    return Index(
+        ndim=dimension, metric="ip", dtype="f16", connectivity=CONNECTIVITY, expansion_add=EXPANSION_ADD,
+        expansion_search=EXPANSION, enable_key_lookups=False,
+    )  # fmt: skip
+
+
+def _write(file: IO[bytes], columns: dict[str, npt.NDArray[Any]], vectors: tuple[int, ...], graph: bytes) -> bytes:
+    sizes = {name: column.nbytes for name, column in columns.items()} | {"graph": len(graph)}
+    # The places in the file depend on the length of the head that tells them: room for it is left first.
+    room = _aligned(16 + 200 * len(sizes))
+    starts, at = {}, room
+    for name, size in sizes.items():
+        starts[name] = at
+        at = _aligned(at + max(1, size))
+    head = json.dumps({
+        "columns": {name: (column.dtype.str, len(column), starts[name]) for name, column in columns.items()},
+        "graph": (starts["graph"], len(graph)), "vectors": tuple(vectors),
+    }).encode()  # fmt: skip
+    parts = {0: MAGIC + len(head).to_bytes(8, "little") + head, starts["graph"]: graph}
+    parts |= {starts[name]: column.tobytes() for name, column in columns.items()}
+    digest = hashlib.blake2b(digest_size=16)
+    written = 0
+    for start, part in sorted(parts.items()):
+        for each in (bytes(start - written), part):
+            file.write(each)
+            digest.update(each)
+        written = start + len(part)
+    return digest.digest()
+
+
+def _aligned(position: int) -> int:
+    return -(-position // ALIGNED) * ALIGNED

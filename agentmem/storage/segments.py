@@ -1,0 +1,195 @@
+"""Which sealed segments there are, and the folder of their files.
+
+A segment holds the memories of an owner (or of everybody) whose last change has a number from `first` to `last`: what
+it holds follows from the rows, so that it can be thrown away at any time. A file counts when the database lists it,
+with its checksum; it is complete and on the disk by then. Files that are not listed are left over from a crash.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from agentmem.failpoints import reach
+from agentmem.storage.backup import sync
+from agentmem.storage.commit import GroupCommit
+from agentmem.storage.database import Connection, Database, all_rows, key_array, only_row
+from agentmem.storage.pending import claim, is_claimed, release
+from agentmem.storage.snapshot import Keys, ListedSegment, Owner, listed_segments
+from agentmem.storage.transaction import Transaction
+
+CLAIM = "sealing"
+CLAIM_SECONDS = 60.0
+"""How long a process that died keeps others from sealing; a segment takes about as long, and the claim is renewed."""
+
+SUFFIX = ".segment"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A segment whose file is complete; `replaced` are those whose place it takes."""
+
+    owner: Owner
+    first: int
+    last: int
+    file: str
+    size: int
+    checksum: bytes
+    keys: Keys
+    replaced: tuple[ListedSegment, ...]
+
+
+class Segments:
+    """The door to a store's list of segments and to their folder; every method may be called from any thread."""
+
+    def __init__(self, database: Database, writes: GroupCommit) -> None:
+        self._database = database
+        self._writes = writes
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is a file, and so a folder beside it."""
+        return not self._database.in_memory
+
+    def claim(self, owner: str) -> float:
+        """Takes or renews the right to seal; 0, or the seconds that another process's claim still has to run."""
+        return self._writes.commit(lambda transaction: claim(transaction, CLAIM, owner, CLAIM_SECONDS))
+
+    def release(self, owner: str) -> None:
+        self._writes.commit(lambda transaction: release(transaction, CLAIM, owner))
+
+    def new_file(self) -> Path:
+        """Where the next segment goes; the folder is there."""
+        path = self.path_of(f"{uuid4().hex}{SUFFIX}")
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def path_of(self, file: str) -> Path:
+        return folder_of(self._database.path) / file
+
+    def list(self, claimant: str, model: str, built: Built, since: int) -> bool:
+        """Has a segment count from now on, in the place of others. False when that must not be: the claim was lost, the
+        store has moved to another model, one of the others is gone, or a memory of it was purged after the change
+        `since`, when its rows were read."""
+
+        def apply(transaction: Transaction) -> bool:
+            connection = transaction.connection
+            present = {each.key for each in listed_segments(connection, built.owner, model)}
+            if (
+                not is_claimed(connection, CLAIM, claimant)
+                or stored_identity(connection) != model
+                or not present.issuperset(each.key for each in built.replaced)
+                or np.isin(built.keys, _purged_since(connection, since)).any()
+            ):
+                return False
+            reach("segments: before one is listed")
+            _strike(connection, [each.key for each in built.replaced])
+            owner = built.owner or (None, None)
+            connection.execute(
+                "INSERT INTO segment (field, name, first, last, model, places, file, bytes, checksum) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*owner, built.first, built.last, model, len(built.keys), built.file, built.size, built.checksum),
+            )
+            _count_up(connection)
+            reach("segments: after one is listed")
+            return True
+
+        sync(str(folder_of(self._database.path)))
+        return self._writes.commit(apply)
+
+    def strike(self, keys: Iterable[int]) -> None:
+        """Takes segments off the list, because their files cannot be used."""
+
+        def apply(transaction: Transaction) -> None:
+            _strike(transaction.connection, list(keys))
+            _count_up(transaction.connection)
+
+        self._writes.commit(apply)
+
+    def sweep(self) -> None:
+        """Removes files that are not listed; see `sweep`."""
+        sweep(self._database)
+
+    def forget_models(self) -> None:
+        """Takes the segments of models that the store has left off the list."""
+
+        def apply(transaction: Transaction) -> None:
+            connection = transaction.connection
+            connection.execute("DELETE FROM segment WHERE model IS NOT ?", (stored_identity(connection),))
+            if connection.changes():
+                _count_up(connection)
+
+        self._writes.commit(apply)
+
+
+def folder_of(path: str) -> Path:
+    return Path(f"{path}-segments")
+
+
+def sweep(database: Database) -> None:
+    """Removes the files of a store's segments that are not listed: of crashes, of models that it has left, of what was
+    purged. One that another process is just writing goes too; that process will notice."""
+    if database.in_memory or not (folder := folder_of(database.path)).is_dir():
+        return
+    with database.reading() as connection:
+        listed = {row[0] for row in all_rows(connection, "SELECT file FROM segment")}
+    with suppress(OSError):
+        for each in os.scandir(folder):
+            if each.name.endswith(SUFFIX) and each.name not in listed:
+                with suppress(OSError):
+                    os.unlink(each.path)  # noqa: PTH108
+
+
+def stored_identity(connection: Connection) -> str | None:
+    row = connection.execute("SELECT value ->> '$.identity' FROM meta WHERE name = 'model'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def strike_touched(connection: Connection, keys: Keys) -> None:
+    """Takes every segment off the list that has, or had, one of the memories, before these are purged."""
+    if connection.execute("SELECT 1 FROM segment LIMIT 1").fetchone() is None:
+        return
+    events = "SELECT seq FROM carray(?) AS wanted CROSS JOIN history ON memory_key = wanted.value"
+    rows_seq = "SELECT seq FROM carray(?) AS wanted CROSS JOIN memory ON memory.key = wanted.value"
+    wanted = key_array(keys)
+    low, high = only_row(
+        connection, f"SELECT min(seq), max(seq) FROM ({events} UNION ALL {rows_seq})", (wanted, wanted)
+    )
+    rows = all_rows(
+        connection,
+        f"""SELECT key FROM segment WHERE EXISTS (SELECT 1 FROM ({events} UNION ALL {rows_seq})
+            WHERE seq BETWEEN first AND last)
+        -- What was deferred once has had the number of an event of no memory.
+        OR EXISTS (SELECT 1 FROM history WHERE memory_key = 0 AND seq BETWEEN max(first, ?) AND min(last, ?))""",
+        (wanted, wanted, low, high),
+    )
+    if rows:
+        _strike(connection, [row[0] for row in rows])
+        _count_up(connection)
+
+
+def _strike(connection: Connection, keys: Iterable[int]) -> None:
+    connection.executemany("DELETE FROM segment WHERE key = ?", [(key,) for key in keys])
+
+
+def _count_up(connection: Connection) -> None:
+    """Tells every process that the list has changed."""
+    connection.execute(
+        "INSERT OR REPLACE INTO meta VALUES ('segments', "
+        "1 + coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'segments'), 0))"
+    )
+
+
+def _purged_since(connection: Connection, since: int) -> Keys:
+    rows = all_rows(connection, "SELECT memory_key FROM history WHERE what = 'purge' AND seq > ?", (since,))
+    return np.array([row[0] for row in rows], np.int64)
+
+
+def listed_counts(connection: Connection) -> dict[str, int]:
+    """How many segments there are, and their bytes."""
+    count, size = only_row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM segment")
+    return {"segments": count, "segment_bytes": size}

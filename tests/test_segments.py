@@ -1,0 +1,446 @@
+"""Large owners: their memories are sealed in files, and everything stays as true as without."""
+
+import os
+import random
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from agentmem import Config, Memory, failpoints
+from agentmem.search import large, sealing
+from agentmem.search.sealing import Job, Range, next_job
+from agentmem.storage.snapshot import ListedSegment
+from agentmem.testing import HashEmbedder
+from tests.turned import Turned
+
+SIZE = 100
+"""Memories of a segment here."""
+
+MODES = ("vector", "keyword", "hybrid")
+
+
+@pytest.fixture(autouse=True)
+def _small_segments(monkeypatch):
+    monkeypatch.setattr(sealing, "SEGMENT", SIZE)
+    monkeypatch.setattr(sealing, "RETRY_SECONDS", 0.0)
+    yield
+    failpoints.disarm()
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Has graphs searched, which are only worth it in segments of another size."""
+    monkeypatch.setattr(large, "ALL_OF", 20)
+    monkeypatch.setattr(large, "SCANNED_SHARE", 0.9)
+
+
+def texts(count: int, seed: int = 1) -> list[str]:
+    chosen = random.Random(seed)
+    return [" ".join(f"word{chosen.randrange(200)}" for _ in range(chosen.randint(4, 12))) for _ in range(count)]
+
+
+def items(count: int, seed: int = 1, user_id: str = "ana"):
+    return [
+        {"content": text, "user_id": user_id, "run_id": f"run {seed}-{at // 7}", "metadata": {"n": at % 20}}
+        for at, text in enumerate(texts(count, seed))
+    ]
+
+
+def seal(memory: Memory, **scope) -> int:
+    """Searches, has sealed what that finds, and says how many segments the owner has by now."""
+    scope = scope or {"user_id": "ana"}
+    for _ in range(3):  # The first adopts what others did, the last what the second one had sealed.
+        memory.search("word1", **scope)
+        memory._engine.shelves.seal()
+    return sealed(memory, **scope)
+
+
+def sealed(memory: Memory, **scope) -> int:
+    """How many segments the owner has."""
+    [owner] = (scope or {"user_id": "ana"}).items()
+    with memory._engine.store.snapshot() as snapshot:
+        return len(snapshot.listed_segments(None if owner == ("all_scopes", True) else owner))
+
+
+def files(memory: Memory) -> list[Path]:
+    return sorted(Path(f"{memory.path}-segments").glob("*"))
+
+
+def found(memory: Memory, query: str, **options) -> list[tuple[str, float]]:
+    options.setdefault("user_id", "ana")
+    return [(match.record.content, round(match.score, 4)) for match in memory.search(query, **options)]
+
+
+def assert_like_exact(memory: Memory, *, queries: int = 8, least: float = 1.0, **options) -> None:
+    """The same memories with the same scores as a store finds that has all of them on a shelf."""
+    with Memory(":memory:", embedder=HashEmbedder()) as plain:
+        plain.add_batch(
+            {
+                "content": record.content, "id": record.id, "user_id": "ana", "run_id": record.run_id,
+                "metadata": record.metadata, "created_at": record.created_at, "expires_at": record.expires_at,
+            }
+            for record in memory.get_all(user_id="ana", order="oldest", limit=1000)
+        )  # fmt: skip
+        for mode in MODES:
+            hits = asked = 0
+            for query in texts(queries, seed=99):
+                expected = found(plain, query, mode=mode, **options)
+                hits += len(set(expected) & set(found(memory, query, mode=mode, **options)))
+                asked += len(expected)
+            assert asked
+            assert hits >= least * asked, (mode, hits, asked)
+
+
+def test_a_large_owner_is_sealed_by_who_searches_it_and_finds_the_same(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(450))
+    assert sealed(memory) == 0  # Adding to an owner that nobody searches costs nothing.
+    assert seal(memory) == 4
+    assert len(files(memory)) == 4
+    assert_like_exact(memory)
+    assert_like_exact(memory, filters={"metadata.n": 3})
+    assert_like_exact(memory, filters={"metadata.n": {"lt": 10}}, limit=40)
+
+
+def test_graphs_find_nearly_all(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch(items(650))
+    assert seal(memory) == 6
+    [match, *_] = memory.search("word1 word2", user_id="ana", explain=True)
+    assert match.explanation["plan"] == "segments"
+    assert match.explanation["graphs"] == 6
+    assert_like_exact(memory, least=0.9, queries=20)
+    for text in texts(650)[::13]:
+        assert found(memory, text, mode="vector", limit=3)[0] == (text, pytest.approx(1.0, abs=0.01))
+
+
+def test_a_filter_that_leaves_few_is_answered_exactly(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch(items(650))
+    seal(memory)
+    with Memory(":memory:", embedder=HashEmbedder()) as plain:
+        plain.add_batch(items(650))
+        for query in texts(10, seed=5):
+            for mode in MODES:
+                options = {"filters": {"metadata.n": 3}, "mode": mode, "limit": 100}
+                assert found(memory, query, **options) == found(plain, query, **options)
+
+
+def test_what_changes_after_it_was_sealed_is_seen_at_once(open_memory, graphs):
+    memory = open_memory()
+    records = memory.add_batch(items(250))
+    assert seal(memory) == 2
+    memory.update(records[5].id, content="a kettle sings")
+    memory.delete(records[6].id)
+    memory.add("a kettle is silent", user_id="ana")
+    assert [content for content, _ in found(memory, "kettle", mode="keyword")] == [
+        "a kettle sings",
+        "a kettle is silent",
+    ]
+    for query in (records[5].content, records[6].content):
+        assert query not in [content for content, _ in found(memory, query, mode="vector")]
+    memory.restore(records[6].id)
+    assert found(memory, records[6].content, mode="vector")[0][0] == records[6].content
+    assert_like_exact(memory, least=0.9)
+
+
+def test_a_segment_that_is_dead_for_a_good_part_is_built_anew(open_memory):
+    memory = open_memory()
+    records = memory.add_batch(items(310))
+    assert seal(memory) == 3
+    before = files(memory)
+    for record in records[100:160]:
+        memory.delete(record.id)
+    seal(memory)
+    after = files(memory)
+    assert len(set(before) - set(after)) >= 1
+    assert_like_exact(memory)
+
+
+def test_small_segments_become_one(open_memory):
+    memory = open_memory()
+    records = memory.add_batch(items(310))
+    seal(memory)
+    for record in records[:160]:
+        memory.delete(record.id)
+    assert seal(memory) == 2
+    assert len(files(memory)) == 2
+    assert_like_exact(memory)
+
+
+def test_purged_memories_take_their_segments_with_them(open_memory):
+    """Of a vector, the text can be guessed: no file that has it may stay, whichever version it was."""
+    memory = open_memory()
+    records = memory.add_batch(items(350))
+    seal(memory)
+    memory.update(records[10].id, content="another one")
+    memory.add_batch(items(100, seed=3))
+    assert seal(memory) == 4
+    before = files(memory)
+    vector = HashEmbedder().embed([records[10].content])[0].astype("<f2").tobytes()
+    assert any(vector in file.read_bytes() for file in before)
+    memory.purge(records[10].id)
+    assert not any(vector in file.read_bytes() for file in files(memory))
+    assert len(set(before) - set(files(memory))) == 2
+    assert_like_exact(memory)
+    assert seal(memory) == 4  # The hole is filled.
+    assert_like_exact(memory)
+
+
+def test_everybody_is_an_owner_too(open_memory):
+    memory = open_memory()
+    for at in range(5):
+        memory.add_batch(items(70, seed=at, user_id=f"user {at}"))
+    assert seal(memory, all_scopes=True) == 3
+    [match, *_] = memory.search(texts(70, seed=3)[0], all_scopes=True, explain=True)
+    assert match.record.user_id == "user 3"
+    assert match.explanation["plan"] == "segments"
+    assert sealed(memory, user_id="user 3") == 0
+
+
+def test_a_search_of_a_narrower_scope_stays_in_it(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch(items(300))
+    seal(memory)
+    for match in memory.search("word1 word2", user_id="ana", run_id="run 1-3", limit=50):
+        assert match.record.run_id == "run 1-3"
+
+
+def test_others_see_it(open_memory):
+    first = open_memory()
+    first.add_batch(items(250))
+    second = open_memory(first.path)
+    before = found(second, "word1 word7")
+    seal(first)
+    seal(second)  # Whichever of them is at it.
+    assert found(second, "word1 word7") == before == found(first, "word1 word7")
+    assert {part.listed.first for part in second._engine.shelves._shelves["user_id", "ana"]._parts} == {1, 101}
+    record = second.add("only here: zeppelin", user_id="ana")
+    assert found(first, "zeppelin", mode="keyword")[0][0] == record.content
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "gone", "swapped"])
+def test_a_file_that_is_damaged_is_scanned_around_and_made_anew(open_memory, harm):
+    memory = open_memory()
+    memory.add_batch(items(350))
+    assert seal(memory) == 3
+    memory.close()
+    names = files(memory)
+    whole = names[1].read_bytes()
+    match harm:
+        case "flip":
+            at = random.Random(harm).randrange(len(whole))
+            names[1].write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        case "cut":
+            names[1].write_bytes(whole[: len(whole) // 2])
+        case "empty":
+            names[1].write_bytes(b"")
+        case "gone":
+            names[1].unlink()
+        case "swapped":
+            shutil.copy(names[0], names[1])
+    again = open_memory(memory.path)
+    assert_like_exact(again)
+    assert seal(again) == 3
+    assert names[1] not in files(again)
+    assert_like_exact(again)
+
+
+def test_the_folder_can_be_thrown_away(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    seal(memory)
+    memory.close()
+    shutil.rmtree(f"{memory.path}-segments")
+    again = open_memory(memory.path)
+    assert_like_exact(again)
+    assert seal(again) == 2
+    assert len(files(again)) == 2
+
+
+def test_a_copy_has_no_segments_and_makes_its_own(open_memory, tmp_path):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    seal(memory)
+    memory.backup(tmp_path / "copy.db")
+    copy = open_memory(tmp_path / "copy.db")
+    assert_like_exact(copy)
+    assert seal(copy) == 2
+    assert len(files(copy)) == len(files(memory)) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_speed_and_nothing_else(open_memory, tmp_path):
+    memory = open_memory()
+    Path(f"{memory.path}-segments").write_text("in the way")
+    memory.add_batch(items(250))
+    assert seal(memory) == 0
+    assert_like_exact(memory)
+
+
+def test_memories_that_wait_for_their_vectors_are_sealed_later(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(150))
+    memory.add_batch(items(150, seed=2), defer=True)
+    memory.flush()
+    assert seal(memory) == 2  # What got its vectors together was changed by one event, and stays together.
+    assert_like_exact(memory)
+
+
+def test_a_store_that_moves_to_another_model_seals_again(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    seal(memory)
+    before = files(memory)
+    memory.reembed(Turned())
+    text = texts(250)[17]
+    assert found(memory, text, mode="vector")[0] == (text, pytest.approx(1.0, abs=0.01))
+    assert seal(memory) == 2
+    assert not set(before) & set(files(memory))
+    assert found(memory, text, mode="vector")[0] == (text, pytest.approx(1.0, abs=0.01))
+
+
+def test_expired_memories_are_not_found(open_memory, clock):
+    memory = open_memory()
+    memory.add_batch([item | {"ttl": 60} if at % 3 == 0 else item for at, item in enumerate(items(250))])
+    seal(memory)
+    assert_like_exact(memory)
+    clock.wait(120)
+    assert_like_exact(memory)
+    short_lived = {item["content"] for item in items(250)[::3]}
+    assert not short_lived & {content for content, _ in found(memory, "word1 word2 word3", limit=250)}
+
+
+def test_equal_texts_share_a_vector_and_are_all_found(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch([*items(200), *[{"content": "the same again", "user_id": "ana"}] * 30])
+    seal(memory)
+    assert len(memory.search("the same again", user_id="ana", mode="vector", limit=30, threshold=0.99)) == 30
+    assert len(memory.search("the same again", user_id="ana", mode="vector", collapse=True, threshold=0.99)) == 1
+
+
+def test_a_limit_beyond_what_was_proposed_is_served(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch(items(350))
+    seal(memory)
+    for mode in ("vector", "hybrid"):
+        assert len(memory.search("word1", user_id="ana", mode=mode, limit=350)) == 350
+
+
+def test_recency_and_importance_look_further(open_memory, graphs, clock):
+    memory = open_memory()
+    memory.add_batch(items(150))
+    clock.wait(300 * 86_400)
+    memory.add_batch(items(150, seed=2))
+    seal(memory)
+    assert_like_exact(memory, least=0.9, recency=86_400.0)
+    assert_like_exact(memory, least=0.9, importance="n")
+
+
+POINTS = [name for name in failpoints.POINTS if name.startswith("segments:")]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_while_sealing_loses_nothing_and_it_is_taken_up_again(open_memory, store_path, point):
+    memory = open_memory()
+    memory.add_batch(items(350))
+    memory.close()
+    child = os.fork()
+    if not child:
+        try:
+            failpoints.arm(point, failpoints.kill, after=1)
+            doomed = Memory(store_path, embedder=HashEmbedder())
+            doomed.search("word1", user_id="ana")
+            doomed._engine.shelves.seal()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    again = open_memory()
+    assert_like_exact(again)
+    assert seal(again) == 3
+    assert len(files(again)) == 3
+    assert_like_exact(again)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_failure_while_sealing_costs_nothing(open_memory, point):
+    memory = open_memory()
+    memory.add_batch(items(350))
+    failpoints.arm(point, failpoints.fail)
+    seal(memory)
+    assert_like_exact(memory)
+    failpoints.disarm()
+    assert seal(memory) == 3
+    assert len(files(memory)) == 3
+
+
+def test_a_purge_while_a_segment_is_built_keeps_it_off_the_list(open_memory):
+    memory = open_memory()
+    records = memory.add_batch(items(150))
+    pause = failpoints.Pause()
+    failpoints.arm("segments: after one is written", pause)
+    memory.search("word1", user_id="ana")
+    assert pause.reached.wait(30)
+    memory.purge(records[5].id)
+    pause.release()
+    memory._engine.shelves.seal()
+    vector = HashEmbedder().embed([records[5].content])[0].astype("<f2").tobytes()
+    assert not any(vector in file.read_bytes() for file in files(memory))
+    assert seal(memory) == 1
+    assert_like_exact(memory)
+
+
+def test_the_end_does_not_wait_for_a_segment(open_memory, monkeypatch):
+    monkeypatch.setattr(sealing, "SEGMENT", 20_000)
+    memory = open_memory(config=Config(durability="process"))
+    memory.add_batch([{"content": f"text number {at}", "user_id": "ana"} for at in range(20_500)])
+    memory.search("text", user_id="ana")
+    assert any(thread.name == "agentmem-sealer" for thread in threading.enumerate())
+    memory.close()
+    assert not any(thread.name == "agentmem-sealer" for thread in threading.enumerate())
+    assert files(memory) == []
+
+
+def test_a_child_of_a_fork_searches_segments_of_its_own(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    seal(memory)
+    expected = found(memory, "word1 word2")
+    child = os.fork()
+    if not child:
+        os._exit(0 if found(memory, "word1 word2") == expected else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert found(memory, "word1 word2") == expected
+
+
+def test_in_memory_nothing_is_sealed(open_memory):
+    memory = open_memory(":memory:")
+    memory.add_batch(items(250))
+    assert seal(memory) == 0
+    assert_like_exact(memory)
+
+
+def listed(first: int, last: int, places: int) -> ListedSegment:
+    return ListedSegment(first, first, last, places, "", 0, b"")
+
+
+def test_what_is_built_next():
+    def ranges(*of: tuple[int, int, int | None, int]) -> list[Range]:
+        return [
+            Range(first, last, None if places is None else listed(first, last, places), live)
+            for first, last, places, live in of
+        ]
+
+    assert next_job([], 100) is None
+    assert next_job(ranges((1, 100, 100, 100), (101, 200, 100, 81)), 100) is None
+    # A hole, what is dead, and neighbours that are small.
+    assert next_job(ranges((1, 100, 100, 100), (101, 200, None, 90)), 100) == Job(101, 200, ())
+    [replaced] = [listed(101, 200, 100)]
+    assert next_job(ranges((1, 100, 100, 100), (101, 200, 100, 79)), 100) == Job(101, 200, (replaced,))
+    pair = (listed(1, 100, 30), listed(101, 200, 20))
+    assert next_job(ranges((1, 100, 30, 30), (101, 200, 20, 20), (201, 300, 90, 90)), 100) == Job(1, 200, pair)

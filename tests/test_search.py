@@ -417,7 +417,8 @@ def test_a_filter_asked_about_an_earlier_moment_says_nothing_of_the_present(tmp_
             memory.update(thing.id, metadata={"color": "red"})
             memory.search("a thing", user_id="ana")  # The shelf is beyond the snapshot now.
             view = shelves.view(("user_id", "ana"), earlier)
-            assert view.passing(earlier, scope, condition)[view.keys == earlier.keys(scope, condition)].all()
+            [passing] = view.passing(earlier, scope, condition)
+            assert passing[view.keys == earlier.keys(scope, condition)].all()
         assert memory.search("a thing", user_id="ana", filters={"color": "blue"}) == []
 
 

@@ -38,6 +38,8 @@ OVERFETCH = 1.3
 BESIDE = (-2, -1, 1, 2)
 """Where the neighbours in a run stand that lend a memory some of their score."""
 
+Scores = npt.NDArray[np.float64]
+
 BLOCK = 1 << 32
 """More than the ranks of any block."""
 
@@ -142,15 +144,17 @@ def _choice(
     neighbours: bool,
 ) -> _Choice:
     passing = block.passing
+    # The rest is scanned once, whatever is asked of it.
+    scanned = view.scores(query) if query is not None and block.part is None else None
     if every:
         places = np.flatnonzero(passing)
-        cosines = None if query is None else _cosines(view, block, query, places)
+        cosines = None if query is None else _cosines(block, query, places, scanned)
         return _Choice(places, cosines, np.zeros(len(places), np.int64), True, False)
     chosen: list[Places] = []
     complete = True
     by_graph = False
     if query is not None:
-        near, by_graph = _nearest(view, block, query, wanted)
+        near, by_graph = _nearest(view, block, query, wanted, scanned)
         chosen.append(near)
         complete = len(near) == np.count_nonzero(passing)
     if keywords is not None:
@@ -170,15 +174,15 @@ def _choice(
         besides = order[np.clip(at, 0, len(order) - 1)].astype(np.intp)
         same = (runs[besides] == runs[places][:, np.newaxis]) & (runs[besides] >= 0) & passing[besides]
         places = np.unique(np.concatenate((places, besides[same])))
-    cosines = None if query is None else _cosines(view, block, query, places)
+    cosines = None if query is None else _cosines(block, query, places, scanned)
     return _Choice(places, cosines, rank[places].astype(np.int64), complete, by_graph)
 
 
-def _nearest(view: View, block: Asked, query: Vectors, wanted: int) -> tuple[Places, bool]:
+def _nearest(view: View, block: Asked, query: Vectors, wanted: int, scanned: Scores | None) -> tuple[Places, bool]:
     """The nearest of a block's places that are asked about, and whether the graph was asked for them."""
-    if block.part is None:
-        asked = np.flatnonzero(block.passing & view.embedded)
-        return _best(view.scores(query), asked, wanted), False
+    if block.part is None or scanned is not None:
+        assert scanned is not None
+        return _best(scanned, np.flatnonzero(block.passing & view.embedded), wanted), False
     segment = block.part.segment
     passing = int(np.count_nonzero(block.passing))
     count = int(OVERFETCH * wanted * len(segment) / max(1, passing))
@@ -197,8 +201,11 @@ def _nearest(view: View, block: Asked, query: Vectors, wanted: int) -> tuple[Pla
     return _best(cosines, asked, wanted), False
 
 
-def _cosines(view: View, block: Asked, query: Vectors, places: Places) -> npt.NDArray[np.float64]:
-    return view.scores(query)[places] if block.part is None else block.part.segment.cosines_at(query, places)
+def _cosines(block: Asked, query: Vectors, places: Places, scanned: Scores | None) -> Scores:
+    if block.part is None or scanned is not None:
+        assert scanned is not None
+        return scanned[places]
+    return block.part.segment.cosines_at(query, places)
 
 
 def _best(scores: npt.NDArray[np.floating], places: Places, count: int) -> Places:

@@ -68,6 +68,13 @@ POINTS = (
     "reembed: before an empty table is dropped",
     "reembed: before a target is given up",
     "reembed: before a process follows",
+    # Giving space back.
+    "vacuum: before unused vectors are dropped",
+    "vacuum: after unused vectors are dropped",
+    "vacuum: before pages are moved",
+    "vacuum: after pages are moved",
+    "vacuum: before the file is written anew",
+    "vacuum: before the log is cut",
     # The end, and what is kept in memory.
     "cache: before a vector is kept",
     "close: before the connections",

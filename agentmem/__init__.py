@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from agentmem.memory import Memory, ScopedMemory
     from agentmem.porting.importing import ImportReport
     from agentmem.records import Event, Match, Page, Record, Version
-    from agentmem.statistics import Stats
+    from agentmem.statistics import Stats, VacuumReport
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,7 @@ _HOMES = {
     "memory": ("Memory", "ScopedMemory"),
     "porting.importing": ("ImportReport",),
     "records": ("Event", "Match", "Page", "Record", "Version"),
-    "statistics": ("Stats",),
+    "statistics": ("Stats", "VacuumReport"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -64,8 +64,8 @@ __all__ = [
     "ImportReport", "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError",
     "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
-    "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "Version",
-    "__version__",
+    "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "VacuumReport",
+    "Version", "__version__",
 ]  # fmt: skip
 
 

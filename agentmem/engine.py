@@ -13,6 +13,7 @@ from agentmem.forks import restart
 from agentmem.lens import Lenses
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
+from agentmem.storage.purge import Erased
 from agentmem.storage.store import Keep, Store
 
 
@@ -49,6 +50,12 @@ class Engine:
         """Likewise."""
         return self.lenses.current.shelves
 
+    def forget(self, erased: Erased) -> int:
+        """Lets go of what is kept in memory of erased memories, and says how many they were."""
+        self.lenses.forget(erased.digests)
+        self.shelves.drop([*erased.owners, None])
+        return erased.count
+
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""
         if self._pid != os.getpid():
@@ -73,7 +80,7 @@ class Engine:
 
 _ROOMS = (
     "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.backlog", "agentmem.engine",
-    "agentmem.lens", "agentmem.reembed",
+    "agentmem.lens", "agentmem.reembed", "agentmem.vacuum",
 )  # fmt: skip
 
 

@@ -73,6 +73,13 @@ POINTS = (
     "segments: after one is written",
     "segments: before one is listed",
     "segments: after one is listed",
+    # Giving space back.
+    "vacuum: before unused vectors are dropped",
+    "vacuum: after unused vectors are dropped",
+    "vacuum: before pages are moved",
+    "vacuum: after pages are moved",
+    "vacuum: before the file is written anew",
+    "vacuum: before the log is cut",
     # The end, and what is kept in memory.
     "cache: before a vector is kept",
     "close: before the connections",

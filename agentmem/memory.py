@@ -47,6 +47,7 @@ from agentmem.records import (
     check_id,
     check_limit,
     check_metadata,
+    check_past,
     check_query,
     check_threshold,
     check_time,
@@ -57,10 +58,11 @@ from agentmem.records import (
 from agentmem.reembed import reembed
 from agentmem.search.retriever import Mode, Question, Retriever
 from agentmem.search.shelf import Shelves
-from agentmem.statistics import Stats
+from agentmem.statistics import Stats, VacuumReport
 from agentmem.storage.snapshot import Snapshot
 from agentmem.storage.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
+from agentmem.vacuum import vacuum
 
 if TYPE_CHECKING:
     from agentmem.porting.importing import ImportReport
@@ -630,12 +632,9 @@ class ScopedMemory:
         return self._erase(scope, None if id is None else check_id(id), shown=progress)
 
     def _erase(self, scope: Scope, id: str | None, *, shown: bool) -> int:
-        engine = self._engine
         with stages(shown=shown) as tell:
-            erased = engine.store.purge(scope, id, tell)
-        engine.lenses.forget(erased.digests)
-        engine.shelves.drop([*erased.owners, None])
-        return erased.count
+            erased = self._engine.store.purge(scope, id, tell)
+        return self._engine.forget(erased)
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -758,7 +757,8 @@ class Memory(ScopedMemory):
     To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`. To read: `get`, `get_all`,
     `count`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`. For an
     owner's own view: `scope`. For what was deferred: `flush`. To look after the file: `stats`, `check`, `repair`,
-    `backup`, and to another model `reembed`; out to files and in, `export` and `import_`. At the end: `close`.
+    `backup`, `vacuum`, and to another model `reembed`; out to files and in, `export` and `import_`. At the end:
+    `close`.
 
     Every call about memories names whose: at least one of `user_id`, `agent_id`, `run_id`, or, to read across owners,
     `all_scopes=True`; a call with an id needs none. Times are aware datetimes. What an argument means is said where it
@@ -912,6 +912,33 @@ class Memory(ScopedMemory):
         target = _path_of(path)
         self._engine.store.back_up(target, overwrite=overwrite)
         return target
+
+    def vacuum(
+        self, *, deleted_before: datetime | timedelta | None = None, full: bool = False, progress: bool = False
+    ) -> VacuumReport:
+        """Gives space that nothing needs any more back to the file system, and says how much it was. No answer changes:
+        what goes are free pages (`reembed` leaves most of them), vectors of texts that no memory has or had in any
+        version, what an unfinished `purge` left, and the log. Deleted memories stay, text, history and vector, because
+        `restore`, `history` and `as_of` ask for them; the report says how many they are.
+
+        `deleted_before` (an aware datetime, or a timedelta for an age) erases everybody's memories that were deleted or
+        had expired by then, for good, as `purge` does.
+
+        Everybody goes on meanwhile, in every process: pages are moved to the front of the file a few at a time, each
+        time in a transaction of milliseconds. It can be ended at any moment, by a crash too; call it again to go on.
+        What is free within pages (after scattered deletions) stays for good unless `full`: then the file is written
+        anew, once and close together, as after each purge. That keeps all writes waiting (those of other processes
+        fail when it takes longer than their `Config.busy_timeout`) and needs room for two more copies of what is in
+        use. So it is, once, with a file that was made before its pages could be moved. `progress` shows a bar on
+        standard error.
+
+        Raises:
+            InvalidInputError: the moment is none, or has not passed.
+            StoreBusyError: others kept the write lock for too long, or an old read keeps erased bytes in the log.
+            StoreFullError: there is no room to work in; the store is as it was.
+        """
+        moment = None if deleted_before is None else check_past("deleted_before", deleted_before)
+        return vacuum(self._engine, moment, full=full, shown=progress)
 
     def reset(self, *, confirm: bool, progress: bool = False) -> int:
         """Erases every memory of every owner for good, as `purge` does, and returns how many it were; `confirm=True`

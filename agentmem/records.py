@@ -395,6 +395,17 @@ def check_time(name: str, moment: Any) -> datetime | None:
         raise InvalidInputError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC.") from None
 
 
+def check_past(name: str, moment: Any) -> datetime:
+    """A moment that has passed, in UTC; a timedelta means one so long ago."""
+    try:
+        checked = check_time(name, now() - moment if isinstance(moment, timedelta) else moment)
+    except OverflowError:
+        raise InvalidInputError(f"{name} is {shorten(moment)}, before the year 1; pass an aware datetime.") from None
+    if checked is None or checked > now():
+        raise InvalidInputError(f"{name} is {shorten(moment)}, which has not passed; pass a moment that has.")
+    return checked
+
+
 def moment_of(name: str, text: Any) -> datetime:
     """An aware datetime from ISO 8601.
 

@@ -31,6 +31,22 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class VacuumReport:
+    """What a vacuum gave back, and what it left."""
+
+    bytes_before: int
+    """Size of the file and its log when it began."""
+    bytes_after: int
+    """The same when it ended; what others wrote meanwhile is in it."""
+    vectors: int
+    """Dropped, of texts that no memory has or had."""
+    purged: int
+    """Memories that were erased for good (`deleted_before`)."""
+    deleted: int
+    """Deleted memories that are still there, for `restore`, `history` and `as_of`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counts of the store, then of this process since it opened the store. Durations are in seconds."""
 

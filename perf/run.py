@@ -36,6 +36,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "search-static": ("search.py", "--model", STATIC),
     "porting-static": ("porting.py", "--model", STATIC),
     "tuning": ("tuning.py",),
+    "bytes": ("bytes.py",),
     "memory": ("memory.py",),
     "memory-static": ("memory.py", "--model", STATIC),
     "peers": ("peers.py",),

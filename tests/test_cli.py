@@ -24,7 +24,7 @@ from tests.forgery import forge
 COMMANDS = [
     "add", "backup", "check", "completion", "count", "delete", "demo", "export", "flush", "get", "history", "import",
     "import-mem0", "list", "models", "purge", "reembed", "repair", "reset", "restore", "search", "shell", "stats",
-    "update", "watch",
+    "update", "vacuum", "watch",
 ]  # fmt: skip
 
 
@@ -602,6 +602,7 @@ def test_lines_and_whole_inputs_may_be_texts(run):
         ["purge", "m", "--yes"],
         ["reset", "--yes"],
         ["flush"],
+        ["vacuum"],
         ["watch"],
         ["shell", "--user", "a"],
     ],
@@ -635,6 +636,7 @@ def test_reading_where_nothing_is_makes_no_store(run, db, command):
         ["purge"], ["purge", "--all"], ["purge", "m", "--all", "--user", "a"],
         ["stats", "--db", ":memory:"], ["remember"], [], ["get"], ["count"], ["update"], ["restore"], ["shell"],
         ["watch", "--interval", "0"], ["watch", "--count", "0"], ["completion"], ["flush", "--timeout", "soon"],
+        ["vacuum", "--deleted-before", "soon"], ["vacuum", "--deleted-before", "30y"], ["vacuum", "--db", ":memory:"],
         ["reset", "--db", ":memory:", "--yes"],
     ],
     ids=" ".join,

@@ -172,17 +172,6 @@ def test_rows_that_make_no_sense_are_said_to_be_damage(store_path, statement):
     assert said
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a file system of its own, of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("only root may mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 @pytest.mark.parametrize("durability", ["full", "process"])
 def test_a_disk_that_is_full_is_said_to_be_and_with_room_again_the_store_goes_on(small_disk, durability):
     path = small_disk / "store.db"

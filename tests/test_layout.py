@@ -33,7 +33,7 @@ GROUND = {
 
 MEMORY = {
     "backlog", "batches", "changes", "engine", "lens", "memory", "models", "parcel", "porting", "products", "quantize",
-    "reembed", "rescue",
+    "reembed", "rescue", "vacuum",
 }  # fmt: skip
 
 MAY_IMPORT = {

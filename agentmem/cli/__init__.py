@@ -38,6 +38,7 @@ main = Commands(
         "shell": "shell",
         "stats": "keeping",
         "update": "remembering",
+        "vacuum": "keeping",
         "watch": "watching",
     },
     help="""Memory for AI agents, in one file. Start with `agentmem demo`.

@@ -75,7 +75,7 @@ def _delete_all(memory: "Memory", asked: dict[str, Any], *, dry_run: bool, yes: 
     count = memory.delete_all(**asked, dry_run=True)
     if dry_run or not count:
         return count
-    if not _confirmed(f"delete {counted(count)}", yes, as_json, or_else="--dry-run"):
+    if not confirmed(f"delete {counted(count)}", yes, as_json, or_else="--dry-run"):
         return 0
     return memory.delete_all(**asked)
 
@@ -139,7 +139,7 @@ def purge(
         scope = scoped(memory, owner)
         whose = " and ".join(f"{name.removesuffix('_id')} {value!r}" for name, value in owner.items() if value)
         what = f"every memory of {whose}" if everything else counted(len(different))
-        if not _confirmed(f"erase {what} for good", yes, as_json):
+        if not confirmed(f"erase {what} for good", yes, as_json):
             return NOTHING
         missing = [each for each in different if not scope.purge(each, progress=bar)]
         purged = scope.purge(progress=bar) if everything else len(different) - len(missing)
@@ -169,7 +169,7 @@ def reset(path: str | None, yes: bool, bar: bool, db: str, as_json: bool) -> int
     with open_memory(path or db) as memory:
         held = memory.stats()
         count = held.memories + held.deleted
-        if count and not _confirmed(f"erase all {counted(count)} of {memory.path} for good", yes, as_json):
+        if count and not confirmed(f"erase all {counted(count)} of {memory.path} for good", yes, as_json):
             return NOTHING
         purged = memory.reset(confirm=True, progress=bar)
     print_json({"purged": purged}) if as_json else print_lines(f"{counted(purged)} erased.")
@@ -181,7 +181,7 @@ def _require_choice(ids: Sequence[str], everything: bool) -> None:
         raise click.UsageError("Give either ids, or --all with an owner.")
 
 
-def _confirmed(what: str, yes: bool, as_json: bool, *, or_else: str | None = None) -> bool:
+def confirmed(what: str, yes: bool, as_json: bool, *, or_else: str | None = None) -> bool:
     """Whether somebody at the terminal agrees, or `--yes` has.
 
     Raises:

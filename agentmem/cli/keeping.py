@@ -1,11 +1,13 @@
-"""`stats`, `check`, `repair`, `backup` and `flush`."""
+"""`stats`, `check`, `repair`, `backup`, `vacuum` and `flush`."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
 from agentmem.cli import options
 from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.forgetting import confirmed
 from agentmem.cli.opening import existing, open_memory, scoped
 from agentmem.cli.terminal import counted, escape, fitted, painted, print_json, print_lines, stored_cells, stored_fields
 from agentmem.errors import StoreDamagedError
@@ -113,6 +115,54 @@ def backup(store: str, copy: str, overwrite: bool, bar: bool, as_json: bool) -> 
         path = memory.backup(copy, overwrite=overwrite)
     size = Path(path).stat().st_size
     print_json({"path": path, "bytes": size}) if as_json else print_lines(escape(f"{path}: {size:,} bytes."))
+    return DONE
+
+
+@click.command()
+@options.path
+@click.option(
+    "--deleted-before",
+    callback=options.past,
+    metavar="AGE|WHEN",
+    help="Erase for good what was deleted, or had expired, so long ago (30d, 12h) or by then (ISO 8601).",
+)
+@click.option("--full", is_flag=True, help="Write the file anew, as compact as can be; writes of others wait.")
+@options.yes
+@options.progress
+@options.db
+@options.output
+def vacuum(
+    path: str | None,
+    deleted_before: datetime | timedelta | None,
+    full: bool,
+    yes: bool,
+    bar: bool,
+    db: str,
+    as_json: bool,
+) -> int:
+    """Give unused space of a store (PATH, or --db) back.
+
+    Everybody goes on meanwhile, and no answer changes: deleted memories stay, for `restore`, unless --deleted-before
+    erases them, as `purge` does. With --json one object: bytes_before, bytes_after, vectors, purged, deleted.
+
+    \b
+    Examples:
+      agentmem vacuum
+      agentmem vacuum agent.db --deleted-before 30d --yes
+      agentmem vacuum --full --json
+    """
+    with open_memory(path or db) as memory:
+        if deleted_before is not None and not confirmed("erase old deleted memories for good", yes, as_json):
+            return NOTHING
+        done = memory.vacuum(deleted_before=deleted_before, full=full, progress=bar)
+    if as_json:
+        print_json(done)
+        return DONE
+    erased = f", {counted(done.purged)} erased" if deleted_before is not None else ""
+    print_lines(f"{done.bytes_before:,} bytes before, {done.bytes_after:,} after{erased}.")
+    if done.deleted:
+        kept = counted(done.deleted, "deleted memory stays", "deleted memories stay")
+        print_lines(f"{kept}; --deleted-before erases them.")
     return DONE
 
 

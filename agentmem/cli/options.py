@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import click
@@ -16,6 +16,9 @@ OWNERS = ("user_id", "agent_id", "run_id")
 DEBUG = "agentmem.debug"
 """Where the contexts of the group and the command keep that `--debug` was given."""
 
+AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+AGE_DIGITS = 6
+
 Function = TypeVar("Function", bound=Callable[..., Any] | click.Command)
 
 
@@ -27,6 +30,14 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
         return None if value is None else moment_of("The time", value)
     except InvalidInputError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def past(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | timedelta | None:
+    """An option's age, such as "30d", or moment."""
+    number, unit = (value or "")[:-1], (value or "")[-1:]
+    if unit in AGES and number.isdecimal() and len(number) < AGE_DIGITS:
+        return timedelta(**{AGES[unit]: int(number)})
+    return moment(context, parameter, value)
 
 
 def json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:

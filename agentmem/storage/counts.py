@@ -29,7 +29,7 @@ def counts(connection: Connection, path: str) -> dict[str, Any]:
         "changes": 0 if last is None else last[0],
         "changed_at": None if last is None else from_microseconds(last[1]),
         "bytes": connection.pragma("page_count") * connection.pragma("page_size"),
-        "log_bytes": _size_of(f"{path}-wal"),
+        "log_bytes": size_of(f"{path}-wal"),
         **listed_counts(connection),
         **pending_counts(connection),
         **({} if move is None else {"moving_to": move.name, "moved": move.done}),
@@ -51,7 +51,8 @@ def _owners(connection: Connection, kind: str) -> int:
     )
 
 
-def _size_of(path: str) -> int:
+def size_of(path: str) -> int:
+    """Bytes of a file; 0 when it is not there."""
     with suppress(OSError, ValueError):
         return os.stat(path).st_size  # noqa: PTH116 - Path raises on names that no file can have.
     return 0

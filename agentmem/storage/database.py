@@ -79,6 +79,11 @@ SQLite's 2 MB, a transaction of 256 memories wrote pages that it still needed an
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
 
+INCREMENTAL = 2
+"""SQLite's number for files that know of every page which other one points to it, so that it can be moved. Adding to
+one is as fast (medians of 15 alternated rounds on 2 cores: `add_batch` 4,289 a second against 4,279, ten threads 860
+against 866), and it is no larger."""
+
 SMALLEST_DATABASE_BYTES = 512
 """One page of the smallest size."""
 
@@ -270,15 +275,36 @@ class Database:
         connection.pragma("cache_size", -WRITER_CACHE_KIB)
         return connection
 
-    def cut_log(self, connection: Connection) -> bool:
+    def cut_log(self, connection: Connection, milliseconds: int | None = None) -> bool:
         """Merges the log into the file and cuts it to nothing, outside a transaction. False when reads of older states
-        go on for longer than the busy timeout, or others merge it all the time."""
-        deadline = time.monotonic() + self._busy_milliseconds / 1000
-        while only_row(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]:
-            if time.monotonic() > deadline:
-                return False
-            threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
-        return True
+        go on for longer than the busy timeout (or so long), or others merge it all the time. Other processes' writes
+        wait meanwhile."""
+        patience = self._busy_milliseconds if milliseconds is None else min(milliseconds, self._busy_milliseconds)
+        deadline = time.monotonic() + patience / 1000
+        connection.set_busy_timeout(patience)
+        try:
+            while only_row(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+                if time.monotonic() > deadline:
+                    return False
+                threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
+            return True
+        finally:
+            connection.set_busy_timeout(self._busy_milliseconds)
+
+    def write_anew(self, connection: Connection) -> None:
+        """Writes the whole file anew, outside a transaction: rows close together, nothing in between, no free pages.
+        Reads go on, all writes wait; a copy of what is in use goes through the temporary folder, another through the
+        log. A file whose pages could not be moved one by one is one whose pages can, from then on.
+
+        Raises:
+            StoreFullError: there was no room for either; the file is as it was.
+        """
+        connection.pragma("temp_store", 1)  # The copy may be larger than the memory.
+        connection.pragma("auto_vacuum", INCREMENTAL)
+        try:
+            connection.execute("VACUUM")
+        finally:
+            connection.pragma("temp_store", 2)
 
     def renew_writer(self) -> None:
         """Closes the writer's connection, with whatever an error left unfinished in it; the next writer opens one."""
@@ -389,9 +415,12 @@ class Database:
             connection.set_busy_timeout(self._busy_milliseconds)
             if self.in_memory:
                 connection.reserve_bytes("main", CHECKSUM_BYTES)  # For its copies.
+                connection.pragma("auto_vacuum", INCREMENTAL)
             else:
-                if self._checksums and checked_vfs() and not _size_of(path):
-                    connection.reserve_bytes("main", CHECKSUM_BYTES)
+                if not _size_of(path):
+                    if self._checksums and checked_vfs():
+                        connection.reserve_bytes("main", CHECKSUM_BYTES)
+                    connection.pragma("auto_vacuum", INCREMENTAL)  # Last, as it writes the first page.
                 self._refuse_foreign_file(connection)
                 if not connection.readonly("main"):
                     mode = self._use_log(connection)

@@ -9,11 +9,12 @@ What stays is one event "purge" a memory, with its key and the time, from which 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from agentmem.errors import StoreBusyError
-from agentmem.progress import Tell
+from agentmem.progress import Tell, untold
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
@@ -46,10 +47,13 @@ class _Plan:
     """What is to be erased, as it stood at `seq`, found without keeping writers waiting.
 
     Attributes:
+        where: what each must satisfy to the end, as a condition with its parameters.
         last_use: for each vector of theirs, the newest of the memories that go.
         kept: those of the vectors that other memories have, or had in their past.
     """
 
+    where: str
+    parameters: tuple[Any, ...]
     keys: Keys
     seq: int
     last_use: dict[int, int]
@@ -63,10 +67,23 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
     Raises:
         StoreBusyError: they are gone, but others' reads keep the log from being cut.
     """
+    named = [*scope.owners(), *([] if id is None else [("id", id)])]
+    where = " AND ".join(f"memory.{name} = ?" for name, _ in named) or "1"
+    return _purge(database, writes, where, tuple(value for _, value in named), tell)
+
+
+def purge_hidden(database: Database, writes: GroupCommit, moment: int) -> Erased:
+    """The same with everybody's memories that were deleted, or had expired, before a moment that has passed. What is
+    restored meanwhile stays."""
+    where = "(memory.deleted_at < ? OR memory.expires_at < ?)"
+    return _purge(database, writes, where, (moment, moment), untold)
+
+
+def _purge(database: Database, writes: GroupCommit, where: str, parameters: tuple[Any, ...], tell: Tell) -> Erased:
     erased = Erased()
     tell("what goes, and what stays", 0, 0)
     with database.reading() as connection:
-        plan = _plan(connection, scope, id)
+        plan = _plan(connection, where, parameters)
     for start in range(0, len(plan.keys), ERASED_TOGETHER):
         tell("memories", start, len(plan.keys))
         keys = plan.keys[start : start + ERASED_TOGETHER]
@@ -74,23 +91,18 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
         erased.count += gone.count
         erased.owners |= gone.owners
         erased.digests |= gone.digests
-    if not database.in_memory:
-        sweep(database)
-        tell("writing the file anew", 0, 0)
-        _wipe(database)
+    sweep(database)
+    tell("writing the file anew", 0, 0)
+    wipe(database)
     return erased
 
 
-def _plan(connection: Connection, scope: Scope, id: str | None) -> _Plan:
+def _plan(connection: Connection, where: str, parameters: tuple[Any, ...]) -> _Plan:
     model = stored_model(connection) or UNKNOWN
-    named = [*scope.owners(), *([] if id is None else [("id", id)])]
-    where = " AND ".join(f"{name} = ?" for name, _ in named) or "1"
-    rows = all_rows(
-        connection, f"SELECT key FROM memory WHERE {where} ORDER BY key", tuple(value for _, value in named)
-    )
+    rows = all_rows(connection, f"SELECT key FROM memory WHERE {where} ORDER BY key", parameters)
     keys = np.array([row[0] for row in rows], np.int64)
     if not len(keys):
-        return _Plan(keys, 0, {}, set())
+        return _Plan(where, parameters, keys, 0, {}, set())
     seq = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
     last_use: dict[int, int] = {}
     for start in range(0, len(keys), ERASED_TOGETHER):
@@ -98,20 +110,25 @@ def _plan(connection: Connection, scope: Scope, id: str | None) -> _Plan:
         for vector, key in _vectors_of(connection, chunk, _digests_of(connection, chunk, model)).items():
             last_use[vector] = max(key, last_use.get(vector, 0))
     kept = _used(connection, last_use, keys, since=0) | _used_before(connection, last_use, keys, model)
-    return _Plan(keys, seq, last_use, kept)
+    return _Plan(where, parameters, keys, seq, last_use, kept)
 
 
 def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:
     connection = transaction.connection
-    there = all_rows(
+    rows = all_rows(
         connection,
-        "SELECT key, user_id, agent_id, run_id FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value",
-        (key_array(keys),),
+        f"SELECT key, user_id, agent_id, run_id, {plan.where} IS TRUE "
+        "FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value",
+        (*plan.parameters, key_array(keys)),
     )
+    model, *others = models_of(connection) or [UNKNOWN]
+    spared = np.array([row[0] for row in rows if not row[4]], np.int64)  # Restored since the plan was made.
+    if len(spared):
+        plan.kept.update(_vectors_of(connection, spared, _digests_of(connection, spared, model)))
+    there = [row[:4] for row in rows if row[4]]
     if not there:  # Somebody else was faster.
         return Erased()
     keys = np.array([row[0] for row in there], np.int64)
-    model, *others = models_of(connection) or [UNKNOWN]
     digests = _digests_of(connection, keys, model)
     gone = set().union(*digests.values())
     for other in others:
@@ -215,9 +232,15 @@ def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, 
     return {key for digest, key in by_digest.items() if digest in digests}
 
 
-def _wipe(database: Database) -> None:
+def wipe(database: Database) -> None:
     """Has no erased byte left in the file and its log; waits for other writes, and for reads of older states, up to the
-    busy timeout each."""
+    busy timeout each.
+
+    Raises:
+        StoreBusyError: they went on for too long.
+    """
+    if database.in_memory:
+        return
     try:
         if _rewritten(database):
             return
@@ -235,11 +258,7 @@ def _rewritten(database: Database) -> bool:
         unwiped = connection.execute("SELECT value FROM meta WHERE name = ?", (UNWIPED,)).fetchone()
         if unwiped is None:
             return True
-        connection.pragma("temp_store", 1)  # The new file may be larger than the memory.
-        try:
-            connection.execute("VACUUM")
-        finally:
-            connection.pragma("temp_store", 2)
+        database.write_anew(connection)
         if not database.cut_log(connection):
             return False
         connection.execute("DELETE FROM meta WHERE (name, value) = (?, ?)", (UNWIPED, unwiped[0]))

@@ -53,12 +53,13 @@ from agentmem.storage.pending import (
     release,
     settle,
 )
-from agentmem.storage.purge import Erased, purge
+from agentmem.storage.purge import Erased, purge, purge_hidden
 from agentmem.storage.repair import repair
 from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
 from agentmem.storage.segments import Segments
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
+from agentmem.storage.space import Space
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
 from agentmem.terms import stored_terms
@@ -108,6 +109,7 @@ class Store:
         self.writes = GroupCommit(self._database, timings)
         self.moves = Moves(self._database, self.writes)
         self.segments = Segments(self._database, self.writes)
+        self.space = Space(self._database, self.writes)
         try:
             bind_analysis(self._database)
         except BaseException:
@@ -443,6 +445,10 @@ class Store:
     def purge(self, scope: Scope, id: str | None, tell: Tell) -> Erased:
         """Erases memories of a scope for good; see `purge`."""
         return purge(self._database, self.writes, scope, id, tell)
+
+    def purge_hidden(self, moment: datetime) -> Erased:
+        """Erases everybody's memories that were deleted, or had expired, before a moment; see `purge_hidden`."""
+        return purge_hidden(self._database, self.writes, to_microseconds(moment))
 
     def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
         where, parameters = visible(scope, None, transaction.moment)

@@ -54,11 +54,14 @@ class Writer:
         self._say((json.dumps([words[0], self._thread, *words[1:]]) + "\n").encode())
 
     def work(self, operations: int | None) -> None:
-        kinds = [self.add, self.add_batch, self.update, self.delete, self.restore, self.forget, self.dedupe, self.find]
+        kinds = [
+            self.add, self.add_batch, self.update, self.delete, self.restore, self.forget, self.dedupe, self.find,
+            self.vacuum,
+        ]  # fmt: skip
         while operations is None or operations > 0:
             operations = None if operations is None else operations - 1
             self._number += 1
-            self.attempt(self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3])[0])
+            self.attempt(self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3, 2])[0])
             if self.memory._engine._closed:
                 return
 
@@ -167,6 +170,11 @@ class Writer:
         self.say("i", [])
         record = self.memory.add(text, user_id="shared", dedupe=True, defer=self._chance.random() < 0.3)
         self.say("a", [record.id, text])
+
+    def vacuum(self) -> None:
+        self.say("i", [])
+        self.memory.vacuum()
+        self.say("a", [])
 
     def find(self) -> None:
         if some := self._some(deleted=False):

@@ -111,7 +111,7 @@ def test_a_moved_store_opens_with_the_new_model_only(open_memory, store_path):
     with pytest.raises(ModelMismatchError, match=r"Turned.*tests.turned:7:32.*reembed\('all-MiniLM-L6-v2'\)"):
         Memory(store_path)
     assert_found(open_memory(embedder=Turned(32)), "tea")
-    assert tables(store_path) == {"meta", "memory", "vector", "history", "sqlite_sequence"}
+    assert tables(store_path) == {"meta", "memory", "vector", "history", "segment", "sqlite_sequence"}
     assert not facts(store_path) & {"next_model", "old_model", "mover"}
 
 
@@ -635,7 +635,7 @@ def test_another_target_takes_the_place_of_an_unfinished_one(open_memory, store_
     unfinished(memory)
     assert memory.reembed(Turned(32, turn=1)) == 600
     assert_found(memory, *texts(600)[::100])
-    assert tables(store_path) == {"meta", "memory", "vector", "history", "sqlite_sequence"}
+    assert tables(store_path) == {"meta", "memory", "vector", "history", "segment", "sqlite_sequence"}
 
 
 def test_what_was_given_up_half_way_is_made_anew_when_it_is_wanted_again(open_memory, monkeypatch):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentmem.errors import InvalidInputError, StoreDamagedError, StoreOpenError
-from agentmem.storage.database import Connection, Database, only_row, other_file
+from agentmem.storage.database import Connection, Database, copying, only_row, other_file
 
 PAGES_A_STEP = 1000
 """Four megabytes, after which other threads, and an interrupt, get their turn."""
@@ -46,7 +46,7 @@ def _copy(source: Connection, path: str) -> tuple[int, ...]:
         # From its first page on, so that none is written without a checksum; a source that has none takes them away.
         target.reserve_bytes("main", source.reserve_bytes("main"))
         target.pragma("user_version", 1)
-        with target.backup("main", source, "main") as backup:
+        with copying(target, source) as backup:
             while not backup.done:
                 backup.step(PAGES_A_STEP)
         target.pragma("journal_mode", "delete")  # One file; whoever opens it as a store turns the log on again.

@@ -690,6 +690,20 @@ def other_file(path: str) -> Iterator[Connection]:
 
 
 @contextmanager
+def copying(target: Connection, source: Connection) -> Iterator[apsw.Backup]:
+    """SQLite's copy of a whole database, begun; finished at the end of the block. apsw's own block makes a SystemError
+    of it when a copy that has failed cannot be finished either (of a file system in Python, such as the tests have)."""
+    backup = target.backup("main", source, "main")
+    try:
+        yield backup
+    except BaseException:
+        with suppress(apsw.Error, SystemError):
+            backup.close(True)
+        raise
+    backup.finish()
+
+
+@contextmanager
 def raw_file(path: str) -> Iterator[apsw.VFSFile]:
     """The bytes of a store's file. Through SQLite, because the system drops all locks that a process has on a file as
     soon as it closes any descriptor of it."""
@@ -714,7 +728,7 @@ def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
         if _form_of(old) != _form_of(new):  # Pages would be written without checksums, or in another size.
             raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
         old.pragma("synchronous", 2)
-        with old.backup("main", new, "main") as backup:
+        with copying(old, new) as backup:
             backup.step(0)  # Takes the lock.
             yield lambda: backup.step(-1)
 

@@ -181,6 +181,13 @@ def rss_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes(process: int | str = "self") -> int:
+    """The most memory of a process that was ever resident. (What `getrusage` tells begins with that of its parent.)"""
+    status = Path(f"/proc/{process}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
+
+
 @contextmanager
 def temporary_store() -> Iterator[str]:
     """A path for a store on the disk, in a folder that goes away."""

@@ -2,12 +2,22 @@
 
 One file of distinct texts for 100 users, metadata beside them, goes into an empty store, once more into the same (all
 of it is there), out again with and without vectors, and with them into another store of the same model.
+
+`--killed` measures instead what an import takes of memory, and whether it goes on after `kill -9`: one process imports
+the file (deferred and without a model, so that the reading and the store are what is measured) and is killed when half
+of it is stored, a second one imports it again to its end. With `--folder` the first call does the former and leaves
+file and store there, the second call goes on.
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import measure
@@ -17,10 +27,87 @@ from agentmem import Memory
 USERS = 100
 
 
+IMPORT = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+import measure
+from agentmem import Config, Memory
+with Memory(sys.argv[2], model=None, config=Config(pending_limit=10**9)) as memory:
+    before, began = measure.rss_bytes(), time.perf_counter()
+    report = memory.import_(sys.argv[3], defer=True)
+    seconds = time.perf_counter() - began
+    print(json.dumps({
+        "imported": report.imported, "there already": report.skipped, "seconds": seconds,
+        "CPU seconds": time.process_time(), "lines a second": (report.imported + report.skipped) / seconds,
+        "rss MiB before": before / 2**20, "rss MiB after": measure.rss_bytes() / 2**20,
+        "rss MiB peak": measure.peak_bytes() / 2**20,
+    }))
+"""
+
+LOOK_SECONDS = 1.0
+"""How often it is looked how much the process that is to be killed has stored."""
+
+
+def killed(lines: Path, store: str, count: int) -> dict[str, float]:
+    began = time.perf_counter()
+    first = subprocess.Popen(command_of(lines, store), stdout=subprocess.DEVNULL)
+    with Memory(store, model=None) as memory:
+        stored = 0
+        while stored < count // 2:
+            if first.poll() is not None:
+                raise SystemExit(f"The import ended with {first.returncode} before it could be killed.")
+            time.sleep(LOOK_SECONDS)
+            stored = memory.stats().memories
+        peak = measure.peak_bytes(first.pid)
+        spent = Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        stored, seconds = memory.stats().memories, time.perf_counter() - began
+    return {
+        "stored": stored, "seconds": seconds,
+        "CPU seconds": sum(map(int, spent)) / os.sysconf("SC_CLK_TCK"), "lines a second": stored / seconds,
+        "rss MiB peak": peak / 2**20,
+    }  # fmt: skip
+
+
+def gone_on(lines: Path, store: str, count: int) -> dict[str, float]:
+    done = subprocess.run(command_of(lines, store), stdout=subprocess.PIPE, check=True)
+    with Memory(store, model=None) as memory:
+        assert memory.count(all_scopes=True) == count
+    return dict(json.loads(done.stdout))
+
+
+def command_of(lines: Path, store: str) -> list[str]:
+    return [sys.executable, "-c", IMPORT, str(Path(__file__).parent), store, str(lines)]
+
+
+def write_lines(path: Path, count: int) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number, text in enumerate(measure.texts(count)):
+            line = {"content": text, "user_id": f"user-{number % USERS}", "metadata": {"n": number}}
+            file.write(json.dumps(line) + "\n")
+
+
 def main() -> None:
-    options = measure.arguments(__doc__, lines={"type": int})
+    options = measure.arguments(
+        __doc__,
+        lines={"type": int},
+        killed={"action": "store_true", "help": "kill an import and go on with it"},
+        folder={"type": Path, "help": "where the two halves of that are two calls"},
+    )
     count = options.lines or (100_000 if options.full else 5000)
     figures: dict[str, dict[str, float]] = {}
+    if options.killed:
+        with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as folder:
+            lines, store = Path(folder) / "lines.jsonl", Path(folder) / "store.db"
+            begun = store.exists()
+            if not begun:
+                write_lines(lines, count)
+                figures["import, killed"] = killed(lines, str(store), count)
+            if begun or not options.folder:
+                figures["the same again"] = gone_on(lines, str(store), count)
+        measure.report(f"A file of {count:,} lines, killed half-way", figures, options)
+        return
 
     def clock(what: str, work: Callable[[], object]) -> None:
         began = time.perf_counter()
@@ -30,10 +117,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, measure.temporary_store() as path:
         lines, plain, vectors = (Path(folder) / name for name in ("lines.jsonl", "plain.jsonl", "vectors.jsonl"))
-        with lines.open("w", encoding="utf-8") as file:
-            for number, text in enumerate(measure.texts(count)):
-                line = {"content": text, "user_id": f"user-{number % USERS}", "metadata": {"n": number}}
-                file.write(json.dumps(line) + "\n")
+        write_lines(lines, count)
         with Memory(path, model=options.model) as memory:
             memory.add("the model is loaded", user_id="nobody")
             clock("import without vectors", lambda: memory.import_(lines))

@@ -70,16 +70,16 @@ class Terms:
     def view(self) -> TermsView:
         return TermsView(self._low[: self._count], self._high[: self._count], self._ends[: self._places])
 
-    def append(self, texts: Sequence[bytes]) -> None:
-        """Adds places, each with its terms as they are stored."""
-        fresh = np.frombuffer(b"".join(texts), "<u4")
-        start, end = self._count, self._count + len(fresh)
+    def append(self, first: int, terms: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> None:
+        """Adds places from the `first` on (others than so many may be of an attempt that an error ended), each with as
+        many of the terms (all terms,) as `counts` (places,) says."""
+        start = int(self._ends[first - 1]) if first else 0
+        end, last = start + len(terms), first + len(counts)
         self._low, self._high = _room(self._low, start, end), _room(self._high, start, end)
-        self._low[start:end] = fresh & 0xFFFF
-        self._high[start:end] = fresh >> 16
-        first, last = self._places, self._places + len(texts)
+        self._low[start:end] = terms & 0xFFFF
+        self._high[start:end] = terms >> 16
         self._ends = _room(self._ends, first, last)
-        self._ends[first:last] = start + np.cumsum([len(text) // 4 for text in texts])
+        self._ends[first:last] = start + np.cumsum(counts)
         self._count, self._places = end, last
 
     def keep(self, kept: Mask) -> None:

@@ -8,7 +8,7 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numkong
@@ -20,7 +20,7 @@ from agentmem.forks import restart
 from agentmem.records import Scope
 from agentmem.search.keywords import Mask, Places, Terms, TermsView
 from agentmem.storage.rows import senseless
-from agentmem.storage.snapshot import NEVER, Changes, Keys, Snapshot
+from agentmem.storage.snapshot import NEVER, Keys, Snapshot, States
 
 Owner = tuple[str, str] | None
 """A field and its value, as in ("user_id", "ana"); None for everybody."""
@@ -122,7 +122,7 @@ class Shelf:
         self._count = 0
         self._dead = 0
         self._newest_key = 0
-        self._run_numbers: dict[tuple[str | None, str], int] = {}
+        self._run_numbers: dict[tuple[str | None, str | None], int] = {}
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
         self._terms = Terms()
         self._arrays = self._allocated(0)
@@ -137,10 +137,11 @@ class Shelf:
         seq = snapshot.seq
         with self._lock:
             if seq > self._seq:
-                changes = snapshot.changes(self._owner, self._seq)
-                if len(changes.keys):
+                erased, changed = snapshot.changed(self._owner, self._seq)
+                if len(erased) or len(changed):
                     self._view = None
-                    self._apply(changes)
+                    self._forget(np.concatenate((erased, changed)))
+                    self._load(snapshot, changed)
                 self._seq = seq
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
@@ -149,71 +150,64 @@ class Shelf:
                 self.bytes = held + self._terms.size + VIEW_BYTES * self._count + RUN_BYTES * len(self._run_numbers)
             return self._view
 
-    def _apply(self, changes: Changes) -> None:
-        known = changes.keys[changes.keys <= self._newest_key]
+    def _forget(self, keys: Keys) -> None:
+        known = keys[keys <= self._newest_key]
         if len(known):
             live = self._arrays["live"][: self._count]
             places = np.flatnonzero(np.isin(self._arrays["keys"][: self._count], known) & live)
             live[places] = False
             self._dead += len(places)
-        fresh = changes.keys[changes.live]
-        if len(fresh):
-            self._append(fresh, changes)
+
+    def _load(self, snapshot: Snapshot, changed: Keys) -> None:
+        if not self._count:  # With little room beyond, since most do not grow.
+            self._reserve(len(changed) + len(changed) // 16)
+        for states in snapshot.states(self._owner, changed):
+            if len(states.keys):
+                self._append(states)
         if self._dead > SLACK and self._dead * 4 > self._count:
             kept = self._arrays["live"][: self._count].copy()
             self._terms.keep(kept)
             self._move(self._count - self._dead, kept)
 
-    def _append(self, fresh: Keys, changes: Changes) -> None:
-        self._reserve(len(fresh))
-        start, end = self._count, self._count + len(fresh)
-        dimension = self._arrays["vectors"].shape[1]
-        values: dict[str, Any] = {
-            "keys": fresh,
-            "vectors": _decoded(changes.vectors, dimension),
-            "embedded": [vector is not None for vector in changes.vectors],
-            "live": True,
-            "created_at": changes.created_at,
-            "expires_at": changes.expires_at,
-            "runs": [self._number_of(run) for run in changes.runs],
-        }
-        for name, array in self._arrays.items():
-            array[start:end] = values[name]
+    def _append(self, fresh: States) -> None:
+        self._reserve(len(fresh.keys))
+        start, end = self._count, self._count + len(fresh.keys)
+        arrays = {name: array[start:end] for name, array in self._arrays.items()}
+        arrays["vectors"][~fresh.embedded] = 0
         try:
-            self._terms.append(changes.terms)
-        except (TypeError, ValueError) as error:
-            raise senseless("What the rows of some memories hold as terms", error) from error
+            vectors = fresh.vectors.reshape(np.count_nonzero(fresh.embedded), arrays["vectors"].shape[1])
+        except ValueError as error:
+            raise senseless("What the rows of some vectors hold", error) from error
+        arrays["vectors"][fresh.embedded] = vectors
+        arrays["keys"][:] = fresh.keys
+        arrays["embedded"][:] = fresh.embedded
+        arrays["live"][:] = True
+        arrays["created_at"][:] = fresh.created_at
+        arrays["expires_at"][:] = fresh.expires_at
+        numbers = self._run_numbers
+        arrays["runs"][:] = [-1 if run[1] is None else numbers.setdefault(run, len(numbers)) for run in fresh.runs]
+        self._terms.append(start, fresh.terms, fresh.term_counts)
         self._count = end
-        self._newest_key = max(self._newest_key, int(fresh.max()))
-
-    def _number_of(self, run: tuple[str | None, str] | None) -> int:
-        return -1 if run is None else self._run_numbers.setdefault(run, len(self._run_numbers))
+        self._newest_key = max(self._newest_key, int(fresh.keys.max()))
 
     def _reserve(self, more: int) -> None:
         needed, capacity = self._count + more, len(self._arrays["keys"])
         if needed > capacity:
-            # The first load fits exactly; what grows, grows by a half, so that it is copied a bounded number of times.
-            self._move(max(needed, capacity * 3 // 2), np.ones(self._count, np.bool_))
+            # What grows, grows by a half, so that it is copied a bounded number of times.
+            self._move(max(needed, capacity * 3 // 2), None)
 
-    def _move(self, capacity: int, kept: npt.NDArray[np.bool_]) -> None:
-        """Into new arrays: views that are being scanned keep the old ones."""
-        count = int(kept.sum())
+    def _move(self, capacity: int, kept: Mask | None) -> None:
+        """Into new arrays, all places or those that are `kept`: views that are being scanned keep the old ones."""
+        count = self._count if kept is None else int(np.count_nonzero(kept))
         moved = self._allocated(capacity)
         for name, array in self._arrays.items():
-            moved[name][:count] = array[: len(kept)][kept]
+            if kept is None:
+                moved[name][:count] = array[:count]
+            else:
+                np.compress(kept, array[: self._count], axis=0, out=moved[name][:count])
         self._arrays = moved
         self._count = count
-        self._dead = count - int(moved["live"][:count].sum())
-
-
-def _decoded(vectors: Sequence[bytes | None], dimension: int) -> npt.NDArray[np.float16]:
-    """float16 (n, dimension), zeros for None."""
-    nothing = bytes(2 * dimension)
-    try:
-        joined = b"".join(nothing if vector is None else vector for vector in vectors)
-        return np.frombuffer(joined, "<f2").reshape(-1, dimension)
-    except (TypeError, ValueError) as error:
-        raise senseless("What the rows of some vectors hold", error) from error
+        self._dead = count - int(np.count_nonzero(moved["live"][:count]))
 
 
 class Shelves:
@@ -247,14 +241,16 @@ class Shelves:
         return view
 
     def _charge(self, owner: Owner, shelf: Shelf) -> None:
+        evicted = []  # Their memory is given back when nobody waits for the lock.
         with self._lock:
             if self._shelves.get(owner) is shelf:
                 self.bytes += shelf.bytes - shelf.charged_bytes
                 shelf.charged_bytes = shelf.bytes
             while self.bytes > self._limit_bytes and len(self._shelves) > 1:
-                _, evicted = self._shelves.popitem(last=False)
-                self.bytes -= evicted.charged_bytes
+                _, unused = self._shelves.popitem(last=False)
+                self.bytes -= unused.charged_bytes
                 self.evicted += 1
+                evicted.append(unused)
 
     def drop(self, owners: Iterable[Owner]) -> None:
         """Lets go of the shelves of some owners; the next search loads them anew."""

@@ -9,13 +9,17 @@ Memories that have not changed since are read from their rows. Of the others, th
 they were there or hidden, and the first one afterwards that replaced a version holds the version of then.
 """
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from agentmem.records import Scope, from_microseconds
-from agentmem.storage.database import Connection
+from agentmem.storage.database import Connection, all_rows, key_array
 from agentmem.storage.rows import SENSELESS, senseless
-from agentmem.storage.snapshot import Snapshot, known_vectors
+from agentmem.storage.snapshot import Keys, Snapshot, States, known_vectors, scope_of
 from agentmem.terms import stored_terms
 
 _AS_IT_WAS = """WITH memory AS (
@@ -51,7 +55,9 @@ class PastSnapshot(Snapshot):
     unless a deferred text was replaced before it was embedded; terms are made anew.
     """
 
-    _terms = "coalesce(memory.terms, memory.content)"
+    # What a query makes of the table first is not looked through anew for each of the keys, or of their thousands.
+    _wanted = "(SELECT * FROM memory WHERE key IN (SELECT value FROM carray(?))) AS memory"
+    _together = sys.maxsize
 
     def __init__(
         self, connection: Connection, moment: int, digest_of: Callable[[str], bytes], *, show_expired: bool = False
@@ -63,19 +69,48 @@ class PastSnapshot(Snapshot):
         ).fetchone()
         self._until = 0 if last is None else last[0]
 
-    def _completed(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """With vectors and terms for the texts that stand where their terms should."""
-        digests = {row[5]: self._digest_of(row[5]) for row in rows if isinstance(row[5], str)}
-        vectors = known_vectors(self._connection, list(digests.values())) if digests else {}
+    def _states(self, owner: tuple[str, str] | None, keys: Keys) -> States:
+        """With vectors and terms of the texts that were replaced since."""
+        states = super()._states(owner, keys)
+        replaced = self._replaced(owner, states.keys)
+        if not replaced:
+            return states
+        digests = {key: self._digest_of(text) for key, (text, _) in replaced.items()}
+        known = known_vectors(self._connection, list(set(digests.values())))
+        have_vectors = iter(np.split(states.vectors, max(1, int(np.count_nonzero(states.embedded)))))
+        all_terms = np.split(states.terms, np.cumsum(states.term_counts)[:-1])
+        vectors: list[bytes] = []
+        terms: list[bytes] = []
         try:
-            return [
-                (*row[:4], vectors.get(digests[row[5]]), stored_terms(row[5], from_microseconds(row[2])), *row[6:])
-                if isinstance(row[5], str)
-                else row
-                for row in rows
-            ]
+            for key, embedded, own in zip(states.keys.tolist(), states.embedded.tolist(), all_terms, strict=True):
+                if key in replaced:
+                    text, created_at = replaced[key]
+                    vectors.append(known.get(digests[key], b""))
+                    terms.append(stored_terms(text, from_microseconds(created_at)))
+                else:
+                    vectors.append(next(have_vectors).tobytes() if embedded else b"")
+                    terms.append(own.tobytes())
         except SENSELESS as error:
             raise senseless("What the history holds of some memories", error) from error
+        return replace(
+            states,
+            embedded=np.array([bool(vector) for vector in vectors]),
+            vectors=np.frombuffer(b"".join(vectors), "<f2"),
+            terms=np.frombuffer(b"".join(terms), "<u4"),
+            term_counts=np.array([len(each) // 4 for each in terms], np.int64),
+        )
+
+    def _replaced(self, owner: tuple[str, str] | None, keys: Keys) -> dict[int, tuple[str, int]]:
+        """Those of the memories whose text was another one than now: the text and the time of each."""
+        if not len(keys):
+            return {}
+        source, parameters = self._source(scope_of(owner))
+        rows = all_rows(
+            self._connection,
+            f"{source}SELECT memory.key, memory.content, memory.created_at FROM {self._wanted} WHERE terms IS NULL",
+            (*parameters, key_array(keys)),
+        )
+        return {key: (text, at) for key, text, at in rows}
 
     def _source(self, scope: Scope, id: str | None = None) -> tuple[str, tuple[Any, ...]]:
         named = scope.owners() if id is None else [("id", id)]

@@ -35,6 +35,8 @@ STEPS: dict[str, tuple[str, ...]] = {
     "add-static": ("add.py", "--model", STATIC),
     "search-static": ("search.py", "--model", STATIC),
     "porting-static": ("porting.py", "--model", STATIC),
+    "scale": ("scale.py", "--sizes", "10000", "100000", "1000000"),
+    "scale-one": ("scale.py", "--one-owner", "--sizes", "10000", "50000"),
     "tuning": ("tuning.py",),
     "bytes": ("bytes.py",),
     "memory": ("memory.py",),
@@ -43,7 +45,7 @@ STEPS: dict[str, tuple[str, ...]] = {
 }
 """In this order. The last two take the longest."""
 
-ONLY_FULL = ("search-static", "tuning", "memory-static")
+ONLY_FULL = ("search-static", "scale", "scale-one", "tuning", "memory-static")
 
 
 def chosen(options: argparse.Namespace) -> list[str]:

@@ -116,7 +116,7 @@ def build(folder: str, seed: int) -> dict[str, list[Answers]]:
     return {"open": truths[:before], "closed": truths, "sealed": truths}
 
 
-SEGMENT = 8
+SEGMENT = 4
 """Memories of a segment."""
 
 SETS = ("open", "closed", "sealed")

@@ -3,6 +3,8 @@
 from typing import Any
 
 from tests.torture import cuts, damage, faults, kills
+from tests.torture.nursery import Nursery
+from tests.torture.scripts import script
 
 SEED = 1
 
@@ -41,3 +43,14 @@ def test_a_hundred_damaged_stores_crash_nobody_and_hang_nobody(tmp_path):
     assert figures["an error said so"] > 5
     assert figures["unharmed"] > 5
     assert figures["unsaid"] == {}
+
+
+def test_a_copy_that_fails_and_cannot_be_ended_either_is_one_clear_error(tmp_path):
+    """The disk fails for good amid a backup: SQLite fails twice, and apsw has made a SystemError of that."""
+    backups = next(number for number in range(20) if script(number).name == "backups")
+    with Nursery() as nursery:
+        arguments = (str(tmp_path), SEED, backups, 115, "fails from then on")
+        status, cases = nursery.run("tests.torture.faults:some_cases", *arguments, seconds=300)
+    assert cases, status
+    assert any("unfinished" in call for case in cases for call in case["struck"][:1])
+    assert [case["wrong"] + case["ghosts"] for case in cases] == [[]] * len(cases)

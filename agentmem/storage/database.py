@@ -697,8 +697,8 @@ def copying(target: Connection, source: Connection) -> Iterator[apsw.Backup]:
     try:
         yield backup
     except BaseException:
-        with suppress(apsw.Error, SystemError):
-            backup.close(True)
+        with suppress(Exception):
+            backup.finish()
         raise
     backup.finish()
 

@@ -119,6 +119,8 @@ class Sealer:
 
     def discard(self, unusable: Iterable[ListedSegment]) -> None:
         """These files cannot be used; they are to be made anew when their owner is worked on."""
+        if self._pid != os.getpid():
+            restart(self, self._restart)
         with self._lock:
             self._unusable += [listed.key for listed in unusable]
 

@@ -14,6 +14,7 @@ from agentmem.rescue import rescue
 from agentmem.storage import database as database_module
 from agentmem.storage.database import CHECKSUM_BYTES, Database
 from agentmem.storage.salvage import Pages
+from agentmem.storage.snapshot import _states_of
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.forgery import forge
@@ -390,3 +391,15 @@ def test_a_mistake_of_our_own_is_not_called_damage(open_memory):
         None + 1  # type: ignore[operator]  # noqa: B018
     with pytest.raises(ValueError, match="invalid literal"), memory._engine.store._database.reading():
         int("x")
+
+
+SOUND = ("1,2", "5,6", "7,8", "1,1", bytes(8), 4, 4, bytes(12), "1,2", '["ana", null]', '[null, "run"]')
+"""Two memories as a shelf reads them, each column as one value."""
+
+
+@pytest.mark.parametrize(("column", "value"), [(1, "5"), (2, None), (3, "1"), (7, bytes(8)), (8, "3"), (10, "[null]")])
+def test_rows_that_lack_a_value_are_damage(column, value):
+    """As a page makes them that was written in the place of another, and whose checksum is right."""
+    assert _states_of(SOUND).keys.tolist() == [1, 2]
+    with pytest.raises(StoreDamagedError):
+        _states_of((*SOUND[:column], value, *SOUND[column + 1 :]))

@@ -55,7 +55,7 @@ IMPORTERS = {
     "hypothesis": {"testing"},
     "numkong": {"search.vectors"},
     "onnx": {"products"},
-    "onnxruntime": {"embedding.model"},
+    "onnxruntime": {"embedding.model", "search.segments"},
     "openai": {"llm"},
     "tokenizers": {"embedding.model"},
     "tqdm": {"progress"},

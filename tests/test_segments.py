@@ -4,6 +4,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -416,6 +418,41 @@ def test_a_child_of_a_fork_searches_segments_of_its_own(open_memory):
     _, status = os.waitpid(child, 0)
     assert status == 0
     assert found(memory, "word1 word2") == expected
+
+
+@pytest.mark.parametrize("first", ["segments", "usearch"])
+def test_a_model_can_be_used_after_segments_and_never_crashes(tmp_path, first):
+    """To import onnxruntime after usearch ends the process, whoever does it."""
+    program = """
+import sys
+from agentmem import Memory, ModelError
+from agentmem.search import sealing
+from agentmem.testing import HashEmbedder
+if sys.argv[2] == "usearch":
+    import usearch
+else:
+    sealing.SEGMENT = 50
+    with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
+        memory.add_batch([f"text {number}" for number in range(60)], user_id="ana")
+        memory.search("text 3", user_id="ana")
+        memory._engine.shelves.seal()
+        assert memory.stats().segments == 1
+with Memory(":memory:") as memory:
+    try:
+        memory.add("Prefers window seats", user_id="ana")
+        print("added")
+    except ModelError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.db", first],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith({"segments": "added", "usearch": "usearch was imported before onnxruntime"}[first])
 
 
 def test_in_memory_nothing_is_sealed(open_memory):

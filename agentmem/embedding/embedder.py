@@ -1,6 +1,7 @@
 """The one door between texts and vectors: cache, single flight, collector."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ from agentmem.embedding.card import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.cores import usable_cores
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
-from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError
+from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.forks import abandon, restart
 from agentmem.records import Embedded, digests_by
 from agentmem.statistics import Timings
@@ -215,6 +216,11 @@ class Embedder:
             raise self._source.error()
         if not isinstance(self._source, ModelCard):
             return _GivenEncoder(self._source)
+        if "usearch" in sys.modules and "onnxruntime" not in sys.modules:
+            raise ModelError(
+                "usearch was imported before onnxruntime, which could only crash this process now; "
+                "write 'import onnxruntime' before the first 'import usearch' and start again."
+            )
         from agentmem.embedding.model import load_model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
 
         return load_model(self._source, self._config.providers)

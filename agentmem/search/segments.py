@@ -254,7 +254,9 @@ def _unfound(
 
 
 def _graph(dimension: int) -> Any:
-    from usearch.index import Index  # Late: only stores with large owners need it.
+    # Late: only stores with large owners need it. And first the other: to import it after usearch crashes the process.
+    import onnxruntime  # noqa: F401
+    from usearch.index import Index
 
     return Index(
         ndim=dimension, metric="ip", dtype="f16", connectivity=CONNECTIVITY, expansion_add=EXPANSION_ADD,

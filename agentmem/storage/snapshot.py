@@ -314,6 +314,9 @@ def _states_of(row: tuple[Any, ...]) -> States:
             _numbers(term_counts),
             list(zip(json.loads(users), json.loads(runs), strict=True)),
         )
+        columns = (states.created_at, states.expires_at, states.embedded, states.term_counts, states.runs)
+        if any(len(column) != len(states.keys) for column in columns):  # What is NULL is left out of what is joined.
+            raise ValueError("rows that lack a value")
         if len(states.terms) != states.term_counts.sum():
             raise ValueError("terms of a wrong length")
         return states

@@ -56,8 +56,8 @@ SYNCHRONOUS = {"full": 2, "process": 1}
 
 MERGED_PAGES = 4096
 """Pages (16 MB) that the log grows by until a commit merges them into the file, as far as no reader needs the older
-ones. In a store of a million memories each one added changes four pages that no other one changes soon: those of its
-text's digest and of its owner in the indexes. What is merged together is written once, in order, with one fsync."""
+ones. Merging took 194 microseconds a memory at 1,000 pages, 129 at 4,000 and 58 at 12,000 (as below); the more at once,
+the longer the commit that does it. Beside a million memories, 8,192 and twice the cache gave no higher rate of adds."""
 
 LOG_PAGES = 16_384
 """64 MB: from there on a commit also waits until nobody reads the log, so that it can begin anew. As long as reads
@@ -73,8 +73,8 @@ the longest wait was 0.9 to 2.4 s (p99 104 to 181 ms); so it is about 0.1 s (p99
 within what the machine drifts by (medians of three alternated rounds: 4 % less)."""
 
 WRITER_CACHE_KIB = 32_768
-"""Pages that the writer keeps, as far as it meets so many: of the indexes, where a memory has its places anywhere. With
-SQLite's 2 MB, a transaction of 256 memories wrote pages that it still needed and read them again."""
+"""Pages that the writer keeps, as far as it meets so many. With SQLite's 2 MB, inserting 256 memories of many owners
+into 100,000 took 174 microseconds each, with this 87 (processor time, one run each on a loaded machine)."""
 
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""

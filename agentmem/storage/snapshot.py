@@ -74,8 +74,8 @@ class Snapshot:
 
     _together = 2048
     """Memories whose states are read at once: one statement for each would let go of the GIL and take it back among all
-    threads, and the megabytes of a few thousand stay in a processor's cache (13,400 memories at 512, 2,048, 4,096 and
-    all at once: 73, 63, 95 and 103 ms)."""
+    threads. 13,400 memories at 512, 2,048, 4,096 and all at once took 77, 65, 105 and 111 ms of a loaded machine's
+    processor (medians of 7 in a prototype; with a larger page cache 96, 86, 102 and 106)."""
 
     def __init__(self, connection: Connection, moment: int, *, show_expired: bool = False) -> None:
         self._connection = connection

@@ -172,6 +172,11 @@ class Mix:
         if self.chance.random() < 0.02:
             self.memory.repair()
 
+    def do_vacuum(self) -> None:
+        if self.chance.random() < 0.05:
+            with suppress(StoreBusyError):  # Reads of others keep what an unfinished purge left in the log.
+                self.memory.vacuum()
+
     def do_reembed(self) -> None:
         if self.chance.random() < 0.05:
             with suppress(StoreBusyError):  # Another thread moves the store elsewhere.

@@ -82,6 +82,8 @@ MIGRATIONS: list[list[str]] = [
             checksum BLOB NOT NULL              -- of the whole file, BLAKE2b of 16 bytes
         ) STRICT""",
         "CREATE INDEX segment_owner ON segment (field, name, first)",
+        # How many are deleted is told without reading all memories.
+        "CREATE INDEX memory_deleted ON memory (deleted_at) WHERE deleted_at IS NOT NULL",
     ],
 ]
 

@@ -60,7 +60,7 @@ class Space:
     def deleted(self) -> int:
         """How many memories are there that are deleted."""
         with self._database.reading(one_statement=True) as connection:
-            return int(only_row(connection, "SELECT count(deleted_at) FROM memory")[0])
+            return int(only_row(connection, "SELECT count(*) FROM memory WHERE deleted_at IS NOT NULL")[0])
 
     def finish_purge(self) -> None:
         """Does what a purge may have left to do; see `wipe`."""

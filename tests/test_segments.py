@@ -162,6 +162,21 @@ def test_a_segment_that_is_dead_for_a_good_part_is_built_anew(open_memory):
     assert_like_exact(memory)
 
 
+def test_where_nothing_is_to_be_sealed_nothing_is_written(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    seal(memory)
+    parts = memory._engine.shelves._shelves["user_id", "ana"]._parts
+    with memory._engine.store.snapshot() as before:
+        assert before.segments
+    memory.add("one more", user_id="ben")
+    memory._engine.shelves._sealer.wake(("user_id", "ana"))
+    seal(memory)
+    with memory._engine.store.snapshot() as after:
+        assert after.segments == before.segments
+    assert memory._engine.shelves._shelves["user_id", "ana"]._parts is parts
+
+
 def test_small_segments_become_one(open_memory):
     memory = open_memory()
     records = memory.add_batch(items(310))

@@ -52,32 +52,32 @@ class Sealed(NamedTuple):
 
 
 def sealed(
-    snapshot: Snapshot, owner: Owner, files: Segments, present: Sequence[Part]
+    snapshot: Snapshot, owner: Owner, files: Segments, listed: Sequence[ListedSegment], present: Sequence[Part]
 ) -> tuple[Sealed, list[ListedSegment]]:
-    """What an owner has sealed by now, and which of the listed files cannot be used; `present` are open already."""
+    """What an owner has sealed by now, of the segments that are listed, and which of these cannot be used; those that
+    are `present` are open already."""
     open_already = {part.listed.file: part.segment for part in present}
     usable: list[tuple[ListedSegment, Segment]] = []
     unusable: list[ListedSegment] = []
-    for listed in snapshot.listed_segments(owner):
+    for each in listed:
         try:
-            segment = open_already.get(listed.file) or open_segment(files.path_of(listed.file), listed.checksum)
-            usable.append((listed, segment))
+            segment = open_already.get(each.file) or open_segment(files.path_of(each.file), each.checksum)
+            usable.append((each, segment))
         except Unsound:
-            unusable.append(listed)
+            unusable.append(each)
     # Every range in turn, also the holes before the segments and the rest behind the last.
     blocks: list[Keys] = []
     changes: list[Keys] = []
     after = 0
-    for listed, segment in usable:
-        erased, changed = snapshot.changed(owner, after, listed.first - 1) if listed.first > after + 1 else (NONE, NONE)
+    for each, segment in usable:
+        erased, changed = snapshot.changed(owner, after, each.first - 1) if each.first > after + 1 else (NONE, NONE)
         changes.append(changed)
         blocks += [np.concatenate((changed, erased)), np.concatenate((segment.keys, segment.changed))]
-        after = listed.last
+        after = each.last
     erased, rest = snapshot.changed(owner, after)
     newest = _newest([*blocks, np.concatenate((rest, erased))])
     parts = tuple(
-        Part(listed, segment, mask[: len(segment)])
-        for (listed, segment), mask in zip(usable, newest[1::2], strict=True)
+        Part(each, segment, mask[: len(segment)]) for (each, segment), mask in zip(usable, newest[1::2], strict=True)
     )
     holes = [keys[mask[: len(keys)]] for keys, mask in zip(changes, newest[0::2], strict=False)]
     return Sealed(parts, np.concatenate((*holes, rest)), any(map(len, holes))), unusable

@@ -156,7 +156,8 @@ class Sealer:
             try:
                 with self._lock:
                     unusable, self._unusable = self._unusable, []
-                files.strike(unusable)
+                if unusable:
+                    files.strike(unusable)
                 files.forget_models()
                 files.sweep()
                 if not self._seal_next(owner):

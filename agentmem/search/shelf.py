@@ -165,13 +165,15 @@ class Shelf:
     def _adopt(self, snapshot: Snapshot, sealer: Sealer) -> None:
         """Looks at the list of segments, which has changed; if the owner's have, the shelf keeps only what is not
         sealed."""
-        if not self._parts and not snapshot.listed_segments(self._owner):
+        listed = snapshot.listed_segments(self._owner)
+        present = [part.listed.key for part in self._parts]
+        if [each.key for each in listed] == present:  # Those of others have changed.
             self._segments = snapshot.segments
             return
-        found, unusable = sealed(snapshot, self._owner, sealer.files, self._parts)
+        found, unusable = sealed(snapshot, self._owner, sealer.files, listed, self._parts)
         if unusable:
             sealer.discard(unusable)
-        if [part.listed.key for part in found.parts] != [part.listed.key for part in self._parts]:
+        if [part.listed.key for part in found.parts] != present:
             # Whatever ends it amid this, the shelf is one that has not begun.
             self._view, self._parts, self._seq, self._segments = None, (), 0, -1
             self._arrays, self._terms = self._allocated(0), Terms()

@@ -501,11 +501,15 @@ def find_worker(server: Server) -> int:
 
 
 def assert_stored(store_path: Path, acknowledged: set[str]) -> None:
-    assert [path.name for path in store_path.parent.glob("store.db*")] == ["store.db"], "the last worker merged the log"
     with Memory(store_path, model="minilm-static") as memory:
         assert acknowledged <= {record.id for record in memory.get_all(all_scopes=True, limit=1_000_000)}
         memory.flush()
         assert memory.check() == []
+    assert files_of(store_path) == ["store.db"], "a worker still has it open"
+
+
+def files_of(store_path: Path) -> list[str]:
+    return [path.name for path in store_path.parent.glob("store.db*")]
 
 
 def test_each_worker_of_gunicorn_finds_at_once_what_another_has_stored(serve, store_path):
@@ -533,6 +537,7 @@ def test_each_worker_of_gunicorn_finds_at_once_what_another_has_stored(serve, st
         assert server.process.pid not in workers
         retire_one(server, workers)
     assert len(acknowledged) == number
+    assert files_of(store_path) == ["store.db"], "the last worker merged the log"
     assert_stored(store_path, acknowledged)
 
 

@@ -15,7 +15,8 @@ from agentmem.forks import abandon, restart
 from agentmem.lens import Lens, Lenses
 from agentmem.parcel import Parcel
 from agentmem.records import Embedded, Scope
-from agentmem.storage.pending import Pending, claimant
+from agentmem.storage.claims import claimant
+from agentmem.storage.pending import Pending
 from agentmem.storage.store import Store
 
 CHUNK = 512

@@ -16,8 +16,8 @@ from agentmem.errors import AgentMemError, ClosedError, DeadlineError
 from agentmem.lens import Lens
 from agentmem.parcel import Parcel
 from agentmem.progress import moving_bar
+from agentmem.storage.claims import claimant
 from agentmem.storage.move import TAIL, Overtaken, Page
-from agentmem.storage.pending import claimant
 from agentmem.storage.standing import Move, Standing
 from agentmem.storage.walk import Position
 

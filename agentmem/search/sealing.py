@@ -18,7 +18,7 @@ import numpy as np
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
 from agentmem.search.segments import Stopped, content_of, write_segment
-from agentmem.storage.pending import claimant
+from agentmem.storage.claims import claimant
 from agentmem.storage.segments import CLAIM_SECONDS, Built, Segments
 from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
 

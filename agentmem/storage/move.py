@@ -17,10 +17,10 @@ from typing import Any
 from agentmem.errors import AgentMemError, EmbeddingError, StoreBusyError
 from agentmem.failpoints import reach
 from agentmem.records import Embedded
+from agentmem.storage.claims import is_at_work
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, only_row
 from agentmem.storage.model import StoredModel, fact, remember, stored_model
-from agentmem.storage.pending import is_at_work
 from agentmem.storage.schema import NEXT_VECTOR
 from agentmem.storage.standing import Move, MoveProgress, Standing, move_progress, standing
 from agentmem.storage.transaction import Transaction

@@ -1,17 +1,12 @@
 """Deferred memories: committed, visible, and waiting for their vectors."""
 
-import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Embedded, Scope, from_microseconds, now
 from agentmem.storage.database import Connection, all_rows, integer_array, only_row
-from agentmem.storage.rows import SENSELESS, senseless
 from agentmem.storage.transaction import Transaction
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
@@ -102,77 +97,3 @@ def _still_pending(connection: Connection, keys: list[int]) -> set[int]:
         (integer_array(keys),),
     )
     return {row[0] for row in rows}
-
-
-def _held(connection: Connection, name: str) -> tuple[str, int] | None:
-    """Whose claim it is, and until when."""
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    if row is None:
-        return None
-    try:
-        held = json.loads(row[0])
-        return str(held["owner"]), int(held["until"])
-    except SENSELESS as error:
-        raise senseless(f"What the store remembers as {name!r}", error) from error
-
-
-def claimant() -> str:
-    """A name for one who claims; it begins with the process."""
-    return f"{os.getpid()}:{uuid.uuid4().hex}"
-
-
-def is_at_work(claimant: str) -> bool:
-    """False when the process of a claim is known to have ended, or to be stopped. One whose number was given to another
-    counts as at work, one on the other side of a container's wall perhaps not; neither does harm."""
-    pid, _, rest = claimant.partition(":")
-    try:
-        if rest and pid.isdecimal():
-            os.kill(int(pid), 0)
-            return not _stands_still(pid)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _stands_still(pid: str) -> bool:
-    """By a signal or a debugger, for as long as somebody likes; or dead and not yet waited for. Only Linux tells."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]  # After the name, which may be any.
-    except (OSError, IndexError, ValueError):
-        return False
-    return state in ("T", "t", "Z", "X")
-
-
-def claim(transaction: Transaction, name: str, owner: str, seconds: float) -> float:
-    """Takes or renews the right to do some work in the background for everybody, for a time. Returns 0, or the seconds
-    that another process's claim still has to run, unless that process has ended or is stopped. A claim only spares
-    double work: whoever ignores it does no harm."""
-    connection = transaction.connection
-    held = _held(connection, name)
-    if held is not None:
-        holder, until = held
-        left = (until - transaction.moment) / 1e6
-        if holder != owner and 0 < left <= seconds and is_at_work(holder):
-            return left
-    reach("backlog: before a claim")
-    until = transaction.moment + int(seconds * 1e6)
-    connection.execute(
-        "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps({"owner": owner, "until": until}))
-    )
-    reach("backlog: after a claim")
-    return 0.0
-
-
-def is_claimed(connection: Connection, name: str, owner: str) -> bool:
-    """Whether the right is held by this one."""
-    held = _held(connection, name)
-    return held is not None and held[0] == owner
-
-
-def release(transaction: Transaction, name: str, owner: str) -> None:
-    """Gives the right back, if it is held."""
-    if is_claimed(transaction.connection, name, owner):
-        reach("backlog: before a release")
-        transaction.connection.execute("DELETE FROM meta WHERE name = ?", (name,))

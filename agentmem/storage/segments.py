@@ -16,9 +16,9 @@ import numpy as np
 
 from agentmem.failpoints import reach
 from agentmem.storage.backup import sync
+from agentmem.storage.claims import claim, is_claimed, release
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, key_array, only_row
-from agentmem.storage.pending import claim, is_claimed, release
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, listed_segments
 from agentmem.storage.transaction import Transaction
 

@@ -35,6 +35,7 @@ from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.backup import back_up
 from agentmem.storage.check import Digest, problems_of
 from agentmem.storage.checksums import page_problems
+from agentmem.storage.claims import claim, release
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database
@@ -46,11 +47,9 @@ from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
     BACKLOG,
     Pending,
-    claim,
     last_pending,
     pending_count,
     pending_memories,
-    release,
     settle,
 )
 from agentmem.storage.purge import Erased, purge, purge_hidden

@@ -7,6 +7,7 @@ every page, which one points to it (`auto_vacuum=incremental`); other files it c
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,18 +90,10 @@ class Space:
     def _used(self, newest: int) -> npt.NDArray[np.bool_]:
         """Which of the vectors up to `newest` memories point to. One that takes another meanwhile has changed since."""
         used = np.zeros(newest + 1, np.bool_)
-        after = 0
-        while True:
-            with self._database.reading(one_statement=True) as connection:
-                rows = all_rows(
-                    connection, "SELECT key, vector_key FROM memory WHERE key > ? ORDER BY key LIMIT ?",
-                    (after, ROWS_A_READ),
-                )  # fmt: skip
-            if not rows:
-                return used
-            after = rows[-1][0]
+        for rows in self._pages("SELECT key, vector_key FROM memory WHERE key > ? ORDER BY key LIMIT ?", 0):
             pointed = np.array([vector for _, vector in rows if vector is not None], np.int64)
             used[pointed[pointed <= newest]] = True
+        return used
 
     def _past_heads(self, model: StoredModel) -> Heads:
         """Of the digests of all texts that were replaced."""
@@ -114,17 +107,19 @@ class Space:
 
     def _vectors(self) -> Iterator[tuple[npt.NDArray[np.int64], Heads]]:
         """The keys of all vectors and the heads of their digests, without a look at the vectors."""
-        after = b""
+        for rows in self._pages("SELECT digest, key FROM vector WHERE digest > ? ORDER BY digest LIMIT ?", b""):
+            yield np.array([key for _, key in rows], np.int64), _heads(digest for digest, _ in rows)
+
+    def _pages(self, query: str, after: Any) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a query that lie beyond its first parameter, as many at a time as its second says; their first
+        column tells where it goes on."""
         while True:
             with self._database.reading(one_statement=True) as connection:
-                rows = all_rows(
-                    connection, "SELECT key, digest FROM vector WHERE digest > ? ORDER BY digest LIMIT ?",
-                    (after, ROWS_A_READ),
-                )  # fmt: skip
+                rows = all_rows(connection, query, (after, ROWS_A_READ))
             if not rows:
                 return
-            after = rows[-1][1]
-            yield np.array([key for key, _ in rows], np.int64), _heads(digest for _, digest in rows)
+            yield rows
+            after = rows[-1][0]
 
     # -- pages ----------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ import measure
 import numpy as np
 
 from agentmem import Config
+from agentmem.cores import usable_cores
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.cores import usable_cores
 from agentmem.embedding.model import Model
 
 BATCHES = (1, 2, 4, 8, 16, 32, 56)

@@ -15,6 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 GROUND = {
     "config",
+    "cores",
     "dates",
     "errors",
     "failpoints",

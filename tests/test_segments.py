@@ -13,8 +13,10 @@ import pytest
 
 from agentmem import Config, Memory, failpoints
 from agentmem.search import large, sealing
-from agentmem.search.sealing import Job, Range, next_job
-from agentmem.storage.snapshot import ListedSegment
+from agentmem.search.jobs import Job, Range, next_job
+from agentmem.storage.claims import claimant
+from agentmem.storage.segments import TAILS
+from agentmem.storage.snapshot import ListedSegment, Snapshot
 from agentmem.testing import HashEmbedder
 from tests.turned import Turned
 
@@ -36,7 +38,7 @@ def _small_segments(monkeypatch):
 def graphs(monkeypatch):
     """Has graphs searched, which are only worth it in segments of another size."""
     monkeypatch.setattr(large, "ALL_OF", 20)
-    monkeypatch.setattr(large, "SCANNED_SHARE", 0.9)
+    monkeypatch.setattr(large, "GRAPH_COST", 0.0)
 
 
 def texts(count: int, seed: int = 1) -> list[str]:
@@ -65,6 +67,12 @@ def sealed(memory: Memory, **scope) -> int:
     [owner] = (scope or {"user_id": "ana"}).items()
     with memory._engine.store.snapshot() as snapshot:
         return len(snapshot.listed_segments(None if owner == ("all_scopes", True) else owner))
+
+
+def with_graphs(memory: Memory) -> list[bool]:
+    """Whether each segment of ana's has a graph."""
+    with memory._engine.store.snapshot() as snapshot:
+        return [bool(listed.has_graph) for listed in snapshot.listed_segments(("user_id", "ana"))]
 
 
 def files(memory: Memory) -> list[Path]:
@@ -105,6 +113,101 @@ def test_a_large_owner_is_sealed_by_who_searches_it_and_finds_the_same(open_memo
     assert_like_exact(memory)
     assert_like_exact(memory, filters={"metadata.n": 3})
     assert_like_exact(memory, filters={"metadata.n": {"lt": 10}}, limit=40)
+
+
+def test_the_first_search_of_a_large_owner_seals_him_and_graphs_follow(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch(items(450))
+    pause = failpoints.Pause()
+    failpoints.arm("segments: after one is written", pause, after=4)  # The first graph.
+    [match, *_] = memory.search("word1 word2", user_id="ana", explain=True)
+    assert pause.reached.wait(30)
+    assert with_graphs(memory) == [False] * 4
+    assert (match.explanation["plan"], match.explanation["graphs"]) == ("segments", 0)
+    shelf = memory._engine.shelves._shelves["user_id", "ana"]
+    assert shelf._count == 50  # The others are in files.
+    assert_like_exact(memory)
+    pause.release()
+    assert seal(memory) == 4
+    assert with_graphs(memory) == [True] * 4
+    [match, *_] = memory.search("word1 word2", user_id="ana", explain=True)
+    assert match.explanation["graphs"] == 4
+    assert_like_exact(memory, least=0.9)
+
+
+def test_what_another_process_is_sealing_is_loaded(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    other = open_memory()
+    assert not other._engine.store.segments.claim(TAILS, claimant())
+    memory.search("word1", user_id="ana")
+    assert sealed(memory) == 0
+    assert memory._engine.shelves._shelves["user_id", "ana"]._count == 250
+    assert_like_exact(memory)
+
+
+def test_what_was_sealed_meanwhile_is_let_go_of_and_not_loaded_anew(open_memory, monkeypatch):
+    memory = open_memory()
+    records = memory.add_batch(items(150))
+    memory.search("word1", user_id="ana")  # Seals 100 of them.
+    memory.add_batch(items(130, seed=2))
+    memory.search("word1", user_id="ana")  # Has the sealer begin.
+    memory._engine.shelves.seal()
+    memory.update(records[-1].id, content="a kettle sings")  # Its range is sealed by now.
+    loaded = []
+    states = Snapshot.states
+    monkeypatch.setattr(Snapshot, "states", lambda *arguments: loaded.append(arguments[2]) or states(*arguments))
+    memory.search("word1", user_id="ana")
+    assert sum(map(len, loaded)) == 1  # What was updated.
+    assert sealed(memory) == 2
+    assert found(memory, "kettle", mode="keyword")[0][0] == "a kettle sings"
+    assert_like_exact(memory)
+
+
+def test_the_best_keywords_are_found_without_reading_all_of_the_common_words(open_memory, graphs):
+    memory = open_memory()
+    chosen = random.Random(3)
+    contents = [
+        " ".join(chosen.choices(["the kettle", "red", "old"], k=3) + chosen.choices(words, k=3))
+        for words in [[f"rare{at % 150}", f"rarer{at}", "cup"] for at in range(640)]
+    ]
+    memory.add_batch({"content": content, "user_id": "ana"} for content in contents)
+    seal(memory)
+    for record in memory.get_all(user_id="ana", limit=60).records[::3]:
+        memory.delete(record.id)
+    with Memory(":memory:", embedder=HashEmbedder()) as plain:
+        plain.add_batch(
+            {"content": record.content, "id": record.id, "user_id": "ana", "created_at": record.created_at}
+            for record in memory.get_all(user_id="ana", order="oldest", limit=1000)
+        )
+        for query in ("red cup", "rare3 red old cup", "rarer77 kettle", "old rare9 rare10 rare11", "red", "rarer900"):
+            options = {"mode": "keyword", "limit": 12}
+            expected = [score for _, score in found(plain, query, **options)]
+            assert [score for _, score in found(memory, query, **options)] == expected, query
+
+
+def test_the_answer_of_a_filter_follows_what_changes(open_memory, monkeypatch):
+    memory = open_memory()
+    records = memory.add_batch(items(250))
+    seal(memory)
+    options = {"filters": {"metadata.n": 3}, "mode": "keyword", "limit": 100}
+
+    def expected(query: str) -> set[str]:
+        matching = memory.get_all(user_id="ana", filters=options["filters"], limit=1000)
+        return {record.content for record in matching.records if query in record.content.split()}
+
+    assert {content for content, _ in found(memory, "word1", **options)} == expected("word1")
+    asked = []
+    keys = Snapshot.keys
+    monkeypatch.setattr(Snapshot, "keys", lambda *arguments: asked.append(arguments[3:]) or keys(*arguments))
+    memory.add("word1 is new", user_id="ana", metadata={"n": 3})
+    memory.add("word1 is something else", user_id="ana", metadata={"n": 4})
+    assert {content for content, _ in found(memory, "word1", **options)} == expected("word1")
+    memory.update(records[1].id, metadata={"n": 3}, content="word1 had another number")
+    memory.update(records[3].id, metadata={"n": 5})
+    memory.delete(records[23].id)
+    assert {content for content, _ in found(memory, "word1", **options)} == expected("word1")
+    assert all(among is not None for among, *_ in asked)  # Nothing was asked about all memories again.
 
 
 def test_graphs_find_nearly_all(open_memory, graphs):
@@ -419,7 +522,10 @@ def test_the_end_does_not_wait_for_a_segment(open_memory, monkeypatch):
     assert any(thread.name == "agentmem-sealer" for thread in threading.enumerate())
     memory.close()
     assert not any(thread.name == "agentmem-sealer" for thread in threading.enumerate())
-    assert files(memory) == []
+    [only] = files(memory)  # The first search has written it; its graph would have taken seconds.
+    again = open_memory()
+    assert only == files(again)[0]
+    assert with_graphs(again) == [False]
 
 
 def test_a_child_of_a_fork_searches_segments_of_its_own(open_memory):
@@ -477,8 +583,8 @@ def test_in_memory_nothing_is_sealed(open_memory):
     assert_like_exact(memory)
 
 
-def listed(first: int, last: int, places: int) -> ListedSegment:
-    return ListedSegment(first, first, last, places, "", 0, b"")
+def listed(first: int, last: int, places: int, *, has_graph: bool = True) -> ListedSegment:
+    return ListedSegment(first, first, last, places, "", 0, b"", has_graph)
 
 
 def test_what_is_built_next():
@@ -494,5 +600,7 @@ def test_what_is_built_next():
     assert next_job(ranges((1, 100, 100, 100), (101, 200, None, 90)), 100) == Job(101, 200, ())
     [replaced] = [listed(101, 200, 100)]
     assert next_job(ranges((1, 100, 100, 100), (101, 200, 100, 79)), 100) == Job(101, 200, (replaced,))
+    flat = listed(101, 200, 100, has_graph=False)
+    assert next_job([*ranges((1, 100, 100, 100)), Range(101, 200, flat, 100)], 100) == Job(101, 200, (flat,))
     pair = (listed(1, 100, 30), listed(101, 200, 20))
     assert next_job(ranges((1, 100, 30, 30), (101, 200, 20, 20), (201, 300, 90, 90)), 100) == Job(1, 200, pair)

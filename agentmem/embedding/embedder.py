@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.config import Config
+from agentmem.cores import usable_cores
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.cache import VectorCache
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
-from agentmem.embedding.cores import usable_cores
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.forks import abandon, restart

@@ -137,6 +137,7 @@ class Keywords:
 
 NOTHING = np.empty(0, np.intp)
 ZERO = np.zeros(1, np.intp)
+NO_KEYWORDS = Keywords([], np.empty(0), NOTHING, NOTHING, np.empty(0, np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,27 +148,56 @@ class Found:
     place: Places
     count: Places
 
-    def at(self, visible: Mask) -> "Found":
-        """What is at visible places (n,)."""
-        seen = visible[self.place]
-        return Found(self.word[seen], self.place[seen], self.count[seen])
+
+class Statistics(NamedTuple):
+    """Of an owner's visible memories, or of some: how many they are, how many terms they have in all, and how many of
+    them have each of the t terms of a query, int64 (t,)."""
+
+    memories: int
+    terms: int
+    having: npt.NDArray[np.int64]
 
 
-class Block(NamedTuple):
-    """Some of an owner's places (n,): the `visible` ones, what was `found` at these, and how many terms each has."""
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What each word of a query counts, and what it is worth at a place.
 
-    visible: Mask
-    found: Found
-    lengths: npt.NDArray[Any]
+    Attributes:
+        words: the w words that are looked for: visible memories have them, and they are not too many.
+        numbers: (t,), which of these each term of the query is; -1: none.
+        shares: float64 (w,), the part of what the query asks for that each is.
+        ground, slope: how much a place holds against a word, and how much for each of its terms.
+    """
+
+    words: list[str]
+    numbers: Places
+    shares: npt.NDArray[np.float64]
+    ground: float
+    slope: float
+
+    def strength(self, counts: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Numbers:
+        """From 0 to 1, how fully places of these lengths have a word that stands there so often."""
+        slowness = self.ground + self.slope * lengths
+        strength: Numbers = (counts / (counts + slowness)).astype(np.float32)
+        return strength
+
+    def keywords(self, found: Found, lengths: npt.NDArray[Any]) -> Keywords:
+        """What was found, with its strength; `lengths` (p,) of the places where it was."""
+        word = self.numbers[found.word]
+        if len(self.words) == len(self.numbers):
+            return Keywords(self.words, self.shares, word, found.place, self.strength(found.count, lengths))
+        kept = word >= 0
+        strength = self.strength(found.count[kept], lengths[kept])
+        return Keywords(self.words, self.shares, word[kept], found.place[kept], strength)
 
 
 def find_keywords(terms: TermsView, visible: Mask, query: Mapping[int, str]) -> Keywords:
     """Looks the terms of a query up in the places that are `visible` (n,), which are also the statistics."""
     if not query or not visible.any():
-        return Keywords([], np.empty(0), NOTHING, NOTHING, np.empty(0, np.float32))
-    found = find_terms(terms, visible, np.fromiter(query, np.uint32))
-    [keywords] = weigh_keywords([Block(visible, found, terms.lengths())], query)
-    return keywords
+        return NO_KEYWORDS
+    found, lengths = find_terms(terms, visible, np.fromiter(query, np.uint32)), terms.lengths()
+    weights = weigh([statistics_of(found, visible, lengths, len(query))], query)
+    return weights.keywords(found, lengths[found.place])
 
 
 def find_terms(terms: TermsView, visible: Mask, sought: npt.NDArray[np.uint32]) -> Found:
@@ -183,38 +213,33 @@ def find_terms(terms: TermsView, visible: Mask, sought: npt.NDArray[np.uint32]) 
     return Found(word, place, counts)
 
 
-def weigh_keywords(blocks: Sequence[Block], query: Mapping[int, str]) -> list[Keywords]:
-    """What was found of a query in each of an owner's blocks, with the statistics of all of them.
+def statistics_of(found: Found, visible: Mask, lengths: npt.NDArray[np.int64], sought: int) -> Statistics:
+    """Of the visible places (n,), by what was found there of so many terms."""
+    having = np.bincount(found.word, minlength=sought)
+    return Statistics(int(np.count_nonzero(visible)), int(lengths.dot(visible)), having)
+
+
+def weigh(statistics: Sequence[Statistics], query: Mapping[int, str]) -> Weights:
+    """What the words of a query count among all memories that the statistics are of.
 
     The sum of share x strength at a place is its BM25 score as a part of the highest that any text could have, so that
     it runs from 0 to 1 and means the same for every query: 0, no word of it is there; 1, all are, endlessly often.
     Weight of a word: ln(1 + (N - n + 0.5) / (n + 0.5)), for n of N memories; strength of f occurrences in a text of
     length l: f / (f + K1 (1 - B + B l / mean l)).
     """
-    total = sum(int(np.count_nonzero(block.visible)) for block in blocks)
-    terms = sum(int(block.lengths.dot(block.visible)) for block in blocks)
-    # How many memories have each word.
-    memories = np.sum([np.bincount(block.found.word, minlength=len(query)) for block in blocks], axis=0)
-    weights = np.log1p((total - memories + 0.5) / (memories + 0.5))
+    memories = sum(each.memories for each in statistics)
+    terms = sum(each.terms for each in statistics)
+    having = np.sum([each.having for each in statistics], axis=0)
+    weights = np.log1p((memories - having + 0.5) / (having + 0.5))
     shares = weights / weights.sum()
-    looked_for = memories > 0
-    dropped = None
+    looked_for = having > 0
     if (surplus := int(np.count_nonzero(looked_for)) - MOST_TERMS) > 0:
         dropped = np.argsort(np.where(looked_for, weights, np.inf), kind="stable")[:surplus]
         looked_for[dropped] = False
-        shares = weights / weights[looked_for | (memories == 0)].sum()
+        shares = weights / weights[looked_for | (having == 0)].sum()
     words = [text for text, is_known in zip(query.values(), looked_for.tolist(), strict=True) if is_known]
-    numbers = np.cumsum(looked_for) - 1
-    several = []
-    for _, found, lengths in blocks:
-        word, place, count = found.word, found.place, found.count
-        if dropped is not None:
-            kept = looked_for[word]
-            word, place, count = word[kept], place[kept], count[kept]
-        slowness = K1 * (1 - B) + K1 * B * total / max(1, terms) * lengths[place]
-        strength = (count / (count + slowness)).astype(np.float32)
-        several.append(Keywords(words, shares[looked_for], numbers[word], place, strength))
-    return several
+    numbers = np.where(looked_for, np.cumsum(looked_for) - 1, -1)
+    return Weights(words, numbers, shares[looked_for], K1 * (1 - B), K1 * B * memories / max(1, terms))
 
 
 def keyword_scores(found: Keywords, count: int) -> Numbers:

@@ -1,55 +1,57 @@
 """The candidates of a search in an owner that has segments: from graphs, postings, and a scan of the unsealed rest.
 
-Each block (a segment, or the rest) proposes its nearest vectors and its best keywords, and what stands beside these in
-their runs; the scores of the candidates are then those of an exact search. Where few memories are asked about, all of
-them are candidates, so that nothing can be missed.
+Each block (a segment, or the rest) proposes what is nearest in meaning, all of them together what has the words; the
+best of these are the candidates, with what stands beside them in their runs. Their scores are then those of an exact
+search. Where few memories are asked about, all of them are candidates, so that nothing can be missed.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.search.keywords import (
+    NO_KEYWORDS,
     NOTHING,
-    Block,
     Found,
     Keywords,
     Mask,
     Places,
     find_terms,
     keyword_scores,
-    weigh_keywords,
+    statistics_of,
+    weigh,
 )
+from agentmem.search.lookup import Lookup
 from agentmem.search.sealed import Part
-from agentmem.search.shelf import View
 from agentmem.search.vectors import Vectors
+from agentmem.search.view import View
 
 ALL_OF = 20_000
 """Memories asked about, up to which all of them are candidates."""
 
-SCANNED_SHARE = 1 / 16
-"""Of a segment's vectors: a graph that is asked for more takes longer than a scan of all."""
+GRAPH_COST = 5.0
+GATHER_COST = 0.25
+SCAN_COST = 0.04
+"""Microseconds a vector that a graph proposes, that is compared after it was looked up, and that is compared with all
+others of its segment."""
 
 OVERFETCH = 1.3
 """A graph is asked for so many times what its dead and filtered places make necessary."""
 
-BESIDE = (-2, -1, 1, 2)
-"""Where the neighbours in a run stand that lend a memory some of their score."""
+KEPT = 4
+"""Of what all blocks propose together, so many times what is wanted of each become candidates."""
 
-Scores = npt.NDArray[np.float64]
+BESIDE = np.array((-2, -1, 1, 2))
+"""Where the neighbours in a run stand that lend a memory some of their score."""
 
 BLOCK = 1 << 32
 """More than the ranks of any block."""
 
-
-class Asked(NamedTuple):
-    """A block (None: the rest) with the places that are `visible` and those that are asked about, each (n,)."""
-
-    part: Part | None
-    visible: Mask
-    passing: Mask
+Scores = npt.NDArray[np.float64]
+Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], Mask]
 
 
 class Pool(NamedTuple):
@@ -68,177 +70,269 @@ class Pool(NamedTuple):
     runs: npt.NDArray[np.int64]
     embedded: Mask
     beside: npt.NDArray[np.int64] | None
-    cosines: npt.NDArray[np.float64] | None
+    cosines: Scores | None
     keywords: Keywords
     complete: bool
     graphs: int
     scanned: int
 
 
-class _Choice(NamedTuple):
-    """The candidates of one block: their places with their cosines and ranks."""
+class Near(NamedTuple):
+    """Places of a block with their cosines; whether no other is asked about, and whether a graph proposed them."""
 
     places: Places
-    cosines: npt.NDArray[np.float64] | None
-    ranks: npt.NDArray[np.int64]
+    cosines: Scores
     complete: bool
     by_graph: bool
 
 
+class Block(Protocol):
+    """Some of an owner's places (n,), of which the `passing` ones are asked about, `asked` in number."""
+
+    passing: Mask
+    asked: int
+
+    def nearest(self, query: Vectors, wanted: int) -> Near:
+        """About so many of those that are asked about, or more."""
+
+    def cosines(self, query: Vectors, places: Places) -> Scores:
+        """0 where there is no vector."""
+
+    def in_line(self, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
+        """The places (ascending) and those that stand beside them in their runs, ascending, with numbers that follow
+        each other where they do."""
+
+    def columns(self, places: Places) -> Columns:
+        """Keys, times, runs, and whether there are vectors."""
+
+
+class Segmented:
+    """A segment."""
+
+    def __init__(self, part: Part, passing: Mask) -> None:
+        self.segment = part.segment
+        self.passing = passing
+        self.asked = int(np.count_nonzero(passing))
+
+    def nearest(self, query: Vectors, wanted: int) -> Near:
+        segment = self.segment
+        count = int(OVERFETCH * wanted * len(segment) / max(1, self.asked))
+        gather, scan = GATHER_COST * self.asked, SCAN_COST * len(segment.vectors)
+        while segment.has_graph and count <= len(segment.vectors) and GRAPH_COST * count < min(gather, scan):
+            found = segment.nearest(query, count)
+            found = found[self.passing[found]]
+            if len(found) >= wanted:
+                return Near(found, segment.cosines_at(query, found), len(found) == self.asked, True)
+            count *= 4
+        if gather < scan:
+            found = np.flatnonzero(self.passing & segment.embedded)
+            return _nearest(found, segment.cosines_at(query, found), wanted)
+        cosines = segment.cosines(query)
+        found = np.flatnonzero(self.passing & segment.embedded)
+        return _nearest(found, cosines[found], wanted)
+
+    def cosines(self, query: Vectors, places: Places) -> Scores:
+        return self.segment.cosines_at(query, places)
+
+    def in_line(self, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
+        order, runs = self.segment.order, self.segment.runs
+        at = self.segment.rank[places].astype(np.intp)[:, np.newaxis] + BESIDE
+        besides = order[np.clip(at, 0, len(order) - 1)].astype(np.intp)
+        own = runs[places]
+        same = (runs[besides] == own[:, np.newaxis]) & (own >= 0)[:, np.newaxis] & self.passing[besides]
+        places = _united(places, besides[same])
+        return places, self.segment.rank[places].astype(np.int64)
+
+    def columns(self, places: Places) -> Columns:
+        segment = self.segment
+        return segment.keys[places], segment.created_at[places], segment.runs[places], segment.embedded[places]
+
+
+class Rest:
+    """The shelf itself, which is not sealed yet."""
+
+    def __init__(self, view: View, passing: Mask, query: Vectors | None) -> None:
+        self._view = view
+        self._cosines = None if query is None else view.scores(query)  # Once, whatever is asked of it.
+        self.passing = passing
+        self.asked = int(np.count_nonzero(passing))
+
+    def nearest(self, query: Vectors, wanted: int) -> Near:
+        places = np.flatnonzero(self.passing & self._view.embedded)
+        return _nearest(places, self.cosines(query, places), wanted)
+
+    def cosines(self, query: Vectors, places: Places) -> Scores:
+        return np.zeros(len(places)) if self._cosines is None else self._cosines[places]
+
+    def in_line(self, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
+        runs = self._view.runs
+        wanted = np.unique(runs[places])
+        wanted = wanted[wanted >= 0]
+        line = np.flatnonzero(self.passing & _among(runs, wanted))
+        line = line[np.lexsort((self._view.keys[line], runs[line]))]
+        rank = np.full(len(runs), -1)
+        rank[line] = np.arange(len(line))
+        own = rank[places]
+        own = own[own >= 0]
+        at = own[:, np.newaxis] + BESIDE
+        within = (at >= 0) & (at < len(line))
+        besides = line[at.clip(0, max(0, len(line) - 1))] if len(line) else at
+        same = within & (runs[besides] == runs[line[own]][:, np.newaxis]) if len(line) else within
+        places = _united(places, besides[same])
+        return places, rank[places]
+
+    def columns(self, places: Places) -> Columns:
+        view = self._view
+        return view.keys[places], view.created_at[places], view.runs[places], view.embedded[places]
+
+
+class Words:
+    """The words of a query in all blocks: the rest first, then the segments."""
+
+    def __init__(self, view: View, visible: Mask, moment: int, terms: Mapping[int, str]) -> None:
+        """`visible` (n,) are places of the rest."""
+        sought = np.fromiter(terms, np.uint32)
+        self._view = view
+        self._lookup = Lookup(view.parts, sought)
+        self._rest = find_terms(view.terms, visible, sought) if len(visible) else Found(NOTHING, NOTHING, NOTHING)
+        lengths = view.terms.lengths()
+        self.weights = weigh(
+            [
+                statistics_of(self._rest, visible, lengths, len(sought)),
+                *self._lookup.statistics([part.seen(moment) for part in view.parts]),
+            ],
+            terms,
+        )
+        self._keywords = self.weights.keywords(self._rest, lengths[self._rest.place])
+
+    def best(self, blocks: Sequence[Block], wanted: int) -> tuple[list[Places], bool]:
+        """The places of each block that have most of the words, about so many in all, and whether no other has any."""
+        rest, *_ = blocks
+        scores = keyword_scores(self._keywords, len(rest.passing)) * rest.passing
+        places = np.flatnonzero(scores)
+        everything = all(block.asked == len(block.passing) for block in blocks[1:])
+        passing = None if everything else np.concatenate([block.passing for block in blocks[1:]])
+        sealed, sealed_scores, complete = self._lookup.best(self.weights, passing, wanted)
+        values = np.concatenate((scores[places], sealed_scores))
+        both = np.concatenate((places, sealed + len(rest.passing)))
+        if len(both) > wanted:
+            both, complete = both[_highest(values, wanted)], False
+        both.sort()
+        starts = [len(rest.passing) + start for start in self._view.parts.starts]
+        ends = np.searchsorted(both, starts)
+        several = np.split(both, ends[:-1])
+        return [several[0], *(each - start for each, start in zip(several[1:], starts, strict=False))], complete
+
+    def at(self, chosen: Sequence[Places]) -> Keywords:
+        """What is found at the chosen places of each block, ascending; `place` numbers them through."""
+        where = np.full(len(self._view.keys), -1, np.intp)
+        where[chosen[0]] = np.arange(len(chosen[0]))
+        found = [self._keywords.among(where)]
+        start = len(chosen[0])
+        for part, (places, of) in enumerate(zip(chosen[1:], self._view.parts, strict=True)):
+            hits = self._lookup.found_at(part, places)
+            keywords = self.weights.keywords(hits, of.segment.postings.lengths[places[hits.place]])
+            found.append(
+                Keywords(keywords.words, keywords.shares, keywords.word, keywords.place + start, keywords.strength)
+            )
+            start += len(places)
+        return Keywords(
+            self.weights.words, self.weights.shares,
+            np.concatenate([each.word for each in found]), np.concatenate([each.place for each in found]),
+            np.concatenate([each.strength for each in found]),
+        )  # fmt: skip
+
+
 def pool_of(
-    view: View,
-    blocks: Sequence[Asked],
-    query: Vectors | None,
-    terms: Mapping[int, str],
-    *,
-    wanted: int,
-    neighbours: bool,
+    blocks: Sequence[Block], words: Words | None, query: Vectors | None, *, wanted: int, neighbours: bool
 ) -> Pool:
-    """About `wanted` candidates of each kind and block, more where some of them are dead; with their neighbours, if
+    """About KEPT times `wanted` candidates of each kind, more where some of them are dead; with their neighbours, if
     these are asked for."""
-    keywords = _keywords(view, blocks, terms) if terms else None
-    every = sum(int(np.count_nonzero(block.passing)) for block in blocks) <= ALL_OF
-    choices = [
-        _choice(view, block, query, None if keywords is None else keywords[at], wanted, every, neighbours)
-        for at, block in enumerate(blocks)
-    ]
-    columns = [_columns(view, block, choice) for block, choice in zip(blocks, choices, strict=True)]
+    every = sum(block.asked for block in blocks) <= ALL_OF
+    complete, graphs = True, 0
+    if every:
+        chosen = [np.flatnonzero(block.passing) for block in blocks]
+        ranks = [np.zeros(len(places), np.int64) for places in chosen]
+    else:
+        chosen = [NOTHING for _ in blocks]
+        if query is not None:
+            chosen, complete, graphs = _nearest_of_all(blocks, query, wanted)
+        if words is not None:
+            with_words, no_other = words.best(blocks, KEPT * wanted)
+            chosen = [_united(*both) for both in zip(chosen, with_words, strict=True)]
+            complete = complete if query is not None else no_other
+        ranks = [np.arange(len(places)) for places in chosen]
+        if neighbours:
+            chosen, ranks = map(list, zip(*map(_in_line, blocks, chosen), strict=True))
+    columns = [block.columns(places) for block, places in zip(blocks, chosen, strict=True)]
     keys, created_at, runs, embedded = (np.concatenate(several) for several in zip(*columns, strict=True))
-    ranks = np.concatenate([choice.ranks + at * BLOCK for at, choice in enumerate(choices)])
     order = np.lexsort((keys, runs))
     cosines = None
     if query is not None:
-        cosines = np.clip(np.concatenate([choice.cosines for choice in choices if choice.cosines is not None]), 0, 1)
+        cosines = np.concatenate([block.cosines(query, places) for block, places in zip(blocks, chosen, strict=True)])
+        cosines = np.clip(cosines[order], 0, 1)
+    beside = None if every else np.concatenate([rank + at * BLOCK for at, rank in enumerate(ranks)])[order]
+    keywords = NO_KEYWORDS if words is None else _reordered(words.at(chosen), order)
     return Pool(
-        keys[order], created_at[order], runs[order], embedded[order],
-        None if every else ranks[order],
-        None if cosines is None else cosines[order],
-        _joined(view, blocks, choices, keywords, order),
-        every or all(choice.complete for choice in choices),
-        sum(choice.by_graph for choice in choices),
-        sum(not choice.by_graph for choice in choices),
+        keys[order], created_at[order], runs[order], embedded[order], beside, cosines, keywords, complete, graphs,
+        len(blocks) - graphs,
     )  # fmt: skip
 
 
-def _keywords(view: View, blocks: Sequence[Asked], terms: Mapping[int, str]) -> list[Keywords]:
-    """What each block has of the query's words, with the statistics of all that is visible."""
-    sought = np.fromiter(terms, np.uint32)
-    found = []
-    for part, visible, _ in blocks:
-        if part is None:
-            hits = find_terms(view.terms, visible, sought) if len(visible) else Found(NOTHING, NOTHING, NOTHING)
-            found.append(Block(visible, hits, view.terms.lengths()))
-        else:
-            postings = part.segment.postings
-            found.append(Block(visible, postings.found(sought).at(visible), postings.lengths))
-    return weigh_keywords(found, terms)
+def _in_line(block: Block, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
+    return block.in_line(places)
 
 
-def _choice(
-    view: View,
-    block: Asked,
-    query: Vectors | None,
-    keywords: Keywords | None,
-    wanted: int,
-    every: bool,
-    neighbours: bool,
-) -> _Choice:
-    passing = block.passing
-    # The rest is scanned once, whatever is asked of it.
-    scanned = view.scores(query) if query is not None and block.part is None else None
-    if every:
-        places = np.flatnonzero(passing)
-        cosines = None if query is None else _cosines(block, query, places, scanned)
-        return _Choice(places, cosines, np.zeros(len(places), np.int64), True, False)
-    chosen: list[Places] = []
-    complete = True
-    by_graph = False
-    if query is not None:
-        near, by_graph = _nearest(view, block, query, wanted, scanned)
-        chosen.append(near)
-        complete = len(near) == np.count_nonzero(passing)
-    if keywords is not None:
-        scores = keyword_scores(keywords, len(passing)) * passing
-        best = _best(scores, np.flatnonzero(scores), wanted)
-        chosen.append(best)
-        complete = complete and (query is not None or len(best) == np.count_nonzero(scores))
-    places = np.unique(np.concatenate(chosen)) if chosen else NOTHING
-    order, rank = (None, None) if block.part is None else (block.part.segment.order, block.part.segment.rank)
-    if order is None or rank is None:
-        order = view.in_order(passing)
-        rank = np.zeros(len(passing), np.int64)
-        rank[order] = np.arange(len(order))
-    if neighbours and len(places):
-        runs = view.runs if block.part is None else block.part.segment.runs
-        at = rank[places].astype(np.int64)[:, np.newaxis] + np.array(BESIDE)
-        besides = order[np.clip(at, 0, len(order) - 1)].astype(np.intp)
-        same = (runs[besides] == runs[places][:, np.newaxis]) & (runs[besides] >= 0) & passing[besides]
-        places = np.unique(np.concatenate((places, besides[same])))
-    cosines = None if query is None else _cosines(block, query, places, scanned)
-    return _Choice(places, cosines, rank[places].astype(np.int64), complete, by_graph)
+def _nearest_of_all(blocks: Sequence[Block], query: Vectors, wanted: int) -> tuple[list[Places], bool, int]:
+    """The nearest places of each block, ascending, KEPT times `wanted` in all; whether no other is asked about; and how
+    many graphs were asked."""
+    near = [block.nearest(query, wanted) for block in blocks]
+    cosines = np.concatenate([each.cosines for each in near])
+    chosen = [each.places for each in near]
+    complete = all(each.complete for each in near)
+    if len(cosines) > KEPT * wanted:
+        kept = np.zeros(len(cosines), np.bool_)
+        kept[_highest(cosines, KEPT * wanted)] = True
+        starts = list(accumulate(map(len, chosen)))[:-1]
+        chosen = [places[of] for places, of in zip(chosen, np.split(kept, starts), strict=True)]
+        complete = False
+    return [np.sort(places) for places in chosen], complete, sum(each.by_graph for each in near)
 
 
-def _nearest(view: View, block: Asked, query: Vectors, wanted: int, scanned: Scores | None) -> tuple[Places, bool]:
-    """The nearest of a block's places that are asked about, and whether the graph was asked for them."""
-    if block.part is None or scanned is not None:
-        assert scanned is not None
-        return _best(scanned, np.flatnonzero(block.passing & view.embedded), wanted), False
-    segment = block.part.segment
-    passing = int(np.count_nonzero(block.passing))
-    count = int(OVERFETCH * wanted * len(segment) / max(1, passing))
-    while count <= SCANNED_SHARE * len(segment.vectors):
-        found = segment.nearest(query, count)
-        found = found[block.passing[found]]
-        if len(found) >= wanted:
-            return found, True
-        count *= 4
-    asked = np.flatnonzero(block.passing & segment.embedded)
-    if len(asked) <= len(segment) // 4:  # Fewer are gathered faster than all are compared.
-        cosines = np.zeros(len(segment))
-        cosines[asked] = segment.cosines_at(query, asked)
-    else:
-        cosines = segment.cosines(query)
-    return _best(cosines, asked, wanted), False
+def _nearest(places: Places, cosines: Scores, wanted: int) -> Near:
+    """Of all places of a block that are asked about and have a vector."""
+    if len(places) <= wanted:
+        return Near(places, cosines, True, False)
+    best = _highest(cosines, wanted)
+    return Near(places[best], cosines[best], False, False)
 
 
-def _cosines(block: Asked, query: Vectors, places: Places, scanned: Scores | None) -> Scores:
-    if block.part is None or scanned is not None:
-        assert scanned is not None
-        return scanned[places]
-    return block.part.segment.cosines_at(query, places)
+def _highest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
+    """Where so many of the values are the highest, in no order; there are more of them."""
+    return np.argpartition(values, len(values) - count)[len(values) - count :]
 
 
-def _best(scores: npt.NDArray[np.floating], places: Places, count: int) -> Places:
-    """Those of the places that have the highest scores (n,), in no order."""
-    if len(places) <= count:
-        return places
-    return places[np.argpartition(scores[places], len(places) - count)[len(places) - count :]]
+def _united(one: Places, other: Places) -> Places:
+    """Both, ascending, each once."""
+    both = np.concatenate((one, other))
+    both.sort()
+    return both[np.append(True, both[1:] != both[:-1])] if len(both) else both
 
 
-def _columns(view: View, block: Asked, choice: _Choice) -> tuple[npt.NDArray[Any], ...]:
-    source = view if block.part is None else block.part.segment
-    return tuple(column[choice.places] for column in (source.keys, source.created_at, source.runs, source.embedded))
+def _among(values: npt.NDArray[np.int64], few: npt.NDArray[np.int64]) -> Mask:
+    """Which of the values are among a few (ascending)."""
+    table = np.zeros(65_536, np.bool_)
+    table[few & 0xFFFF] = True
+    found = table[values & 0xFFFF]
+    at = np.flatnonzero(found)  # Few others, whose lower halves are the same.
+    found[at] = np.isin(values[at], few)
+    return np.asarray(found)
 
 
-def _joined(
-    view: View, blocks: Sequence[Asked], choices: Sequence[_Choice], keywords: Sequence[Keywords] | None, order: Places
-) -> Keywords:
-    """What was found at the candidates, by candidate."""
-    if keywords is None:
-        return Keywords([], np.empty(0), NOTHING, NOTHING, np.empty(0, np.float32))
+def _reordered(found: Keywords, order: npt.NDArray[np.intp]) -> Keywords:
+    """The same of candidates in another order."""
     rank = np.empty(len(order), np.intp)
     rank[order] = np.arange(len(order))
-    several = []
-    start = 0
-    for block, choice, found in zip(blocks, choices, keywords, strict=True):
-        where = np.full(len(block.passing), -1, np.intp)
-        where[choice.places] = rank[start : start + len(choice.places)]
-        several.append(found.among(where))
-        start += len(choice.places)
-    place = np.concatenate([each.place for each in several])
+    place = rank[found.place]
     by_place = np.argsort(place, kind="stable")
-    return Keywords(
-        several[0].words, several[0].shares,
-        np.concatenate([each.word for each in several])[by_place], place[by_place],
-        np.concatenate([each.strength for each in several])[by_place],
-    )  # fmt: skip
+    return Keywords(found.words, found.shares, found.word[by_place], place[by_place], found.strength[by_place])

@@ -1,13 +1,12 @@
 """Postings: which places of a sealed segment have a term, and how often. Sorted once, then only read, from a file."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import Found
-
-Columns = Mapping[str, npt.NDArray[np.generic]]
+Columns = Mapping[str, npt.NDArray[Any]]
 
 COLUMNS = ("terms", "term_starts", "places", "counts", "lengths")
 
@@ -35,21 +34,21 @@ def sorted_postings(
 
 
 class Postings:
-    """Looks terms up in such columns."""
+    """Looks terms up in such columns.
+
+    Attributes:
+        places, counts, lengths: the columns of these names.
+    """
 
     def __init__(self, columns: Columns) -> None:
-        self._terms, self._starts, self._places, self._counts, lengths = (columns[name] for name in COLUMNS)
-        self.lengths = lengths
+        self._terms, self._starts, self.places, self.counts, self.lengths = (columns[name] for name in COLUMNS)
 
-    def found(self, sought: npt.NDArray[np.uint32]) -> Found:
-        """Where the terms (t,) stand: for each hit the index of its term, its place, and how often it stands there."""
-        at = np.minimum(np.searchsorted(self._terms, sought), max(0, len(self._terms) - 1))
-        known = np.flatnonzero(self._terms[at] == sought) if len(self._terms) else np.empty(0, np.intp)
-        slices = [slice(int(self._starts[at[word]]), int(self._starts[at[word] + 1])) for word in known.tolist()]
-        if not slices:
-            return Found(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.intp))
-        return Found(
-            np.repeat(known, [each.stop - each.start for each in slices]),
-            np.concatenate([self._places[each] for each in slices]).astype(np.intp),
-            np.concatenate([self._counts[each] for each in slices]).astype(np.intp),
-        )
+    def spans(self, sought: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+        """From where to where in `places` and `counts` each of the terms (t,) stands, (t, 2); to where it begins where
+        it stands nowhere."""
+        spans = np.zeros((len(sought), 2), np.int64)
+        if len(self._terms):
+            at = np.minimum(np.searchsorted(self._terms, sought), len(self._terms) - 1)
+            known = np.flatnonzero(self._terms[at] == sought)
+            spans[known, 0], spans[known, 1] = self._starts[at[known]], self._starts[at[known] + 1]
+        return spans

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from agentmem.filters import Condition
 from agentmem.records import Match, Record, Scope
 from agentmem.search.keywords import Keywords, Mask, find_keywords, keyword_scores
-from agentmem.search.large import Asked, pool_of
+from agentmem.search.large import Block, Rest, Segmented, Words, pool_of
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
     VECTOR_WEIGHT,
@@ -21,7 +21,8 @@ from agentmem.search.ranking import (
     importance_factors,
     recency_factors,
 )
-from agentmem.search.shelf import Shelves, View
+from agentmem.search.shelf import Shelves
+from agentmem.search.view import View
 from agentmem.storage.snapshot import Keys, Owner, Snapshot
 
 Mode = Literal["hybrid", "vector", "keyword"]
@@ -94,7 +95,7 @@ class Retriever:
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
         view = self._shelves.view(shelf_owner(question.scope), snapshot)
-        if not view.parts:
+        if not len(view.parts):
             return self._exact(snapshot, view, question)
         wanted = max(FEWEST_WANTED, question.limit)
         while True:
@@ -179,16 +180,14 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
 
 def _ranked_pool(snapshot: Snapshot, view: View, question: Question, wanted: int) -> Ranking:
     """The same of an owner with segments, of about `wanted` candidates a segment."""
-    visible = [
-        view.visible(snapshot.moment),
-        *(part.segment.visible(part.live, snapshot.moment) for part in view.parts),
-    ]
-    passing = _passing(snapshot, view, visible, question)
-    blocks = [Asked(*each) for each in zip((None, *view.parts), visible, passing, strict=True)]
+    visible = [view.visible(snapshot.moment), *(part.seen(snapshot.moment).mask for part in view.parts)]
+    rest, *sealed = _passing(snapshot, view, visible, question)
     if question.recency is not None or question.importance is not None:
         wanted *= WIDER  # What is less relevant may be newer, or more important.
+    words = Words(view, visible[0], snapshot.moment, question.terms) if question.terms else None
+    blocks: list[Block] = [Rest(view, rest, question.vector), *map(Segmented, view.parts, sealed)]
     hybrid = question.mode == "hybrid"
-    pool = pool_of(view, blocks, question.vector, question.terms, wanted=wanted, neighbours=hybrid)
+    pool = pool_of(blocks, words, question.vector, wanted=wanted, neighbours=hybrid)
     places = np.arange(len(pool.keys))
     if question.mode == "vector" and pool.cosines is not None:
         places = np.flatnonzero(pool.embedded)

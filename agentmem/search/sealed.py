@@ -4,83 +4,221 @@ A memory is where its last change puts it: in the segment (or the unsealed rest)
 change. Whatever an older segment has of it is dead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from agentmem.search.keywords import Mask
+from agentmem.cores import usable_cores
+from agentmem.search.keywords import Mask, Statistics
 from agentmem.search.segments import Segment, Unsound, open_segment
 from agentmem.storage.segments import Segments
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot
 
-NONE = np.empty(0, np.int64)
+NO_KEYS = np.empty(0, np.int64)
+
+COUNTED_ANEW = 256
+"""A word that stands at fewer places of a segment is counted as fast as it is looked up."""
+
+COUNTS_KEPT = 4096
+"""Words of a segment whose counts are kept, some 200 bytes each."""
 
 
-class Part(NamedTuple):
+class Seen:
+    """What is visible of a segment from one moment (`since`) to the next (`until`): `mask` (n,), not to be changed."""
+
+    def __init__(self, segment: Segment, live: Mask, moment: int) -> None:
+        self._segment = segment
+        self.mask, self.since, self.until = live, 0, segment.first_expiry
+        if moment >= segment.first_expiry:
+            expired = segment.expires_at <= moment
+            self.mask = live & ~expired
+            self.since = int(segment.expires_at[expired].max())
+            self.until = int(segment.expires_at.min(where=~expired, initial=2**63 - 1))
+        self.count = int(np.count_nonzero(self.mask))
+        self._having: dict[tuple[int, int], int] = {}
+
+    @cached_property
+    def _terms(self) -> int:
+        return int(self._segment.postings.lengths.sum(where=self.mask, dtype=np.int64))
+
+    def statistics(self, spans: npt.NDArray[np.int64]) -> Statistics:
+        """Of these memories, for terms that stand at these spans (t, 2) of the postings."""
+        having = spans[:, 1] - spans[:, 0]
+        if self.count < len(self.mask):
+            having = np.array([self._counted(start, end) for start, end in spans.tolist()], np.int64)
+        return Statistics(self.count, self._terms, having)
+
+    def _counted(self, start: int, end: int) -> int:
+        known = self._having.get((start, end))
+        if known is None:
+            known = int(np.count_nonzero(self.mask[self._segment.postings.places[start:end]]))
+            if end - start >= COUNTED_ANEW:  # Common words come again, and take longest.
+                if len(self._having) >= COUNTS_KEPT:
+                    self._having.clear()
+                self._having[start, end] = known
+        return known
+
+
+class Part:
     """A segment and which of its places live, (n,). Not to be changed."""
 
-    listed: ListedSegment
-    segment: Segment
-    live: Mask
+    def __init__(self, listed: ListedSegment, segment: Segment, live: Mask) -> None:
+        self.listed = listed
+        self.segment = segment
+        self.live = live
+        self._seen: Seen | None = None
 
-    def at(self, keys: Keys) -> Mask:
-        """Which of the places are these memories (ascending)."""
+    def seen(self, moment: int) -> Seen:
+        """What is visible of it at a moment."""
+        seen = self._seen
+        if seen is None or not seen.since <= moment < seen.until:
+            seen = self._seen = Seen(self.segment, self.live, moment)
+        return seen
+
+    @property
+    def living(self) -> Keys:
+        """The keys of its memories, ascending."""
+        return self.segment.keys[self.live]
+
+    def holding(self, keys: Keys) -> Mask:
+        """Which of the places hold these memories (ascending)."""
         found = np.zeros(len(self.live), np.bool_)
-        if len(keys):
-            near = np.minimum(np.searchsorted(keys, self.segment.keys), len(keys) - 1)
-            found = (keys[near] == self.segment.keys) & self.live
-        return found
+        found[self._places_of(keys)] = True
+        return found & self.live
 
     def without(self, keys: Keys) -> "Part":
         """The same after these memories (ascending) have changed."""
-        at = np.minimum(np.searchsorted(self.segment.keys, keys), len(self.segment) - 1)
-        gone = at[self.segment.keys[at] == keys]
+        gone = self._places_of(keys)
         if not self.live[gone].any():
             return self
         live = self.live.copy()
         live[gone] = False
-        return self._replace(live=live)
+        return Part(self.listed, self.segment, live)
+
+    def _places_of(self, keys: Keys) -> npt.NDArray[np.intp]:
+        at = np.searchsorted(self.segment.keys, keys)
+        places: npt.NDArray[np.intp] = at[self.segment.keys.take(at, mode="clip") == keys]
+        return places
+
+
+class Parts:
+    """An owner's parts in the order of their ranges. Their places are numbered through: those of part i from starts[i]
+    on. Not to be changed."""
+
+    def __init__(self, parts: Sequence[Part] = ()) -> None:
+        self._parts = tuple(parts)
+        self.starts = [0]
+        for part in parts:
+            self.starts.append(self.starts[-1] + len(part.segment))
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        """How many parts."""
+        return len(self._parts)
+
+    @property
+    def places(self) -> int:
+        """How many places."""
+        return self.starts[-1]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.uint32]:
+        """How many terms each place has, (n,)."""
+        return np.concatenate([part.segment.postings.lengths for part in self._parts])
+
+    @property
+    def keys(self) -> list[int]:
+        """Under which the segments are listed."""
+        return [part.listed.key for part in self._parts]
+
+    def without(self, keys: Keys) -> "Parts":
+        """The same after these memories (ascending) have changed."""
+        parts = [part.without(keys) for part in self._parts]
+        if all(new is old for new, old in zip(parts, self._parts, strict=True)):
+            return self
+        changed = Parts(parts)
+        if "lengths" in self.__dict__:
+            changed.__dict__["lengths"] = self.lengths
+        return changed
+
+
+Opened = tuple[ListedSegment, Segment]
+
+OPENED_TOGETHER = 4
+"""Files whose checksums are compared at once, beyond which a disk is no faster."""
+
+
+def open_all(files: Segments, listed: Sequence[ListedSegment]) -> tuple[list[Opened], list[ListedSegment]]:
+    """Opens segments; which are open now, and which cannot be used."""
+
+    def opened(each: ListedSegment) -> Segment | None:
+        try:
+            return open_segment(files.path_of(each.file), each.checksum)
+        except Unsound:
+            return None
+
+    try:
+        with ThreadPoolExecutor(min(OPENED_TOGETHER, usable_cores()), "agentmem-opener") as pool:
+            segments = list(pool.map(opened, listed))
+    except RuntimeError:  # The interpreter is ending and starts no threads.
+        segments = list(map(opened, listed))
+    both = list(zip(listed, segments, strict=True))
+    return [(each, segment) for each, segment in both if segment], [each for each, segment in both if segment is None]
 
 
 class Sealed(NamedTuple):
-    """The parts of an owner in the order of their ranges, and the keys of what changed in no part's range."""
+    """The parts of an owner, and the keys of what changed in no part's range."""
 
-    parts: tuple[Part, ...]
+    parts: Parts
     unsealed: Keys
     holes: bool
 
 
-def sealed(
-    snapshot: Snapshot, owner: Owner, files: Segments, listed: Sequence[ListedSegment], present: Sequence[Part]
-) -> tuple[Sealed, list[ListedSegment]]:
-    """What an owner has sealed by now, of the segments that are listed, and which of these cannot be used; those that
-    are `present` are open already."""
-    open_already = {part.listed.file: part.segment for part in present}
-    usable: list[tuple[ListedSegment, Segment]] = []
-    unusable: list[ListedSegment] = []
-    for each in listed:
-        try:
-            segment = open_already.get(each.file) or open_segment(files.path_of(each.file), each.checksum)
-            usable.append((each, segment))
-        except Unsound:
-            unusable.append(each)
+def sealed(snapshot: Snapshot, owner: Owner, opened: Sequence[Opened]) -> Sealed:
+    """What an owner has sealed, of these segments in the order of their ranges. It reads no row of what is."""
     # Every range in turn, also the holes before the segments and the rest behind the last.
     blocks: list[Keys] = []
     changes: list[Keys] = []
     after = 0
-    for each, segment in usable:
-        erased, changed = snapshot.changed(owner, after, each.first - 1) if each.first > after + 1 else (NONE, NONE)
+    for each, segment in opened:
+        erased, changed = (
+            snapshot.changed(owner, after, each.first - 1) if each.first > after + 1 else (NO_KEYS, NO_KEYS)
+        )  # fmt: skip
         changes.append(changed)
         blocks += [np.concatenate((changed, erased)), np.concatenate((segment.keys, segment.changed))]
         after = each.last
     erased, rest = snapshot.changed(owner, after)
     newest = _newest([*blocks, np.concatenate((rest, erased))])
-    parts = tuple(
-        Part(each, segment, mask[: len(segment)]) for (each, segment), mask in zip(usable, newest[1::2], strict=True)
-    )
+    parts = Parts([
+        Part(each, segment, mask[: len(segment)]) for (each, segment), mask in zip(opened, newest[1::2], strict=True)
+    ])  # fmt: skip
     holes = [keys[mask[: len(keys)]] for keys, mask in zip(changes, newest[0::2], strict=False)]
-    return Sealed(parts, np.concatenate((*holes, rest)), any(map(len, holes))), unusable
+    return Sealed(parts, np.concatenate((*holes, rest)), any(map(len, holes)))
+
+
+def adopted(snapshot: Snapshot, owner: Owner, opened: Opened) -> Part:
+    """A segment beside others, of whose range the snapshot tells what still counts."""
+    listed, segment = opened
+    _, changed = snapshot.changed(owner, listed.first - 1, listed.last)
+    whole = Part(listed, segment, np.ones(len(segment), np.bool_))
+    return Part(listed, segment, whole.holding(np.sort(changed)))
+
+
+def has_holes(snapshot: Snapshot, owner: Owner, parts: Parts) -> bool:
+    """Whether something changed last between the ranges of the parts, or before the first."""
+    after = 0
+    for part in parts:
+        first = part.listed.first
+        if first > after + 1 and len(snapshot.changed(owner, after, first - 1)[1]):
+            return True
+        after = part.listed.last
+    return False
 
 
 def _newest(blocks: Sequence[Keys]) -> list[Mask]:

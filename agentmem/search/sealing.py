@@ -1,84 +1,36 @@
-"""Sealing: the memories of large owners go into segments, in the background.
+"""Sealing: the memories of large owners go into segments.
 
 A search that meets an unsealed tail that is long calls for it; nothing else does, so that adding to an owner nobody
-searches costs nothing. One process works at a time. Whatever ends it, nothing is lost: a segment counts once it is
-listed, and what is not sealed is scanned.
+searches costs nothing. The tail is written without graphs, so that it leaves the memory within a second a segment;
+where an owner is first searched, the search itself does that. Graphs follow in the background. One process works at a
+time. Whatever ends it, nothing is lost: a segment counts once it is listed, and what is not sealed is scanned.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, suppress
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from agentmem.errors import StoreError
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
-from agentmem.search.segments import Stopped, content_of, write_segment
+from agentmem.interrupts import block
+from agentmem.search.jobs import Job, Range, next_job
+from agentmem.search.segments import Content, Stopped, content_of, write_segment
 from agentmem.storage.claims import claimant
-from agentmem.storage.segments import CLAIM_SECONDS, Built, Segments
+from agentmem.storage.segments import CLAIM_SECONDS, TAILS, WORK, Built, Segments
 from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
 
 SEGMENT = 65_536
-"""Memories of a segment: its graph takes about a minute of one core to build, 60 MB on the disk and, meanwhile, some
-200 MB in memory; a scan of as many takes 2.5 milliseconds."""
-
-DEAD_SHARE = 0.2
-"""Of a segment, at which it is built anew."""
-
-SMALL_SHARE = 0.5
-"""Of SEGMENT; two neighbours that are both smaller are made one."""
-
-
-class Job(NamedTuple):
-    """A segment to be built: of the changes from `first` to `last`, in the place of others."""
-
-    first: int
-    last: int
-    replaced: tuple[ListedSegment, ...]
-
+"""Memories of a segment: its graph takes ten seconds to a minute of one core to build, 60 MB on the disk and,
+meanwhile, some 200 MB in memory; a scan of as many takes 2.5 milliseconds."""
 
 RETRY_SECONDS = 10.0
 """After which an owner is looked at again when there was nothing to do, or it failed."""
-
-
-class Range(NamedTuple):
-    """A listed segment (or, without one, a range that none covers) and how many of its memories are still there."""
-
-    first: int
-    last: int
-    listed: ListedSegment | None
-    live: int
-
-    @property
-    def is_sound(self) -> bool:
-        return self.listed is not None and self.listed.places - self.live <= DEAD_SHARE * self.listed.places
-
-
-def next_job(ranges: Sequence[Range], size: int) -> Job | None:
-    """What to build next, of ranges that follow each other: holes first, then what is dead for a good part, then what
-    is small; None when all is well. Segments grow to `size` memories at most."""
-
-    def joined(several: Sequence[Range]) -> Job:
-        return Job(several[0].first, several[-1].last, tuple(each.listed for each in several if each.listed))
-
-    for at, each in enumerate(ranges):
-        if each.is_sound:
-            continue
-        # With its neighbours, as far as they go together into one.
-        group = [each]
-        for following in ranges[at + 1 :]:
-            if sum(member.live for member in group) + following.live > size * SMALL_SHARE:
-                break
-            group.append(following)
-        return joined(group)
-    for pair in pairwise(ranges):
-        if sum(each.live for each in pair) <= size * SMALL_SHARE:
-            return joined(pair)
-    return None
 
 
 class Sealer:
@@ -95,6 +47,7 @@ class Sealer:
 
     def _start(self) -> None:
         self._owner = claimant()
+        self._tails = threading.Lock()  # Held by the one thread that has the right to seal tails.
         self._lock = threading.Lock()  # Guards: everything below.
         self._wanted: dict[Owner, None] = {}
         self._unusable: list[int] = []
@@ -116,6 +69,26 @@ class Sealer:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="agentmem-sealer", daemon=True)
                 self._thread.start()
+
+    def seal_tail(self, snapshot: Snapshot, owner: Owner) -> list[ListedSegment]:
+        """Seals what fills further segments behind the owner's last one, as it is in a snapshot; returns these, which
+        are listed for everybody by then. It takes part of a second each. None where that cannot be done, or another
+        process is at it."""
+        if self._pid != os.getpid():
+            restart(self, self._restart)
+        sealed: list[ListedSegment] = []
+        if not self.files.possible:
+            return sealed
+        # The disk is full, or the folder cannot be written: what is not sealed is loaded.
+        with suppress(StoreError, OSError), self._right_to_tails() as granted:
+            after = max((each.last for each in snapshot.listed_segments(owner)), default=0)
+            while granted and not self._stopped.is_set() and (job := self._tail(snapshot, owner, after)):
+                listed = self._built(owner, job, _gathered(snapshot, owner, job), TAILS)
+                if listed is None:
+                    break
+                sealed.append(listed)
+                after = listed.last
+        return sealed
 
     def discard(self, unusable: Iterable[ListedSegment]) -> None:
         """These files cannot be used; they are to be made anew when their owner is worked on."""
@@ -151,7 +124,7 @@ class Sealer:
         """Seals what an owner has to seal; the seconds after which to look again at the earliest."""
         files = self.files
         while not self._stopped.is_set():
-            if left := files.claim(self._owner):
+            if left := files.claim(WORK, self._owner):
                 return left  # Another process is at it.
             try:
                 with self._lock:
@@ -159,39 +132,75 @@ class Sealer:
                 if unusable:
                     files.strike(unusable)
                 files.forget_models()
-                files.sweep()
+                with self._right_to_tails() as granted:
+                    if granted:
+                        files.sweep()  # Nobody is writing a file.
+                    if granted and self._seal_next_of_tail(owner):
+                        continue
                 if not self._seal_next(owner):
                     break
             finally:
-                files.release(self._owner)
+                files.release(WORK, self._owner)
         return RETRY_SECONDS
 
-    def _seal_next(self, owner: Owner) -> bool:
-        """Builds one segment; False when there is none to build."""
+    @block
+    def _right_to_tails(self) -> Generator[bool, None, None]:
+        """Whether this thread has it, for the length of the block."""
+        with self._tails:
+            if self.files.claim(TAILS, self._owner):
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                self.files.release(TAILS, self._owner)
+
+    def _seal_next_of_tail(self, owner: Owner) -> bool:
+        """Seals what fills a segment behind the owner's last one; False when there is none to be."""
         with self._read() as snapshot:
-            job = self._next_job(snapshot, owner) if snapshot.model == self._model else None
+            present = snapshot.listed_segments(owner)
+            job = self._tail(snapshot, owner, present[-1].last if present else 0)
+            gathered = job and _gathered(snapshot, owner, job)
+        return bool(job and gathered and self._built(owner, job, gathered, TAILS))
+
+    def _tail(self, snapshot: Snapshot, owner: Owner, after: int) -> Job | None:
+        """What fills a segment after a change, if so much is there."""
+        end = snapshot.nth_change(owner, after, self.size)
+        pending = snapshot.first_pending(owner)
+        # What waits for its vector will soon stand somewhere else.
+        if snapshot.model != self._model or end is None or (pending is not None and pending <= end):
+            return None
+        return Job(after + 1, end, with_graph=False)
+
+    def _seal_next(self, owner: Owner) -> bool:
+        """Builds one segment with its graph; False when there is none to build."""
+        with self._read() as snapshot:
+            job = next_job(_ranges(snapshot, owner), self.size) if snapshot.model == self._model else None
             if job is None:
                 return False
-            since = snapshot.seq
-            erased, changed = snapshot.changed(owner, job.first - 1, job.last)
-            live = [states for states in snapshot.states(owner, changed) if len(states.keys)]
-        keys = np.concatenate([changed[:0], *(states.keys for states in live)])
-        if not len(keys):
+            gathered = _gathered(snapshot, owner, job)
+        if not len(gathered.content.columns["keys"]):
             self.files.strike(listed.key for listed in job.replaced)
             return True
-        content = content_of(live, np.setdiff1d(np.concatenate((erased, changed)), keys))
-        del live  # Some 100 MB.
+        return self._built(owner, job, gathered, WORK) is not None
+
+    def _built(self, owner: Owner, job: Job, gathered: "Gathered", right: str) -> ListedSegment | None:
+        """Writes a segment and has it listed; None when it was given up."""
+        content, since = gathered
         path = self.files.new_file()
         reach("segments: before one is written")
         try:
-            checksum = write_segment(path, content, stop=self._question())
+            checksum = write_segment(path, content, with_graph=job.with_graph, stop=self._question(right))
         except Stopped:
-            return False
+            return None
         reach("segments: after one is written")
-        built = Built(owner, job.first, job.last, path.name, path.stat().st_size, checksum, keys, job.replaced)
+        built = Built(
+            owner, job.first, job.last, path.name, path.stat().st_size, checksum, job.with_graph,
+            content.columns["keys"], job.replaced, right,
+        )  # fmt: skip
         return self.files.list(self._owner, self._model, built, since)
 
-    def _question(self) -> Callable[[], bool]:
+    def _question(self, right: str) -> Callable[[], bool]:
         """Whether to stop; renews the claim now and then, and stops when it is lost."""
         renewed = time.monotonic()
 
@@ -199,31 +208,11 @@ class Sealer:
             nonlocal renewed
             if time.monotonic() - renewed > CLAIM_SECONDS / 3:
                 renewed = time.monotonic()
-                if self.files.claim(self._owner):
+                if self.files.claim(right, self._owner):
                     return True
             return self._stopped.is_set()
 
         return stop
-
-    def _next_job(self, snapshot: Snapshot, owner: Owner) -> Job | None:
-        ranges: list[Range] = []
-        after = 0
-        for listed in snapshot.listed_segments(owner):
-            if listed.first > after + 1:
-                ranges.append(
-                    Range(after + 1, listed.first - 1, None, snapshot.live_count(owner, after, listed.first - 1))
-                )
-            live = snapshot.live_count(owner, listed.first - 1, listed.last)
-            ranges.append(Range(listed.first, listed.last, listed, live))
-            after = listed.last
-        job = next_job([each for each in ranges if each.listed or each.live], self.size)
-        if job is not None:
-            return job
-        end = snapshot.nth_change(owner, after, self.size)
-        pending = snapshot.first_pending(owner)
-        if end is None or (pending is not None and pending <= end):  # These will soon stand somewhere else.
-            return None
-        return Job(after + 1, end, ())
 
     def close(self) -> None:
         """Ends, within seconds; a segment that is being built is given up."""
@@ -236,5 +225,32 @@ class Sealer:
             thread.join()
 
     def _restart(self) -> None:
-        abandon(self._lock, self._thread)
+        abandon(self._lock, self._tails, self._thread)
         self._start()
+
+
+class Gathered(NamedTuple):
+    """What goes into a segment, and the store's last change when that was read."""
+
+    content: Content
+    since: int
+
+
+def _gathered(snapshot: Snapshot, owner: Owner, job: Job) -> Gathered:
+    erased, changed = snapshot.changed(owner, job.first - 1, job.last)
+    live = [states for states in snapshot.states(owner, changed) if len(states.keys)]
+    return Gathered(content_of(live, np.concatenate((erased, changed))), snapshot.seq)
+
+
+def _ranges(snapshot: Snapshot, owner: Owner) -> list[Range]:
+    """An owner's segments, and what is still there between them and before."""
+    ranges: list[Range] = []
+    after = 0
+    for listed in snapshot.listed_segments(owner):
+        if listed.first > after + 1 and (live := snapshot.live_count(owner, after, listed.first - 1)):
+            ranges.append(Range(after + 1, listed.first - 1, None, live))
+        ranges.append(
+            Range(listed.first, listed.last, listed, snapshot.live_count(owner, listed.first - 1, listed.last))
+        )
+        after = listed.last
+    return ranges

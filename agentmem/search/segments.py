@@ -1,9 +1,10 @@
 """Segments: sealed blocks of an owner's memories, each a file that is mapped and never changed. The only importer of
 usearch.
 
-A file has a head (JSON: what stands where), the columns of its n places, their postings, and a graph of their distinct
-vectors, which brings these along. It may only be used when its checksum is right: the graph is read by code that
-believes it. What has changed since it was sealed is known to its readers, not to the file.
+A file has a head (JSON: what stands where), the columns of its n places, their postings, and their distinct vectors: by
+themselves at first, since these are written within a second, and later in a graph, which brings them along. It may only
+be used when its checksum is right: the graph is read by code that believes it. What has changed since it was sealed is
+known to its readers, not to the file.
 """
 
 import hashlib
@@ -17,20 +18,20 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import NOTHING, Mask, Places
+from agentmem.search.keywords import NOTHING, Places
 from agentmem.search.postings import COLUMNS as POSTINGS
 from agentmem.search.postings import Postings, sorted_postings
 from agentmem.search.runs import run_numbers
 from agentmem.search.vectors import Vectors, cosines
 from agentmem.storage.snapshot import NEVER, Keys, States
 
-MAGIC = b"agmseg1\n"
+MAGIC = b"agmseg2\n"
 
 ALIGNED = 64
 
 CONNECTIVITY = 16
-EXPANSION_ADD = 48
-EXPANSION = 32
+EXPANSION_ADD = 128
+EXPANSION = 64
 """Of the graph: more neighbours, and more candidates while it is built and searched, find more and take longer."""
 
 ADDED_TOGETHER = 256
@@ -39,6 +40,7 @@ ADDED_TOGETHER = 256
 AUDIT_EXPANSION = 16
 
 NO_VECTOR = np.uint32(0xFFFFFFFF)
+NO_VECTORS = np.empty(0, np.uint32)
 
 GRAPH_HEAD = 8
 """Bytes that a graph has before its vectors: how many there are, and the bytes of each."""
@@ -65,6 +67,7 @@ class Segment:
         changed: int64, ascending: further keys that older segments may have and that are gone or elsewhere by now.
         vectors: float16 (m, dimension).
         postings: of the terms.
+        first_expiry: the least of `expires_at`.
     """
 
     def __init__(self, path: Path, checksum: bytes) -> None:
@@ -72,8 +75,8 @@ class Segment:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         view = memoryview(self._map)
-        if hashlib.blake2b(view, digest_size=16).digest() != checksum:
-            raise ValueError(f"{path} has another checksum")
+        if hashlib.blake2b(view, digest_size=16).digest() != checksum or bytes(view[:8]) != MAGIC:
+            raise ValueError(f"{path} has another checksum or form")
         head_bytes = int.from_bytes(view[8:16], "little")
         head = json.loads(bytes(view[16 : 16 + head_bytes]))
         columns: dict[str, npt.NDArray[Any]] = {
@@ -85,25 +88,27 @@ class Segment:
         self.lost, self.changed = columns["lost"], columns["changed"]
         self.postings = Postings({name: columns[name] for name in POSTINGS})
         self.embedded = self.vector != NO_VECTOR
-        start, size = head["graph"]
-        count, dimension = head["vectors"]
-        self.vectors: Vectors = np.frombuffer(view, "<f2", count * dimension, start + GRAPH_HEAD).reshape(-1, dimension)
-        self._graph = _graph(dimension)
-        self._graph.view(view[start : start + size])
+        count, dimension, start = head["vectors"]
+        self.vectors: Vectors = np.frombuffer(view, "<f2", count * dimension, start).reshape(-1, dimension)
+        self._graph = None
+        if head["graph"]:
+            start, size = head["graph"]
+            self._graph = _graph(dimension)
+            self._graph.view(view[start : start + size])
         self.bytes = len(view)
-        self._first_expiry = int(self.expires_at.min(initial=NEVER))
+        self.first_expiry = int(self.expires_at.min(initial=NEVER))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def visible(self, live: Mask, moment: int) -> Mask:
-        """Which of the live places are not expired at a moment. Not to be changed."""
-        return live if moment < self._first_expiry else live & (self.expires_at > moment)
+    @property
+    def has_graph(self) -> bool:
+        return self._graph is not None
 
     def nearest(self, query: Vectors, count: int) -> Places:
         """The places of about the `count` vectors nearest to a query's (dimension,), and of those that the graph does
-        not find, in no order."""
-        if not len(self.vectors):
+        not find, in no order; it has one."""
+        if self._graph is None or not len(self.vectors):
             return NOTHING
         found = self._graph.search(query, min(count, len(self.vectors)), threads=1).keys
         return self.places_of(np.concatenate((found.astype(np.intp), self.lost)))
@@ -118,11 +123,12 @@ class Segment:
 
     def cosines_at(self, query: Vectors, places: Places) -> npt.NDArray[np.float64]:
         """Of the query and the places' vectors; 0 where there is none."""
+        numbers = self.vector[places]
+        has = numbers != NO_VECTOR
+        if has.all():
+            return cosines(query, self.vectors[numbers])
         found = np.zeros(len(places))
-        has = np.flatnonzero(self.embedded[places])
-        if len(has):
-            distinct, which = np.unique(self.vector[places[has]], return_inverse=True)
-            found[has] = cosines(query, self.vectors[distinct])[which]
+        found[has] = cosines(query, self.vectors[numbers[has]])
         return found
 
     def cosines(self, query: Vectors) -> npt.NDArray[np.float64]:
@@ -151,23 +157,18 @@ class Content(NamedTuple):
     vectors: Vectors
 
 
-def write_segment(path: Path, content: Content, *, stop: Callable[[], bool]) -> bytes:
-    """Writes a segment to a new file, and has it on the disk; returns its checksum. It takes a second and then some 0.8
-    milliseconds a distinct vector, on this thread alone; the GIL is free for nearly all of it.
+def write_segment(path: Path, content: Content, *, with_graph: bool, stop: Callable[[], bool]) -> bytes:
+    """Writes a segment to a new file, and has it on the disk; returns its checksum. It takes part of a second, and with
+    a graph some 0.2 milliseconds a distinct vector more, on this thread alone; the GIL is free for nearly all of it.
 
     Raises:
         Stopped: `stop` said so; no file is left then, nor after any error.
     """
     columns, vectors = content
-    graph, lost = _built(vectors, stop)
-    blob = graph.save() or b""
-    del graph
-    there = np.frombuffer(blob, "<f2", vectors.size, GRAPH_HEAD) if len(blob) >= GRAPH_HEAD + vectors.nbytes else None
-    if there is None or not np.array_equal(there, vectors.reshape(-1)):
-        raise ValueError("usearch lays its files out in another way; agentmem cannot use this version of it")
+    blob, lost = _built(vectors, stop) if with_graph else (None, NO_VECTORS)
     try:
         with path.open("xb") as file:
-            checksum = _write(file, columns | {"lost": lost}, vectors.shape, blob)
+            checksum = _write(file, columns | {"lost": lost}, vectors, blob)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -176,8 +177,10 @@ def write_segment(path: Path, content: Content, *, stop: Callable[[], bool]) -> 
     return checksum
 
 
-def content_of(live: Sequence[States], dead: Keys) -> Content:
-    """Of memories (at least one), and the keys of others that changed in the same range and are gone."""
+def content_of(live: Sequence[States], changed: Keys) -> Content:
+    """Of memories, and the keys of all that changed in the same range, also of what is gone."""
+    if not live:
+        return Content({"keys": changed[:0]}, np.empty((0, 0), np.float16))
     keys = np.concatenate([states.keys for states in live])
     by_key = np.argsort(keys)
     keys = keys[by_key]
@@ -198,7 +201,7 @@ def content_of(live: Sequence[States], dead: Keys) -> Content:
         "order": order.astype(np.uint32), "rank": rank_of(order).astype(np.uint32), "vector": vector,
         "starts": np.append(0, np.cumsum(np.bincount(vector[places], minlength=len(vectors)))).astype(np.int64),
         "members": places[np.argsort(vector[places], kind="stable")].astype(np.uint32),
-        "changed": np.unique(dead),
+        "changed": np.setdiff1d(changed, keys),
         **sorted_postings(terms, np.repeat(rank_of(by_key), counts), counts[by_key]),
     }  # fmt: skip
     return Content(columns, vectors)
@@ -225,8 +228,9 @@ def _distinct(flat: Vectors, count: int) -> tuple[Vectors, list[int]]:
     return vectors[firsts], which
 
 
-def _built(vectors: Vectors, stop: Callable[[], bool]) -> tuple[Any, npt.NDArray[np.uint32]]:
-    """The graph of the vectors, and those that it does not find (Malkov and Yashunin, 2018, has no promise)."""
+def _built(vectors: Vectors, stop: Callable[[], bool]) -> tuple[bytes, npt.NDArray[np.uint32]]:
+    """The graph of the vectors as a file has it, and those that it does not find (Malkov and Yashunin, 2018, has no
+    promise)."""
     graph = _graph(vectors.shape[1])
     numbers = np.arange(len(vectors), dtype=np.uint64)
     for start in range(0, len(vectors), ADDED_TOGETHER):
@@ -237,7 +241,11 @@ def _built(vectors: Vectors, stop: Callable[[], bool]) -> tuple[Any, npt.NDArray
     for expansion in (AUDIT_EXPANSION, EXPANSION):
         graph.expansion_search = expansion
         lost = _unfound(graph, vectors, lost, stop)
-    return graph, lost.astype(np.uint32)
+    blob = graph.save() or b""
+    there = np.frombuffer(blob, "<f2", vectors.size, GRAPH_HEAD) if len(blob) >= GRAPH_HEAD + vectors.nbytes else None
+    if there is None or not np.array_equal(there, vectors.reshape(-1)):
+        raise ValueError("usearch lays its files out in another way; agentmem cannot use this version of it")
+    return blob, lost.astype(np.uint32)
 
 
 def _unfound(
@@ -264,8 +272,10 @@ def _graph(dimension: int) -> Any:
     )  # fmt: skip
 
 
-def _write(file: IO[bytes], columns: dict[str, npt.NDArray[Any]], vectors: tuple[int, ...], graph: bytes) -> bytes:
-    sizes = {name: column.nbytes for name, column in columns.items()} | {"graph": len(graph)}
+def _write(file: IO[bytes], columns: dict[str, npt.NDArray[Any]], vectors: Vectors, graph: bytes | None) -> bytes:
+    """The vectors come last, by themselves or in their graph."""
+    large = vectors.tobytes() if graph is None else graph
+    sizes = {name: column.nbytes for name, column in columns.items()} | {"vectors": len(large)}
     # The places in the file depend on the length of the head that tells them: room for it is left first.
     room = _aligned(16 + 200 * len(sizes))
     starts, at = {}, room
@@ -274,9 +284,10 @@ def _write(file: IO[bytes], columns: dict[str, npt.NDArray[Any]], vectors: tuple
         at = _aligned(at + max(1, size))
     head = json.dumps({
         "columns": {name: (column.dtype.str, len(column), starts[name]) for name, column in columns.items()},
-        "graph": (starts["graph"], len(graph)), "vectors": tuple(vectors),
+        "vectors": (*vectors.shape, starts["vectors"] + (GRAPH_HEAD if graph else 0)),
+        "graph": (starts["vectors"], len(graph)) if graph else None,
     }).encode()  # fmt: skip
-    parts = {0: MAGIC + len(head).to_bytes(8, "little") + head, starts["graph"]: graph}
+    parts = {0: MAGIC + len(head).to_bytes(8, "little") + head, starts["vectors"]: large}
     parts |= {starts[name]: column.tobytes() for name, column in columns.items()}
     digest = hashlib.blake2b(digest_size=16)
     written = 0

@@ -8,103 +8,30 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.filters import Condition
 from agentmem.forks import abandon, restart
-from agentmem.records import Scope
-from agentmem.search.keywords import Mask, Places, Terms, TermsView
+from agentmem.search.jobs import DEAD_SHARE
+from agentmem.search.keywords import Mask, Terms
 from agentmem.search.runs import run_numbers
-from agentmem.search.sealed import Part, sealed
-from agentmem.search.sealing import DEAD_SHARE, Sealer
-from agentmem.search.vectors import cosines
+from agentmem.search.sealed import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
+from agentmem.search.sealing import Sealer
+from agentmem.search.view import FILTERS_KEPT, Answers, View
 from agentmem.storage.rows import senseless
-from agentmem.storage.snapshot import NEVER, Keys, Owner, Snapshot, States
-
-FILTERS_KEPT = 8
-"""Filters whose answer a view keeps: the same few come again and again, with other queries."""
+from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot, States
 
 VIEW_BYTES = 17 + FILTERS_KEPT
 """What a view adds a place: two lists of places and flags."""
 
+SEALED_BYTES = 5 + FILTERS_KEPT
+"""What a sealed memory takes: how many terms it has, and flags."""
+
 SLACK = 64
 """Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
-
-
-class View:
-    """A shelf as it stands between two changes: n places. Shared by all threads that search meanwhile; what several
-    searches need is worked out by the first (threads that come together find the same).
-
-    Attributes:
-        vectors: float16 (n, dimension), zeros where `embedded` is False.
-        live: False where the memory has changed or gone away.
-        created_at, expires_at: in microseconds.
-        runs: the number of each memory's run, -1 where there is none.
-    """
-
-    def __init__(
-        self, seq: int, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView, parts: tuple[Part, ...]
-    ) -> None:
-        self._seq = seq  # A snapshot before it may see less than this view.
-        self.keys: Keys = columns["keys"]
-        self.vectors: npt.NDArray[np.float16] = columns["vectors"]
-        self.embedded: Mask = columns["embedded"]
-        # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
-        self.live: Mask = columns["live"].copy()
-        self.created_at: Keys = columns["created_at"]
-        self.expires_at: Keys = columns["expires_at"]
-        self.runs: npt.NDArray[np.int64] = columns["runs"]
-        self.terms = terms
-        self.parts = parts
-        self._first_expiry = int(self.expires_at.min(initial=NEVER))
-        self._in_order: Places | None = None
-        self._searchable: Places | None = None
-        self._passing: dict[tuple[Scope, Condition | None], tuple[int, list[Mask]]] = {}
-
-    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> list[Mask]:
-        """Which of the places that a snapshot sees are of a scope and satisfy a filter: those of the shelf, and then
-        those of each part. Not to be changed. The database is asked once for all searches with the same filter between
-        two changes."""
-        if snapshot.seq < self._seq:
-            return self._at(snapshot.keys(scope, condition))
-        moment, masks = self._passing.get((scope, condition), (NEVER, []))
-        if moment > snapshot.moment:  # When a later moment was asked about, more had expired.
-            moment, masks = snapshot.moment, self._at(snapshot.keys(scope, condition))
-            if len(self._passing) >= FILTERS_KEPT:
-                self._passing.clear()
-            self._passing[scope, condition] = (moment, masks)
-        return masks
-
-    def _at(self, keys: Keys) -> list[Mask]:
-        keys = np.sort(keys) if self.parts else keys
-        return [np.isin(self.keys, keys), *(part.at(keys) for part in self.parts)]
-
-    def visible(self, moment: int) -> Mask:
-        """Which of the places are neither gone nor expired at a moment. Not to be changed."""
-        return self.live if moment < self._first_expiry else self.live & (self.expires_at > moment)
-
-    def with_vectors(self, passing: Mask) -> Places:
-        """Those of the passing places (n,) that have a vector."""
-        if passing is not self.live:
-            return np.flatnonzero(passing & self.embedded)
-        if self._searchable is None:
-            self._searchable = np.flatnonzero(self.live & self.embedded)
-        return self._searchable
-
-    def in_order(self, passing: Mask) -> Places:
-        """The passing places (n,) by run and age."""
-        if self._in_order is None:
-            order = np.lexsort((self.keys, self.runs))
-            self._in_order = order[self.live[order]]
-        return self._in_order if passing is self.live else self._in_order[passing[self._in_order]]
-
-    def scores(self, query: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
-        """The cosine of each place's vector and the query's (dimension,), both of unit length."""
-        return cosines(query, self.vectors)
 
 
 class Shelf:
@@ -121,19 +48,19 @@ class Shelf:
         # Guards: everything below. Held while the changes are read, so that threads that arrive together at a new
         # shelf load it once instead of each for itself.
         self._lock = threading.Lock()
-        self._seq = 0
-        self._count = 0
-        self._dead = 0
-        self._newest_key = 0
+        self._reset()
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
-        self._parts: tuple[Part, ...] = ()
-        self._segments = 0  # Of the list of segments, as it was looked at last.
-        self._has_holes = False
         self.to_seal = False
-        self._terms = Terms()
-        self._arrays = self._allocated(0)
-        self._view: View | None = None
         self.bytes = 0
+
+    def _reset(self) -> None:
+        """Has it be one that has not begun."""
+        self._view: View | None = None
+        self._seq = 0
+        self._count = self._dead = self._newest_key = 0
+        self._arrays, self._terms, self._answers = self._allocated(0), Terms(), Answers()
+        self._parts, self._has_holes = Parts(), False
+        self._segments = -1  # Of the list of segments, as it was looked at last.
 
     def _allocated(self, capacity: int) -> dict[str, npt.NDArray[Any]]:
         return {name: np.empty((capacity, *shape), kind) for name, (kind, shape) in self._columns.items()}
@@ -142,52 +69,94 @@ class Shelf:
         """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads)."""
         seq = snapshot.seq
         with self._lock:
-            if self._sealer is not None and snapshot.segments != self._segments and seq >= self._seq:
-                self._adopt(snapshot, self._sealer)
             if seq > self._seq:
-                erased, changed = snapshot.changed(self._owner, self._seq)
-                if len(erased) or len(changed):
-                    self._view = None
-                    gone = np.concatenate((erased, changed))
-                    self._parts = tuple(part.without(np.unique(gone)) for part in self._parts)
-                    self._forget(gone)
-                    self._load(snapshot, changed)
-                self._seq = seq
+                if self._seq:
+                    self._catch_up(snapshot)
+                else:
+                    self._begin(snapshot)
+            if self._sealer is not None and snapshot.segments != self._segments and seq >= self._seq:
+                self._adopt(snapshot)
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
-                self._view = View(seq, columns, self._terms.view(), self._parts)
+                self._view = View(self._seq, columns, self._terms.view(), self._parts, self._answers)
                 self.to_seal = self._is_to_seal()
                 held = sum(array.nbytes for array in self._arrays.values())
-                sealed_places = sum(len(part.live) for part in self._parts)
-                self.bytes = held + self._terms.size + VIEW_BYTES * self._count + sealed_places
+                self.bytes = (
+                    held + self._terms.size + VIEW_BYTES * self._count + SEALED_BYTES * self._parts.places
+                )  # fmt: skip
             return self._view
 
-    def _adopt(self, snapshot: Snapshot, sealer: Sealer) -> None:
-        """Looks at the list of segments, which has changed; if the owner's have, the shelf keeps only what is not
-        sealed."""
-        listed = snapshot.listed_segments(self._owner)
-        present = [part.listed.key for part in self._parts]
-        if [each.key for each in listed] == present:  # Those of others have changed.
-            self._segments = snapshot.segments
-            return
-        found, unusable = sealed(snapshot, self._owner, sealer.files, listed, self._parts)
+    def _begin(self, snapshot: Snapshot) -> None:
+        """Loads all of the owner that is not sealed. What would fill segments is sealed before: a store that was filled
+        without a search would not fit into memory."""
+        self._reset()
+        listed = snapshot.listed_segments(self._owner) if snapshot.segments and self._sealer else []
+        opened = self._opened(listed)
+        found = sealed(snapshot, self._owner, opened)
+        if self._sealer is not None and len(found.unsealed) >= self._sealer.size:
+            opened += self._opened(self._sealer.seal_tail(snapshot, self._owner))
+            found = sealed(snapshot, self._owner, opened)
+        self._load(snapshot, found.unsealed)
+        self._parts, self._has_holes = found.parts, found.holes
+        self._segments, self._seq = snapshot.segments, snapshot.seq
+
+    def _opened(self, listed: Sequence[ListedSegment]) -> list[Opened]:
+        """Those of the segments that can be used; the others are to be made anew."""
+        if not listed or self._sealer is None:
+            return []
+        opened, unusable = open_all(self._sealer.files, listed)
         if unusable:
-            sealer.discard(unusable)
-        if [part.listed.key for part in found.parts] != present:
-            # Whatever ends it amid this, the shelf is one that has not begun.
-            self._view, self._parts, self._seq, self._segments = None, (), 0, -1
-            self._arrays, self._terms = self._allocated(0), Terms()
-            self._count = self._dead = self._newest_key = 0
-            self._load(snapshot, found.unsealed)
-            self._parts, self._has_holes, self._seq = found.parts, found.holes, snapshot.seq
+            self._sealer.discard(unusable)
+        return opened
+
+    def _catch_up(self, snapshot: Snapshot) -> None:
+        erased, changed = snapshot.changed(self._owner, self._seq)
+        if len(erased) or len(changed):
+            self._view = None
+            gone = np.concatenate((erased, changed))
+            self._parts = self._parts.without(np.unique(gone))
+            self._forget(gone)
+            self._load(snapshot, changed)
+        self._seq = snapshot.seq
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        """Looks at the list of segments, which has changed; of what is sealed now the shelf lets go."""
+        listed = snapshot.listed_segments(self._owner)
+        if [each.key for each in listed] != self._parts.keys:  # Else those of others have changed.
+            try:
+                self._exchange(snapshot, listed)
+            except BaseException:
+                self._reset()  # It would lack what it was about to let go of.
+                raise
         self._segments = snapshot.segments
+
+    def _exchange(self, snapshot: Snapshot, listed: Sequence[ListedSegment]) -> None:
+        """Has these be the parts."""
+        left = {part.listed.key: part for part in self._parts}
+        kept = [left.pop(each.key) for each in listed if each.key in left]
+        known = {part.listed.key for part in kept}
+        fresh = [
+            adopted(snapshot, self._owner, each)
+            for each in self._opened([each for each in listed if each.key not in known])
+        ]
+        sealed_now = np.concatenate([NO_KEYS, *(part.living for part in fresh)])
+        homeless = np.setdiff1d(np.concatenate([NO_KEYS, *(part.living for part in left.values())]), sealed_now)
+        self._view = None
+        self._forget(sealed_now)
+        self._load(snapshot, homeless)
+        self._parts = Parts(sorted([*kept, *fresh], key=lambda part: part.listed.first))
+        self._has_holes = has_holes(snapshot, self._owner, self._parts)
+        self._answers = Answers()
 
     def _is_to_seal(self) -> bool:
         """Whether the sealer would find something to do."""
         return self._sealer is not None and (
             self._count - self._dead >= self._sealer.size
             or self._has_holes
-            or any(np.count_nonzero(part.live) < (1 - DEAD_SHARE) * len(part.live) for part in self._parts)
+            or any(
+                not part.segment.has_graph or np.count_nonzero(part.live) < (1 - DEAD_SHARE) * len(part.live)
+                for part in self._parts
+            )
         )
 
     def _forget(self, keys: Keys) -> None:
@@ -208,6 +177,7 @@ class Shelf:
             kept = self._arrays["live"][: self._count].copy()
             self._terms.keep(kept)
             self._move(self._count - self._dead, kept)
+            self._answers = Answers()
 
     def _append(self, fresh: States) -> None:
         self._reserve(len(fresh.keys))

@@ -85,6 +85,7 @@ MIGRATIONS: list[list[str]] = [
         # How many are deleted is told without reading all memories.
         "CREATE INDEX memory_deleted ON memory (deleted_at) WHERE deleted_at IS NOT NULL",
     ],
+    ["ALTER TABLE segment ADD COLUMN has_graph INTEGER NOT NULL DEFAULT 1"],  # Or its vectors are scanned until it has.
 ]
 
 NEXT_VECTOR = """CREATE TABLE next_vector (

@@ -22,7 +22,10 @@ from agentmem.storage.database import Connection, Database, all_rows, key_array,
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, listed_segments
 from agentmem.storage.transaction import Transaction
 
-CLAIM = "sealing"
+WORK = "sealing"
+TAILS = "sealing tails"
+"""Two rights, each of one process at a time: to work on what is listed, and to list what comes after it."""
+
 CLAIM_SECONDS = 60.0
 """How long a process that died keeps others from sealing; a segment takes about as long, and the claim is renewed."""
 
@@ -31,7 +34,8 @@ SUFFIX = ".segment"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A segment whose file is complete; `replaced` are those whose place it takes."""
+    """A segment whose file is complete; `replaced` are those whose place it takes, `right` the one that it was built
+    with."""
 
     owner: Owner
     first: int
@@ -39,8 +43,10 @@ class Built:
     file: str
     size: int
     checksum: bytes
+    has_graph: bool
     keys: Keys
     replaced: tuple[ListedSegment, ...]
+    right: str
 
 
 class Segments:
@@ -55,12 +61,12 @@ class Segments:
         """Whether there is a file, and so a folder beside it."""
         return not self._database.in_memory
 
-    def claim(self, owner: str) -> float:
-        """Takes or renews the right to seal; 0, or the seconds that another process's claim still has to run."""
-        return self._writes.commit(lambda transaction: claim(transaction, CLAIM, owner, CLAIM_SECONDS))
+    def claim(self, right: str, owner: str) -> float:
+        """Takes or renews a right; 0, or the seconds that another process's claim still has to run."""
+        return self._writes.commit(lambda transaction: claim(transaction, right, owner, CLAIM_SECONDS))
 
-    def release(self, owner: str) -> None:
-        self._writes.commit(lambda transaction: release(transaction, CLAIM, owner))
+    def release(self, right: str, owner: str) -> None:
+        self._writes.commit(lambda transaction: release(transaction, right, owner))
 
     def new_file(self) -> Path:
         """Where the next segment goes; the folder is there."""
@@ -71,32 +77,37 @@ class Segments:
     def path_of(self, file: str) -> Path:
         return folder_of(self._database.path) / file
 
-    def list(self, claimant: str, model: str, built: Built, since: int) -> bool:
-        """Has a segment count from now on, in the place of others. False when that must not be: the claim was lost, the
+    def list(self, claimant: str, model: str, built: Built, since: int) -> ListedSegment | None:
+        """Has a segment count from now on, in the place of others. None when that must not be: the claim was lost, the
         store has moved to another model, one of the others is gone, or a memory of it was purged after the change
         `since`, when its rows were read."""
 
-        def apply(transaction: Transaction) -> bool:
+        def apply(transaction: Transaction) -> ListedSegment | None:
             connection = transaction.connection
             present = {each.key for each in listed_segments(connection, built.owner, model)}
             if (
-                not is_claimed(connection, CLAIM, claimant)
+                not is_claimed(connection, built.right, claimant)
                 or stored_identity(connection) != model
                 or not present.issuperset(each.key for each in built.replaced)
                 or np.isin(built.keys, _purged_since(connection, since)).any()
             ):
-                return False
+                return None
             reach("segments: before one is listed")
             _strike(connection, [each.key for each in built.replaced])
             owner = built.owner or (None, None)
             connection.execute(
-                "INSERT INTO segment (field, name, first, last, model, places, file, bytes, checksum) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*owner, built.first, built.last, model, len(built.keys), built.file, built.size, built.checksum),
-            )
+                "INSERT INTO segment (field, name, first, last, model, places, file, bytes, checksum, has_graph) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*owner, built.first, built.last, model, len(built.keys), built.file, built.size, built.checksum,
+                 built.has_graph),
+            )  # fmt: skip
+            listed = ListedSegment(
+                connection.last_insert_rowid(), built.first, built.last, len(built.keys), built.file, built.size,
+                built.checksum, built.has_graph,
+            )  # fmt: skip
             _count_up(connection)
             reach("segments: after one is listed")
-            return True
+            return listed
 
         sync(str(folder_of(self._database.path)))
         return self._writes.commit(apply)

@@ -59,6 +59,7 @@ class ListedSegment:
     file: str
     size: int
     checksum: bytes
+    has_graph: bool
 
 
 NOT_DELETED = "memory.deleted_at IS NULL"
@@ -191,13 +192,14 @@ class Snapshot:
         )
         return _states_of(row)
 
-    def keys(self, scope: Scope, condition: Condition | None) -> Keys:
-        """The keys of the visible memories of a scope that satisfy a filter, in no order."""
+    def keys(self, scope: Scope, condition: Condition | None, among: Keys | None = None) -> Keys:
+        """The keys of the visible memories of a scope (or those among some) that satisfy a filter, in no order."""
         source, parameters = self._source(scope)
         where, bound = self._visible(scope, condition)
+        memories, named = ("memory", ()) if among is None else (self._wanted, (key_array(among),))
         # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
-        query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM memory WHERE {where})"
-        keys = only_row(self._connection, query, (*parameters, *bound))[0]
+        query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM {memories} WHERE {where})"
+        keys = only_row(self._connection, query, (*parameters, *named, *bound))[0]
         return _numbers(keys)
 
     def numbers(self, keys: Keys, scope: Scope, field: Condition) -> dict[int, float]:
@@ -283,7 +285,7 @@ def _changed(owner: Owner, since: int, until: int) -> tuple[str, tuple[Any, ...]
 def listed_segments(connection: Connection, owner: Owner, model: str) -> list[ListedSegment]:
     rows = all_rows(
         connection,
-        "SELECT key, first, last, places, file, bytes, checksum FROM segment "
+        "SELECT key, first, last, places, file, bytes, checksum, has_graph FROM segment "
         "WHERE field IS ? AND name IS ? AND model = ? ORDER BY first",
         (*(owner or (None, None)), model),
     )

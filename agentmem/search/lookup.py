@@ -1,0 +1,110 @@
+"""Lookup: the terms of a query in the postings of all of an owner's segments.
+
+The places with the best scores are found without reading all postings of common words (MaxScore; Turtle and Flood,
+1995): rare words come first, and once no place without them could be among the best, the others are only looked up at
+the places that have them.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.search.keywords import NOTHING, Found, Mask, Numbers, Places, Statistics, Weights
+from agentmem.search.sealed import Parts, Seen
+
+
+class Lookup:
+    """Of t terms in the segments of some parts. Belongs to one search."""
+
+    def __init__(self, parts: Parts, terms: npt.NDArray[np.uint32]) -> None:
+        self._parts = parts
+        self._postings = [part.segment.postings for part in parts]
+        self._spans = [postings.spans(terms) for postings in self._postings]
+        self._bounds = [spans.tolist() for spans in self._spans]
+
+    def statistics(self, seen: Sequence[Seen]) -> list[Statistics]:
+        """Of what is seen of each part."""
+        return [each.statistics(spans) for each, spans in zip(seen, self._spans, strict=True)]
+
+    def found_at(self, part: int, places: Places, terms: Iterable[int] | None = None) -> Found:
+        """Where the terms (or some of them) stand among places (k,) of a part, ascending; `place` tells at which of
+        these."""
+        sought = places.astype(np.uint32)
+        postings, bounds = self._postings[part], self._bounds[part]
+        words, at, counts = [NOTHING], [NOTHING], [NOTHING]
+        for term in range(len(bounds)) if terms is None else terms:
+            start, end = bounds[term]
+            if start == end:
+                continue
+            there = postings.places[start:end]
+            near = there.searchsorted(sought)
+            hits = np.flatnonzero(there.take(near, mode="clip") == sought)
+            words.append(np.full(len(hits), term))
+            at.append(hits)
+            counts.append(postings.counts[start:end][near[hits]])
+        return Found(np.concatenate(words), np.concatenate(at), np.concatenate(counts))
+
+    def best(self, weights: Weights, passing: Mask | None, wanted: int) -> tuple[Places, Numbers, bool]:
+        """The `wanted` places with the highest scores, of those that are `passing` (n,) of all parts or else of all, in
+        no order; their scores; and whether there are no others that have one."""
+        scores = np.zeros(self._parts.places, np.float32)
+        places: list[Places] = []
+        terms = np.flatnonzero(weights.numbers >= 0)
+        by_rarity = terms[np.argsort(sum(spans[terms, 1] - spans[terms, 0] for spans in self._spans), kind="stable")]
+        shares = weights.shares[weights.numbers[by_rarity]]
+        # What the words from each on could add, since no strength is more than 1.
+        further = [*np.cumsum(shares[::-1])[::-1].tolist(), 0.0]
+        bar = 0.0
+        read = 0
+        for term, share in zip(by_rarity.tolist(), shares.tolist(), strict=True):
+            bar = _nth_highest(scores, places, wanted)
+            if bar > further[read]:
+                break
+            there, counts = self._postings_of(term)
+            if passing is not None:
+                kept = passing[there]
+                there, counts = there[kept], counts[kept]
+            before = scores[there]
+            scores[there] = before + np.float32(share) * weights.strength(counts, self._parts.lengths[there])
+            places.append(there[before == 0])
+            read += 1
+        found = np.concatenate([NOTHING, *places])
+        complete = read == len(by_rarity)
+        if not complete:
+            found = np.sort(found[scores[found] + further[read] >= bar])
+            self._add(scores, found, weights, by_rarity[read:])
+        best = scores[found]
+        if len(found) <= wanted:
+            return found, best, complete
+        chosen = np.argpartition(best, len(found) - wanted)[len(found) - wanted :]
+        return found[chosen], best[chosen], False
+
+    def _postings_of(self, term: int) -> tuple[Places, npt.NDArray[np.uint16]]:
+        """All of a term: the places and how often it stands there."""
+        spans = [bounds[term] for bounds in self._bounds]
+        places = np.empty(sum(end - start for start, end in spans), np.intp)
+        at = 0
+        for postings, first, (start, end) in zip(self._postings, self._parts.starts, spans, strict=False):
+            np.add(postings.places[start:end], first, out=places[at : at + end - start])
+            at += end - start
+        counts = [postings.counts[start:end] for postings, (start, end) in zip(self._postings, spans, strict=True)]
+        return places, np.concatenate(counts)
+
+    def _add(self, scores: Numbers, places: Places, weights: Weights, terms: npt.NDArray[np.intp]) -> None:
+        """Adds what further terms are worth to the scores at some places, ascending."""
+        ends = np.searchsorted(places, self._parts.starts)
+        for part, first in enumerate(self._parts.starts[:-1]):
+            here = places[ends[part] : ends[part + 1]]
+            found = self.found_at(part, here - first, terms.tolist())
+            at = here[found.place]
+            worth = weights.shares[weights.numbers[found.word]] * weights.strength(found.count, self._parts.lengths[at])
+            np.add.at(scores, at, worth.astype(np.float32))
+
+
+def _nth_highest(scores: Numbers, places: Sequence[Places], count: int) -> float:
+    """Of the scores at the places; 0 where these are fewer."""
+    if sum(map(len, places)) < count:
+        return 0.0
+    values = scores[np.concatenate(places)]
+    return float(np.partition(values, len(values) - count)[len(values) - count])

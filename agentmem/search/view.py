@@ -1,0 +1,119 @@
+"""A view: a shelf as it stands between two changes of its owner's memories."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.filters import Condition
+from agentmem.records import Scope
+from agentmem.search.keywords import Mask, Places, TermsView
+from agentmem.search.sealed import Parts
+from agentmem.search.vectors import cosines
+from agentmem.storage.snapshot import NEVER, Keys, Snapshot
+
+FILTERS_KEPT = 8
+"""Filters whose answers a shelf keeps: the same few come again and again, with other queries."""
+
+
+class Answer(NamedTuple):
+    """Which places satisfied a filter at a moment: the first ones of a shelf, and those of its parts."""
+
+    moment: int
+    masks: list[Mask]
+
+
+class Answers:
+    """What the database answered of the filters that were asked last. Shared by the views of a shelf for as long as its
+    places only become more; may be used from any thread."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Scope, Condition | None], Answer] = {}
+
+    def get(self, scope: Scope, condition: Condition | None, moment: int) -> Answer | None:
+        answer = self._kept.get((scope, condition))
+        # When a later moment was asked about, more had expired.
+        return answer if answer is not None and answer.moment <= moment else None
+
+    def keep(self, scope: Scope, condition: Condition | None, answer: Answer) -> None:
+        if len(self._kept) >= FILTERS_KEPT:
+            self._kept.clear()
+        self._kept[scope, condition] = answer
+
+
+class View:
+    """A shelf as it stands between two changes: n places. Shared by all threads that search meanwhile; what several
+    searches need is worked out by the first (threads that come together find the same).
+
+    Attributes:
+        vectors: float16 (n, dimension), zeros where `embedded` is False.
+        live: False where the memory has changed or gone away.
+        created_at, expires_at: in microseconds.
+        runs: the number of each memory's run, -1 where there is none.
+        parts: what is sealed, beside these places.
+    """
+
+    def __init__(
+        self, seq: int, columns: Mapping[str, npt.NDArray[Any]], terms: TermsView, parts: Parts, answers: Answers
+    ) -> None:
+        self._seq = seq  # A snapshot before it may see less than this view.
+        self.keys: Keys = columns["keys"]
+        self.vectors: npt.NDArray[np.float16] = columns["vectors"]
+        self.embedded: Mask = columns["embedded"]
+        # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
+        self.live: Mask = columns["live"].copy()
+        self.created_at: Keys = columns["created_at"]
+        self.expires_at: Keys = columns["expires_at"]
+        self.runs: npt.NDArray[np.int64] = columns["runs"]
+        self.terms = terms
+        self.parts = parts
+        self._answers = answers
+        self._first_expiry = int(self.expires_at.min(initial=NEVER))
+        self._in_order: Places | None = None
+        self._searchable: Places | None = None
+
+    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> list[Mask]:
+        """Which of the places that a snapshot sees are of a scope and satisfy a filter: those of the shelf, and then
+        those of each part. Not to be changed. The database is asked once for all searches with the same filter, and
+        afterwards only about what has changed."""
+        if snapshot.seq < self._seq:
+            return self._at(snapshot.keys(scope, condition))
+        count = len(self.keys)
+        answer = self._answers.get(scope, condition, snapshot.moment)
+        if answer is None:
+            answer = Answer(snapshot.moment, self._at(snapshot.keys(scope, condition)))
+            self._answers.keep(scope, condition, answer)
+        elif (known := len(answer.masks[0])) < count:
+            more = self.keys[known:]
+            found = np.isin(more, snapshot.keys(scope, condition, more))
+            answer = Answer(snapshot.moment, [np.concatenate((answer.masks[0], found)), *answer.masks[1:]])
+            self._answers.keep(scope, condition, answer)
+        return [answer.masks[0][:count], *answer.masks[1:]]
+
+    def _at(self, keys: Keys) -> list[Mask]:
+        keys = np.sort(keys) if len(self.parts) else keys
+        return [np.isin(self.keys, keys), *(part.holding(keys) for part in self.parts)]
+
+    def visible(self, moment: int) -> Mask:
+        """Which of the places are neither gone nor expired at a moment. Not to be changed."""
+        return self.live if moment < self._first_expiry else self.live & (self.expires_at > moment)
+
+    def with_vectors(self, passing: Mask) -> Places:
+        """Those of the passing places (n,) that have a vector."""
+        if passing is not self.live:
+            return np.flatnonzero(passing & self.embedded)
+        if self._searchable is None:
+            self._searchable = np.flatnonzero(self.live & self.embedded)
+        return self._searchable
+
+    def in_order(self, passing: Mask) -> Places:
+        """The passing places (n,) by run and age."""
+        if self._in_order is None:
+            order = np.lexsort((self.keys, self.runs))
+            self._in_order = order[self.live[order]]
+        return self._in_order if passing is self.live else self._in_order[passing[self._in_order]]
+
+    def scores(self, query: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+        """The cosine of each place's vector and the query's (dimension,), both of unit length."""
+        return cosines(query, self.vectors)

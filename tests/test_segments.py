@@ -409,6 +409,25 @@ def test_memories_that_wait_for_their_vectors_are_sealed_later(open_memory):
     assert_like_exact(memory)
 
 
+def test_a_segment_without_any_vector_is_found_by_its_words(open_memory):
+    class Failing(HashEmbedder):
+        def embed(self, texts):
+            if any("unspeakable" in text for text in texts):
+                raise ValueError("no vector for this")
+            return super().embed(texts)
+
+    memory = open_memory(embedder=Failing())
+    memory.add_batch([{"content": f"unspeakable thing {at}", "user_id": "ana"} for at in range(150)], defer=True)
+    memory.flush()
+    memory.add_batch(items(150))
+    for _ in range(2):
+        assert found(memory, "unspeakable thing 7", mode="keyword")[0][0] == "unspeakable thing 7"
+        assert len(found(memory, "word1", mode="vector", limit=300)) == 150
+        assert seal(memory) == 2  # All that failed was told by one event, and stays together.
+    assert with_graphs(memory) == [True] * 2
+    memory.close()  # What has no vector is told by check().
+
+
 def test_a_store_that_moves_to_another_model_seals_again(open_memory):
     memory = open_memory()
     memory.add_batch(items(250))

@@ -32,17 +32,14 @@ from agentmem.search.view import View
 ALL_OF = 20_000
 """Memories asked about, up to which all of them are candidates."""
 
-GRAPH_COST = 5.0
-GATHER_COST = 0.25
-SCAN_COST = 0.04
+GRAPH_COST = 1.2
+LOOK_UP_COST = 0.12
+SCAN_COST = 0.03
 """Microseconds a vector that a graph proposes, that is compared after it was looked up, and that is compared with all
-others of its segment."""
+others of its segment (perf/segments.py, 2 cores with AVX512); what counts is how they relate."""
 
 OVERFETCH = 1.3
 """A graph is asked for so many times what its dead and filtered places make necessary."""
-
-KEPT = 4
-"""Of what all blocks propose together, so many times what is wanted of each become candidates."""
 
 BESIDE = np.array((-2, -1, 1, 2))
 """Where the neighbours in a run stand that lend a memory some of their score."""
@@ -117,14 +114,14 @@ class Segmented:
     def nearest(self, query: Vectors, wanted: int) -> Near:
         segment = self.segment
         count = int(OVERFETCH * wanted * len(segment) / max(1, self.asked))
-        gather, scan = GATHER_COST * self.asked, SCAN_COST * len(segment.vectors)
-        while segment.has_graph and count <= len(segment.vectors) and GRAPH_COST * count < min(gather, scan):
+        look_up, scan = LOOK_UP_COST * self.asked, SCAN_COST * len(segment.vectors)
+        while segment.has_graph and count <= len(segment.vectors) and GRAPH_COST * count < min(look_up, scan):
             found = segment.nearest(query, count)
             found = found[self.passing[found]]
             if len(found) >= wanted:
                 return Near(found, segment.cosines_at(query, found), len(found) == self.asked, True)
             count *= 4
-        if gather < scan:
+        if look_up < scan:
             found = np.flatnonzero(self.passing & segment.embedded)
             return _nearest(found, segment.cosines_at(query, found), wanted)
         cosines = segment.cosines(query)
@@ -244,10 +241,10 @@ class Words:
 
 
 def pool_of(
-    blocks: Sequence[Block], words: Words | None, query: Vectors | None, *, wanted: int, neighbours: bool
+    blocks: Sequence[Block], words: Words | None, query: Vectors | None, *, wanted: int, each: int, neighbours: bool
 ) -> Pool:
-    """About KEPT times `wanted` candidates of each kind, more where some of them are dead; with their neighbours, if
-    these are asked for."""
+    """About `wanted` candidates of each kind, `each` of which one block alone may have; with their neighbours, if these
+    are asked for."""
     every = sum(block.asked for block in blocks) <= ALL_OF
     complete, graphs = True, 0
     if every:
@@ -256,9 +253,9 @@ def pool_of(
     else:
         chosen = [NOTHING for _ in blocks]
         if query is not None:
-            chosen, complete, graphs = _nearest_of_all(blocks, query, wanted)
+            chosen, complete, graphs = _nearest_of_all(blocks, query, wanted, each)
         if words is not None:
-            with_words, no_other = words.best(blocks, KEPT * wanted)
+            with_words, no_other = words.best(blocks, wanted)
             chosen = [_united(*both) for both in zip(chosen, with_words, strict=True)]
             complete = complete if query is not None else no_other
         ranks = [np.arange(len(places)) for places in chosen]
@@ -283,20 +280,20 @@ def _in_line(block: Block, places: Places) -> tuple[Places, npt.NDArray[np.int64
     return block.in_line(places)
 
 
-def _nearest_of_all(blocks: Sequence[Block], query: Vectors, wanted: int) -> tuple[list[Places], bool, int]:
-    """The nearest places of each block, ascending, KEPT times `wanted` in all; whether no other is asked about; and how
-    many graphs were asked."""
-    near = [block.nearest(query, wanted) for block in blocks]
-    cosines = np.concatenate([each.cosines for each in near])
-    chosen = [each.places for each in near]
-    complete = all(each.complete for each in near)
-    if len(cosines) > KEPT * wanted:
+def _nearest_of_all(blocks: Sequence[Block], query: Vectors, wanted: int, each: int) -> tuple[list[Places], bool, int]:
+    """The nearest places of each block, ascending, `wanted` in all; whether no other is asked about; and how many
+    graphs were asked."""
+    near = [block.nearest(query, max(each, wanted // len(blocks))) for block in blocks]
+    cosines = np.concatenate([one.cosines for one in near])
+    chosen = [one.places for one in near]
+    complete = all(one.complete for one in near)
+    if len(cosines) > wanted:
         kept = np.zeros(len(cosines), np.bool_)
-        kept[_highest(cosines, KEPT * wanted)] = True
+        kept[_highest(cosines, wanted)] = True
         starts = list(accumulate(map(len, chosen)))[:-1]
         chosen = [places[of] for places, of in zip(chosen, np.split(kept, starts), strict=True)]
         complete = False
-    return [np.sort(places) for places in chosen], complete, sum(each.by_graph for each in near)
+    return [np.sort(places) for places in chosen], complete, sum(one.by_graph for one in near)
 
 
 def _nearest(places: Places, cosines: Scores, wanted: int) -> Near:

@@ -156,6 +156,8 @@ OPENED_TOGETHER = 4
 
 def open_all(files: Segments, listed: Sequence[ListedSegment]) -> tuple[list[Opened], list[ListedSegment]]:
     """Opens segments; which are open now, and which cannot be used."""
+    if not listed:
+        return [], []
 
     def opened(each: ListedSegment) -> Segment | None:
         try:

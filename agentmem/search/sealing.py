@@ -9,8 +9,9 @@ time. Whatever ends it, nothing is lost: a segment counts once it is listed, and
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
 from agentmem.interrupts import block
 from agentmem.search.jobs import Job, Range, next_job
-from agentmem.search.segments import Content, Stopped, content_of, write_segment
+from agentmem.search.sealed import Opened
+from agentmem.search.segments import Content, Segment, Stopped, content_of, open_segment, write_segment
 from agentmem.storage.claims import claimant
 from agentmem.storage.segments import CLAIM_SECONDS, TAILS, WORK, Built, Segments
 from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
@@ -28,6 +30,9 @@ from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
 SEGMENT = 65_536
 """Memories of a segment: its graph takes ten seconds to a minute of one core to build, 60 MB on the disk and,
 meanwhile, some 200 MB in memory; a scan of as many takes 2.5 milliseconds."""
+
+READY = 4
+"""Segments that are kept open for the next search; they are mapped, and take hardly any memory."""
 
 RETRY_SECONDS = 10.0
 """After which an owner is looked at again when there was nothing to do, or it failed."""
@@ -52,6 +57,7 @@ class Sealer:
         self._wanted: dict[Owner, None] = {}
         self._unusable: list[int] = []
         self._not_before: dict[Owner, float] = {}
+        self._ready: dict[str, Segment] = {}
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()  # Last, see Restartable.
@@ -89,6 +95,12 @@ class Sealer:
                 sealed.append(listed)
                 after = listed.last
         return sealed
+
+    def take_ready(self, listed: Sequence[ListedSegment]) -> list[Opened]:
+        """Those of the segments that were opened when they had just been built, each once: nobody else has to compare
+        its checksum."""
+        with self._lock:
+            return [(each, self._ready.pop(each.file)) for each in listed if each.file in self._ready]
 
     def discard(self, unusable: Iterable[ListedSegment]) -> None:
         """These files cannot be used; they are to be made anew when their owner is worked on."""
@@ -161,7 +173,7 @@ class Sealer:
             present = snapshot.listed_segments(owner)
             job = self._tail(snapshot, owner, present[-1].last if present else 0)
             gathered = job and _gathered(snapshot, owner, job)
-        return bool(job and gathered and self._built(owner, job, gathered, TAILS))
+        return bool(job and gathered and self._built(owner, job, gathered, TAILS, ready=True))
 
     def _tail(self, snapshot: Snapshot, owner: Owner, after: int) -> Job | None:
         """What fills a segment after a change, if so much is there."""
@@ -182,10 +194,12 @@ class Sealer:
         if not len(gathered.content.columns["keys"]):
             self.files.strike(listed.key for listed in job.replaced)
             return True
-        return self._built(owner, job, gathered, WORK) is not None
+        return self._built(owner, job, gathered, WORK, ready=True) is not None
 
-    def _built(self, owner: Owner, job: Job, gathered: "Gathered", right: str) -> ListedSegment | None:
-        """Writes a segment and has it listed; None when it was given up."""
+    def _built(
+        self, owner: Owner, job: Job, gathered: "Gathered", right: str, *, ready: bool = False
+    ) -> ListedSegment | None:
+        """Writes a segment, opens it for the next search if asked to, and has it listed; None when it was given up."""
         content, since = gathered
         path = self.files.new_file()
         reach("segments: before one is written")
@@ -194,11 +208,20 @@ class Sealer:
         except Stopped:
             return None
         reach("segments: after one is written")
+        if ready:
+            self._keep_ready(path, checksum)
         built = Built(
             owner, job.first, job.last, path.name, path.stat().st_size, checksum, job.with_graph,
             content.columns["keys"], job.replaced, right,
         )  # fmt: skip
         return self.files.list(self._owner, self._model, built, since)
+
+    def _keep_ready(self, path: Path, checksum: bytes) -> None:
+        segment = open_segment(path, checksum)
+        with self._lock:
+            if len(self._ready) >= READY:
+                self._ready.clear()  # Nobody searches their owners any more.
+            self._ready[path.name] = segment
 
     def _question(self, right: str) -> Callable[[], bool]:
         """Whether to stop; renews the claim now and then, and stops when it is lost."""
@@ -225,7 +248,7 @@ class Sealer:
             thread.join()
 
     def _restart(self) -> None:
-        abandon(self._lock, self._tails, self._thread)
+        abandon(self._lock, self._tails, self._thread, self._ready)
         self._start()
 
 

@@ -214,18 +214,30 @@ def rank_of(order: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
     return rank
 
 
-def _distinct(flat: Vectors, count: int) -> tuple[Vectors, list[int]]:
-    """The different ones of so many vectors, one behind the other, as (m, dimension), and which of them each is."""
-    vectors = flat.reshape(count, -1)
-    numbers: dict[bytes, int] = {}
-    # By their digests, since a table of the vectors themselves would be a second copy of all of them.
-    digests = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in vectors]
-    which = [numbers.setdefault(digest, len(numbers)) for digest in digests]
-    if len(numbers) == count:
-        return vectors, which
-    firsts = np.zeros(len(numbers), np.intp)
-    firsts[which[::-1]] = np.arange(count)[::-1]
-    return vectors[firsts], which
+def _distinct(flat: Vectors, count: int) -> tuple[Vectors, npt.NDArray[np.intp]]:
+    """The different ones of so many vectors, one behind the other, as (m, dimension) by their first places, and which
+    of them each is. Two of the same may stay where a third has their hash, which does no harm."""
+    vectors = flat.reshape(count, -1) if count else np.empty((0, 1), np.float16)
+    hashes = np.concatenate([np.empty(0, np.uint64), *map(_hashes, np.split(vectors, range(HASHED, count, HASHED)))])
+    order = np.argsort(hashes, kind="stable")
+    alike = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    is_first = np.ones(count, np.bool_)
+    is_first[alike + 1] = (vectors[order[alike + 1]] != vectors[order[alike]]).any(axis=1)
+    firsts = order[is_first]
+    which = np.empty(count, np.intp)
+    which[order] = rank_of(np.argsort(firsts)).astype(np.intp)[np.cumsum(is_first) - 1]
+    return (vectors if len(firsts) == count else vectors[np.sort(firsts)]), which
+
+
+HASHED = 4096
+"""Vectors that are hashed at once."""
+
+
+def _hashes(vectors: Vectors) -> npt.NDArray[np.uint64]:
+    """Of the bits of each (k, dimension), uint64 (k,); 16 of them by a random number of 64 (multilinear hashing)."""
+    random = np.random.default_rng(1).integers(0, 2**64, vectors.shape[1], np.uint64, endpoint=False)
+    hashes: npt.NDArray[np.uint64] = vectors.view(np.uint16).astype(np.uint64) @ random
+    return hashes
 
 
 def _built(vectors: Vectors, stop: Callable[[], bool]) -> tuple[bytes, npt.NDArray[np.uint32]]:

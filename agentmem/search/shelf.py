@@ -80,7 +80,7 @@ class Shelf:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
                 self._view = View(self._seq, columns, self._terms.view(), self._parts, self._answers)
                 self.to_seal = self._is_to_seal()
-                held = sum(array.nbytes for array in self._arrays.values())
+                held = sum(array[: self._count].nbytes for array in self._arrays.values())
                 self.bytes = (
                     held + self._terms.size + VIEW_BYTES * self._count + SEALED_BYTES * self._parts.places
                 )  # fmt: skip
@@ -89,9 +89,11 @@ class Shelf:
     def _begin(self, snapshot: Snapshot) -> None:
         """Loads all of the owner that is not sealed. What would fill segments is sealed before: a store that was filled
         without a search would not fit into memory."""
+        present = {part.listed.key: (part.listed, part.segment) for part in self._parts}
         self._reset()
         listed = snapshot.listed_segments(self._owner) if snapshot.segments and self._sealer else []
-        opened = self._opened(listed)
+        opened = self._opened([each for each in listed if each.key not in present])
+        opened = sorted([*opened, *(present[each.key] for each in listed if each.key in present)], key=_first)
         found = sealed(snapshot, self._owner, opened)
         if self._sealer is not None and len(found.unsealed) >= self._sealer.size:
             opened += self._opened(self._sealer.seal_tail(snapshot, self._owner))
@@ -104,13 +106,18 @@ class Shelf:
         """Those of the segments that can be used; the others are to be made anew."""
         if not listed or self._sealer is None:
             return []
-        opened, unusable = open_all(self._sealer.files, listed)
+        ready = self._sealer.take_ready(listed)
+        known = {each.key for each, _ in ready}
+        opened, unusable = open_all(self._sealer.files, [each for each in listed if each.key not in known])
         if unusable:
             self._sealer.discard(unusable)
-        return opened
+        return sorted([*ready, *opened], key=_first)
 
     def _catch_up(self, snapshot: Snapshot) -> None:
         erased, changed = snapshot.changed(self._owner, self._seq)
+        if self._sealer is not None and len(changed) >= self._sealer.size:
+            self._begin(snapshot)
+            return
         if len(erased) or len(changed):
             self._view = None
             gone = np.concatenate((erased, changed))
@@ -202,8 +209,10 @@ class Shelf:
     def _reserve(self, more: int) -> None:
         needed, capacity = self._count + more, len(self._arrays["keys"])
         if needed > capacity:
-            # What grows, grows by a half, so that it is copied a bounded number of times.
-            self._move(max(needed, capacity * 3 // 2), None)
+            # What grows, grows by a half, so that it is copied a bounded number of times; beside segments all at once,
+            # since it will grow until it is one. What is not used yet takes no memory.
+            full = self._sealer.size if self._sealer is not None and len(self._parts) else 0
+            self._move(max(needed, capacity * 3 // 2, full), None)
 
     def _move(self, capacity: int, kept: Mask | None) -> None:
         """Into new arrays, all places or those that are `kept`: views that are being scanned keep the old ones."""
@@ -217,6 +226,10 @@ class Shelf:
         self._arrays = moved
         self._count = count
         self._dead = count - int(np.count_nonzero(moved["live"][:count]))
+
+
+def _first(opened: Opened) -> int:
+    return opened[0].first
 
 
 class Shelves:

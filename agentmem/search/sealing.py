@@ -22,7 +22,7 @@ from agentmem.forks import abandon, restart
 from agentmem.interrupts import block
 from agentmem.search.jobs import Job, Range, next_job
 from agentmem.search.sealed import Opened
-from agentmem.search.segments import Content, Segment, Stopped, content_of, open_segment, write_segment
+from agentmem.search.segments import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
 from agentmem.storage.claims import claimant
 from agentmem.storage.segments import CLAIM_SECONDS, TAILS, WORK, Built, Segments
 from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
@@ -202,19 +202,24 @@ class Sealer:
         """Writes a segment, opens it for the next search if asked to, and has it listed; None when it was given up."""
         content, since = gathered
         path = self.files.new_file()
-        reach("segments: before one is written")
+        listed = None
         try:
+            reach("segments: before one is written")
             checksum = write_segment(path, content, with_graph=job.with_graph, stop=self._question(right))
-        except Stopped:
-            return None
-        reach("segments: after one is written")
-        if ready:
-            self._keep_ready(path, checksum)
-        built = Built(
-            owner, job.first, job.last, path.name, path.stat().st_size, checksum, job.with_graph,
-            content.columns["keys"], job.replaced, right,
-        )  # fmt: skip
-        return self.files.list(self._owner, self._model, built, since)
+            reach("segments: after one is written")
+            if ready:
+                self._keep_ready(path, checksum)
+            built = Built(
+                owner, job.first, job.last, path.name, path.stat().st_size, checksum, job.with_graph,
+                content.columns["keys"], job.replaced, right,
+            )  # fmt: skip
+            listed = self.files.list(self._owner, self._model, built, since)
+        except (Stopped, Unsound, FileNotFoundError):
+            pass  # Given up, or swept by a purge.
+        finally:
+            if listed is None:  # Something in it may have been purged.
+                path.unlink(missing_ok=True)
+        return listed
 
     def _keep_ready(self, path: Path, checksum: bytes) -> None:
         segment = open_segment(path, checksum)

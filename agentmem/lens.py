@@ -21,7 +21,7 @@ from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.search.retriever import Retriever
 from agentmem.search.sealing import Sealer
-from agentmem.search.shelf import Shelves
+from agentmem.search.shelf import Shelves, Unsealed
 from agentmem.statistics import Timings
 from agentmem.storage.model import ModelMoved, StoredModel
 from agentmem.storage.store import Keep, Store
@@ -140,7 +140,7 @@ class Lenses:
 
     def through(self, call: Callable[[Lens], T]) -> T:
         """What the call returns of the lens of the store's model. It is called again when the store has moved to
-        another one meanwhile; nothing of it was stored then.
+        another one meanwhile, nothing of it was stored then, and when what it searches had to be sealed first.
 
         Raises:
             ModelMismatchError: the store's model is not here.
@@ -151,6 +151,8 @@ class Lenses:
                 return call(lens)
             except ModelMoved:
                 self.follow(lens)
+            except Unsealed as found:
+                lens.shelves.seal_tail(found.owner)
             except ClosedError:
                 if self.current is lens:
                     raise

@@ -163,9 +163,8 @@ class Rest:
 
     def in_line(self, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
         runs = self._view.runs
-        wanted = np.unique(runs[places])
-        wanted = wanted[wanted >= 0]
-        line = np.flatnonzero(self.passing & _among(runs, wanted))
+        own_runs = runs[places]
+        line = np.flatnonzero(self.passing & _among(runs, own_runs[own_runs >= 0]))
         line = line[np.lexsort((self._view.keys[line], runs[line]))]
         rank = np.full(len(runs), -1)
         rank[line] = np.arange(len(line))
@@ -317,7 +316,7 @@ def _united(one: Places, other: Places) -> Places:
 
 
 def _among(values: npt.NDArray[np.int64], few: npt.NDArray[np.int64]) -> Mask:
-    """Which of the values are among a few (ascending)."""
+    """Which of the values are among a few."""
     table = np.zeros(65_536, np.bool_)
     table[few & 0xFFFF] = True
     found = table[values & 0xFFFF]

@@ -56,6 +56,7 @@ class Sealer:
         self._lock = threading.Lock()  # Guards: everything below.
         self._wanted: dict[Owner, None] = {}
         self._unusable: list[int] = []
+        self._given_up: set[Owner] = set()  # Whose tail could not be sealed; the next segment of theirs ends that.
         self._not_before: dict[Owner, float] = {}
         self._ready: dict[str, Segment] = {}
         self._stopped = threading.Event()
@@ -76,25 +77,25 @@ class Sealer:
                 self._thread = threading.Thread(target=self._work, name="agentmem-sealer", daemon=True)
                 self._thread.start()
 
-    def seal_tail(self, snapshot: Snapshot, owner: Owner) -> list[ListedSegment]:
-        """Seals what fills further segments behind the owner's last one, as it is in a snapshot; returns these, which
-        are listed for everybody by then. It takes part of a second each. None where that cannot be done, or another
-        process is at it."""
+    def can_seal(self, owner: Owner) -> bool:
+        """Whether `seal_tail` may do something for an owner, as far as is known."""
+        return self.files.possible and owner not in self._given_up
+
+    def seal_tail(self, owner: Owner) -> None:
+        """Seals what fills further segments behind the owner's last one, part of a second each, if that can be done and
+        no other process is at it. Not to be called amid a read: it writes, and others wait for reads to end."""
         if self._pid != os.getpid():
             restart(self, self._restart)
-        sealed: list[ListedSegment] = []
-        if not self.files.possible:
-            return sealed
+        count = 0
         # The disk is full, or the folder cannot be written: what is not sealed is loaded.
         with suppress(StoreError, OSError), self._right_to_tails() as granted:
-            after = max((each.last for each in snapshot.listed_segments(owner)), default=0)
-            while granted and not self._stopped.is_set() and (job := self._tail(snapshot, owner, after)):
-                listed = self._built(owner, job, _gathered(snapshot, owner, job), TAILS)
-                if listed is None:
-                    break
-                sealed.append(listed)
-                after = listed.last
-        return sealed
+            while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
+                count += 1
+        with self._lock:
+            if count:
+                self._given_up.discard(owner)
+            else:
+                self._given_up.add(owner)
 
     def take_ready(self, listed: Sequence[ListedSegment]) -> list[Opened]:
         """Those of the segments that were opened when they had just been built, each once: nobody else has to compare
@@ -147,7 +148,7 @@ class Sealer:
                 with self._right_to_tails() as granted:
                     if granted:
                         files.sweep()  # Nobody is writing a file.
-                    if granted and self._seal_next_of_tail(owner):
+                    if granted and self._seal_next_of_tail(owner, ready=True):
                         continue
                 if not self._seal_next(owner):
                     break
@@ -167,13 +168,13 @@ class Sealer:
             finally:
                 self.files.release(TAILS, self._owner)
 
-    def _seal_next_of_tail(self, owner: Owner) -> bool:
-        """Seals what fills a segment behind the owner's last one; False when there is none to be."""
+    def _seal_next_of_tail(self, owner: Owner, *, ready: bool) -> bool:
+        """Seals what fills a segment behind the owner's last one; False when nothing does."""
         with self._read() as snapshot:
             present = snapshot.listed_segments(owner)
             job = self._tail(snapshot, owner, present[-1].last if present else 0)
             gathered = job and _gathered(snapshot, owner, job)
-        return bool(job and gathered and self._built(owner, job, gathered, TAILS, ready=True))
+        return bool(job and gathered and self._built(owner, job, gathered, TAILS, ready=ready))
 
     def _tail(self, snapshot: Snapshot, owner: Owner, after: int) -> Job | None:
         """What fills a segment after a change, if so much is there."""
@@ -214,6 +215,7 @@ class Sealer:
                 content.columns["keys"], job.replaced, right,
             )  # fmt: skip
             listed = self.files.list(self._owner, self._model, built, since)
+            self._given_up.discard(owner)
         except (Stopped, Unsound, FileNotFoundError):
             pass  # Given up, or swept by a purge.
         finally:

@@ -34,6 +34,15 @@ SLACK = 64
 """Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
 
 
+class Unsealed(Exception):
+    """What an owner has that is not sealed fills segments, which are to be written before he is searched: it may be
+    more than goes into memory. See `Shelves.seal_tail`."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+
 class Shelf:
     """The memories of one owner, as far as a search looks at them. Places are only appended to and marked dead, so that
     a view stays true to its moment while others go on; `view` may be called from any thread."""
@@ -66,7 +75,11 @@ class Shelf:
         return {name: np.empty((capacity, *shape), kind) for name, (kind, shape) in self._columns.items()}
 
     def view(self, snapshot: Snapshot) -> View:
-        """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads)."""
+        """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads).
+
+        Raises:
+            Unsealed: there is too much to load.
+        """
         seq = snapshot.seq
         with self._lock:
             if seq > self._seq:
@@ -87,17 +100,15 @@ class Shelf:
             return self._view
 
     def _begin(self, snapshot: Snapshot) -> None:
-        """Loads all of the owner that is not sealed. What would fill segments is sealed before: a store that was filled
-        without a search would not fit into memory."""
+        """Loads all of the owner that is not sealed."""
         present = {part.listed.key: (part.listed, part.segment) for part in self._parts}
-        self._reset()
         listed = snapshot.listed_segments(self._owner) if snapshot.segments and self._sealer else []
-        opened = self._opened([each for each in listed if each.key not in present])
-        opened = sorted([*opened, *(present[each.key] for each in listed if each.key in present)], key=_first)
+        fresh = self._opened([each for each in listed if each.key not in present])
+        opened = sorted([*fresh, *(present[each.key] for each in listed if each.key in present)], key=_first)
         found = sealed(snapshot, self._owner, opened)
-        if self._sealer is not None and len(found.unsealed) >= self._sealer.size:
-            opened += self._opened(self._sealer.seal_tail(snapshot, self._owner))
-            found = sealed(snapshot, self._owner, opened)
+        if self._sealer is not None and len(found.unsealed) >= self._sealer.size and self._sealer.can_seal(self._owner):
+            raise Unsealed(self._owner)
+        self._reset()
         self._load(snapshot, found.unsealed)
         self._parts, self._has_holes = found.parts, found.holes
         self._segments, self._seq = snapshot.segments, snapshot.seq
@@ -121,7 +132,7 @@ class Shelf:
         if len(erased) or len(changed):
             self._view = None
             gone = np.concatenate((erased, changed))
-            self._parts = self._parts.without(np.unique(gone))
+            self._parts = self._parts.without(np.sort(gone))
             self._forget(gone)
             self._load(snapshot, changed)
         self._seq = snapshot.seq
@@ -251,7 +262,11 @@ class Shelves:
         self._pid = os.getpid()  # Last, see Restartable.
 
     def view(self, owner: Owner, snapshot: Snapshot) -> View:
-        """The shelf of an owner, loaded or caught up; shelves not used for longest make room for it."""
+        """The shelf of an owner, loaded or caught up; shelves not used for longest make room for it.
+
+        Raises:
+            Unsealed: there is too much to load.
+        """
         if self._pid != os.getpid():
             restart(self, self._restart)
         with self._lock:
@@ -285,6 +300,11 @@ class Shelves:
                 shelf = self._shelves.pop(owner, None)
                 if shelf is not None:
                     self.bytes -= shelf.charged_bytes
+
+    def seal_tail(self, owner: Owner) -> None:
+        """Seals what is too much to load, as far as it can be; whatever is left then is loaded."""
+        if self._sealer is not None:
+            self._sealer.seal_tail(owner)
 
     def seal(self) -> None:
         """Has what was found to be sealed sealed, and waits for it."""

@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from agentmem.testing import HashEmbedder
 from tests.torture.disk import Disk, PowerVFS
 from tests.torture.kills import Ledger
 from tests.torture.nursery import Nursery
-from tests.torture.writers import Writer, look
+from tests.torture.writers import Writer, look, tiny_segments
 
 THREADS = 4
 OPERATIONS = 10
@@ -46,11 +47,15 @@ def write_and_cut(folder: str, seed: int, durability: Any) -> dict[str, Any]:
             place.mkdir()
             said = len(spoken)
             disk.cut(place, chance)
+            # What is listed by then was synced before; others are as far as they have come.
+            with suppress(OSError, shutil.Error):
+                shutil.copytree(Path(folder) / "store.db-segments", place / "store.db-segments")
             cuts.append((str(place), said))
 
     disk.before = before
     vfs = PowerVFS(disk)
     database.MERGED_PAGES = CHECKPOINT_PAGES
+    tiny_segments()
     writers: list[Writer] = []
     for _ in range(SESSIONS):
         memory = Memory(Path(folder) / "store.db", embedder=HashEmbedder(), config=Config(durability=durability))

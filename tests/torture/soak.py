@@ -19,6 +19,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from agentmem import Config, Memory, NotFoundError
 from agentmem.search import sealing
@@ -154,12 +155,13 @@ def rss_bytes() -> int:
 
 def open_store(path: str) -> Memory:
     config = Config(cache_bytes=2_000_000, shelf_bytes=2_000_000, busy_timeout=30)
-    sealing.SEGMENT, sealing.RETRY_SECONDS = SEGMENT, 0.5
-    return Memory(path, embedder=HashEmbedder(), config=config)
+    with patch.object(sealing, "SEGMENT", SEGMENT):
+        return Memory(path, embedder=HashEmbedder(), config=config)
 
 
 def work(path: str, seconds: float, threads: int, number: int, shared: list[str]) -> None:
     """One process; prints what it did."""
+    sealing.RETRY_SECONDS = 0.5
     end = time.monotonic() + seconds
     errors: list[str] = []
     samples: list[int] = []

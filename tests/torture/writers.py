@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError, failpoints
+from agentmem.search import large, sealing
 from agentmem.storage.database import checked_vfs
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge
@@ -30,6 +31,8 @@ WORDS = [
 
 SHARED_TEXTS = 40
 """Texts that all writers add with dedupe=True."""
+
+SEGMENT = 20
 
 State = tuple[str, dict[str, Any], bool, tuple[str, ...], bool, bool]
 
@@ -185,11 +188,18 @@ class Writer:
                 self.say("wrong", some[0], match.record.content)
 
 
+def tiny_segments() -> None:
+    """Has a process seal few memories, and search them by their graphs."""
+    sealing.SEGMENT, sealing.RETRY_SECONDS = SEGMENT, 0.1
+    large.ALL_OF, large.GRAPH_COST = 0, 0.0
+
+
 def write(
     words: int, path: str, name: str, seed: int, armed: tuple[str, int] | None, durability: Any, closes: bool
 ) -> None:
     """Four threads write until they are killed, or until `close` after a few operations each."""
     fcntl.fcntl(words, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    tiny_segments()
     indexed = None
     if armed is not None:
         failpoints.arm(armed[0], failpoints.kill, after=armed[1])
@@ -248,9 +258,13 @@ def look(path: str, texts: list[tuple[str, str]], finish: bool = False) -> dict[
     """What a fresh process finds: the rows, then what `check` says, which of the texts (user, text) the search does not
     find, and, at the finish, how many memories never get their vectors."""
     seen = rows_of(path)
+    tiny_segments()
     with Memory(path, embedder=HashEmbedder(), config=Config(busy_timeout=60)) as memory:
         seen["problems"] = memory.check()
         seen["unfound"] = []
+        for _ in range(2 if finish else 0):  # Seals what is left, and then searches in that.
+            memory.search("anything", user_id="ana")
+            memory._engine.shelves.seal()
         for user, text in texts:
             matches = memory.search(text, user_id=user, limit=1, mode="vector")
             if [match.record.content for match in matches] != [text]:

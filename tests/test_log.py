@@ -1,8 +1,12 @@
 """The log beside the file: merged now and again, so that it neither grows for ever nor costs every commit a merge."""
 
+import threading
+from pathlib import Path
+
 import apsw
 import pytest
 
+from agentmem.errors import StoreFullError
 from agentmem.storage import database
 
 
@@ -29,19 +33,67 @@ def test_a_log_that_nobody_reads_begins_anew(open_memory, small):
     memory = open_memory()
     for number in range(100):
         memory.add(f"text {number}", user_id="ana")
-    assert memory.stats().log_bytes < 60 * 4120  # All of these commits have written some 1,000 pages.
+    assert memory.stats().log_bytes < 110 * 4120  # All of these commits have written some 1,000 pages.
+
+
+def test_a_log_is_merged_beside_the_commits_and_leaves_no_thread(open_memory, small, monkeypatch):
+    merged = []
+    merge = database.Database._merge
+
+    def noting(self):
+        merge(self)
+        merged.append(threading.current_thread().name)
+
+    monkeypatch.setattr(database.Database, "_merge", noting)
+    memory = open_memory()
+    for number in range(60):
+        memory.add(f"text {number}", user_id="ana")
+    memory.close()
+    assert set(merged) == {"agentmem-merger"}
+    assert not any(thread.name == "agentmem-merger" for thread in threading.enumerate())
+    assert not Path(f"{memory.path}-wal").exists()  # Closing waits for it, and merges the rest.
+    assert open_memory().count(user_id="ana") == 60
+
+
+def test_a_merge_that_fails_costs_no_commit_anything(open_memory, small, monkeypatch):
+    tries = []
+
+    def failing(self, **_):
+        if threading.current_thread().name == "agentmem-merger":
+            tries.append(1)
+            raise StoreFullError("no room")
+        return reading(self, **_)
+
+    reading = database.Database.reading
+    monkeypatch.setattr(database.Database, "reading", failing)
+    memory = open_memory()
+    for number in range(60):
+        memory.add(f"text {number}", user_id="ana")
+    assert tries
+    assert memory.count(user_id="ana") == 60
 
 
 def test_beside_a_read_that_goes_on_the_log_is_merged_once_for_so_many_pages(small):
-    connection, keep = Recorder(), database._keeper_of_log(1000)
+    begun, busy = [], []
+    connection = Recorder()
+
+    def merge_aside():
+        begun.append(1)
+        return not busy
+
+    keep = database._keeper_of_log(1000, merge_aside)
     for pages in range(1, 100):
         keep(connection, "main", pages)
-    assert connection.merges == [apsw.SQLITE_CHECKPOINT_PASSIVE] * 4  # At 20, 40, 60 and 80.
+    assert len(begun) == 4  # At 20, 40, 60 and 80.
     keep(connection, "main", 100)
-    assert connection.merges[4:] == [apsw.SQLITE_CHECKPOINT_RESTART]
+    assert connection.merges == [apsw.SQLITE_CHECKPOINT_RESTART]
     for pages in range(1, 21):  # It began anew.
         keep(connection, "main", pages)
-    assert connection.merges[5:] == [apsw.SQLITE_CHECKPOINT_PASSIVE]
+    assert len(begun) == 5
+    busy.append(True)
+    for pages in range(40, 45):  # What is still going on is asked for until it has ended.
+        keep(connection, "main", pages)
+    assert len(begun) == 10
 
 
 def test_what_is_in_the_log_beside_a_read_is_whole_afterwards(open_memory, small, store_path):

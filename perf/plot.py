@@ -8,6 +8,8 @@ scale, one dot a system; legible on light and on dark paper. Needs matplotlib (`
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +66,27 @@ def panels(folder: Path) -> list[tuple[str, list[Row]]]:
     return [(title, rows) for title, rows in several if rows]
 
 
-def draw(folder: Path, picture: Path) -> None:
+@contextmanager
+def drawing() -> Iterator[Any]:
+    """pyplot, set to what our pictures have in common."""
     import matplotlib as mpl  # Late: the other scripts do not need it.
 
     mpl.use("svg")
     from matplotlib import pyplot
 
-    several = panels(folder)
-    if not several:
-        raise SystemExit(f"{folder} has no peers.json and no report.json.")
     settings = {
         "svg.fonttype": "none", "svg.hashsalt": "agentmem", "font.family": "sans-serif", "font.size": 9,
         "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     }  # fmt: skip
     with pyplot.rc_context(settings):
+        yield pyplot
+
+
+def draw(folder: Path, picture: Path) -> None:
+    several = panels(folder)
+    if not several:
+        raise SystemExit(f"{folder} has no peers.json and no report.json.")
+    with drawing() as pyplot:
         heights = [len(rows) + 0.6 for _, rows in several]
         figure, axes = pyplot.subplots(
             len(several), 1, figsize=(8.4, 0.42 * sum(heights) + 1.1), sharex=True, squeeze=False,

@@ -221,21 +221,17 @@ class Words:
 
     def at(self, chosen: Sequence[Places]) -> Keywords:
         """What is found at the chosen places of each block, ascending; `place` numbers them through."""
+        rest, *sealed = chosen
         where = np.full(len(self._view.keys), -1, np.intp)
-        where[chosen[0]] = np.arange(len(chosen[0]))
-        found = [self._keywords.among(where)]
-        start = len(chosen[0])
-        for part, (places, of) in enumerate(zip(chosen[1:], self._view.parts, strict=True)):
-            hits = self._lookup.found_at(part, places)
-            keywords = self.weights.keywords(hits, of.segment.postings.lengths[places[hits.place]])
-            found.append(
-                Keywords(keywords.words, keywords.shares, keywords.word, keywords.place + start, keywords.strength)
-            )
-            start += len(places)
+        where[rest] = np.arange(len(rest))
+        found = self._keywords.among(where)
+        hits = self._lookup.found_at(sealed)
+        sealed_found = self.weights.keywords(hits.found, hits.lengths)
         return Keywords(
             self.weights.words, self.weights.shares,
-            np.concatenate([each.word for each in found]), np.concatenate([each.place for each in found]),
-            np.concatenate([each.strength for each in found]),
+            np.concatenate((found.word, sealed_found.word)),
+            np.concatenate((found.place, sealed_found.place + len(rest))),
+            np.concatenate((found.strength, sealed_found.strength)),
         )  # fmt: skip
 
 

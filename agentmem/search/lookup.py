@@ -5,13 +5,22 @@ The places with the best scores are found without reading all postings of common
 the places that have them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.search.keywords import NOTHING, Found, Mask, Numbers, Places, Statistics, Weights
 from agentmem.search.sealed import Parts, Seen
+
+
+class Hits(NamedTuple):
+    """Where terms stand among some places, which are numbered through in their order, and (p,) how many terms each has
+    there in all."""
+
+    found: Found
+    lengths: npt.NDArray[Any]
 
 
 class Lookup:
@@ -27,23 +36,28 @@ class Lookup:
         """Of what is seen of each part."""
         return [each.statistics(spans) for each, spans in zip(seen, self._spans, strict=True)]
 
-    def found_at(self, part: int, places: Places, terms: Iterable[int] | None = None) -> Found:
-        """Where the terms (or some of them) stand among places (k,) of a part, ascending; `place` tells at which of
-        these."""
-        sought = places.astype(np.uint32)
-        postings, bounds = self._postings[part], self._bounds[part]
-        words, at, counts = [NOTHING], [NOTHING], [NOTHING]
-        for term in range(len(bounds)) if terms is None else terms:
-            start, end = bounds[term]
-            if start == end:
-                continue
-            there = postings.places[start:end]
-            near = there.searchsorted(sought)
-            hits = np.flatnonzero(there.take(near, mode="clip") == sought)
-            words.append(np.full(len(hits), term))
-            at.append(hits)
-            counts.append(postings.counts[start:end][near[hits]])
-        return Found(np.concatenate(words), np.concatenate(at), np.concatenate(counts))
+    def found_at(self, places: Sequence[Places], terms: Sequence[int] | None = None) -> Hits:
+        """Where the terms (or some of them) stand among the places of each part, ascending."""
+        words: list[int] = []
+        at, counts, lengths = [NOTHING], [NOTHING], [NOTHING]
+        first = 0
+        for postings, bounds, here in zip(self._postings, self._bounds, places, strict=True):
+            sought = here.astype(np.uint32)
+            for term in range(len(bounds)) if terms is None else terms:
+                start, end = bounds[term]
+                if start == end or not len(here):
+                    continue
+                there = postings.places[start:end]
+                near = there.searchsorted(sought)
+                hits = np.flatnonzero(there.take(near, mode="clip") == sought)
+                words += [term] * len(hits)
+                at.append(hits + first)
+                counts.append(postings.counts[start:end][near[hits]])
+                lengths.append(postings.lengths[sought[hits]])
+            first += len(here)
+        return Hits(
+            Found(np.array(words, np.intp), np.concatenate(at), np.concatenate(counts)), np.concatenate(lengths)
+        )
 
     def best(self, weights: Weights, passing: Mask | None, wanted: int) -> tuple[Places, Numbers, bool]:
         """The `wanted` places with the highest scores, of those that are `passing` (n,) of all parts or else of all, in
@@ -93,13 +107,14 @@ class Lookup:
 
     def _add(self, scores: Numbers, places: Places, weights: Weights, terms: npt.NDArray[np.intp]) -> None:
         """Adds what further terms are worth to the scores at some places, ascending."""
-        ends = np.searchsorted(places, self._parts.starts)
-        for part, first in enumerate(self._parts.starts[:-1]):
-            here = places[ends[part] : ends[part + 1]]
-            found = self.found_at(part, here - first, terms.tolist())
-            at = here[found.place]
-            worth = weights.shares[weights.numbers[found.word]] * weights.strength(found.count, self._parts.lengths[at])
-            np.add.at(scores, at, worth.astype(np.float32))
+        starts = self._parts.starts
+        several = [
+            here - first
+            for here, first in zip(np.split(places, np.searchsorted(places, starts[1:-1])), starts, strict=False)
+        ]
+        found, lengths = self.found_at(several, terms.tolist())
+        worth = weights.shares[weights.numbers[found.word]] * weights.strength(found.count, lengths)
+        np.add.at(scores, places[found.place], worth.astype(np.float32))
 
 
 def _nth_highest(scores: Numbers, places: Sequence[Places], count: int) -> float:

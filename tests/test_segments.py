@@ -135,7 +135,8 @@ def test_the_first_search_of_a_large_owner_seals_him_and_graphs_follow(open_memo
     assert_like_exact(memory, least=0.9)
 
 
-def test_what_another_process_is_sealing_is_loaded(open_memory):
+def test_what_another_process_is_sealing_is_waited_for_and_then_loaded(open_memory, monkeypatch):
+    monkeypatch.setattr(sealing, "TAIL_WAIT_SECONDS", 0.2)
     memory = open_memory()
     memory.add_batch(items(250))
     other = open_memory()
@@ -144,6 +145,26 @@ def test_what_another_process_is_sealing_is_loaded(open_memory):
     assert sealed(memory) == 0
     assert memory._engine.shelves._shelves["user_id", "ana"]._count == 250
     assert_like_exact(memory)
+
+
+def test_two_handles_that_search_a_large_owner_first_at_once_seal_him_once(open_memory):
+    one, other = open_memory(), open_memory()
+    one.add_batch(items(450))
+    pause = failpoints.Pause()
+    failpoints.arm("segments: before one is written", pause)
+    searching = [
+        threading.Thread(target=each.search, args=("word1",), kwargs={"user_id": "ana"}) for each in (one, other)
+    ]
+    for each in searching:
+        each.start()
+    assert pause.reached.wait(30)
+    pause.release()
+    for each in searching:
+        each.join(60)
+    for memory in (one, other):
+        assert memory._engine.shelves._shelves["user_id", "ana"]._count == 50
+        assert_like_exact(memory)
+    assert sealed(one) == 4
 
 
 def test_what_was_sealed_meanwhile_is_let_go_of_and_not_loaded_anew(open_memory, monkeypatch):

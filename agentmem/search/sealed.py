@@ -5,7 +5,6 @@ change. Whatever an older segment has of it is dead.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import NamedTuple
 
@@ -158,6 +157,7 @@ def open_all(files: Segments, listed: Sequence[ListedSegment]) -> tuple[list[Ope
     """Opens segments; which are open now, and which cannot be used."""
     if not listed:
         return [], []
+    from concurrent.futures import ThreadPoolExecutor  # Late: only stores with large owners need it.
 
     def opened(each: ListedSegment) -> Segment | None:
         try:

@@ -34,6 +34,12 @@ meanwhile, some 200 MB in memory; a scan of as many takes 2.5 milliseconds."""
 READY = 4
 """Segments that are kept open for the next search; they are mapped, and take hardly any memory."""
 
+TAIL_WAIT_SECONDS = 30.0
+"""How long a first search waits for another process that seals; then it loads what is left."""
+
+TAIL_LOOK_SECONDS = 0.05
+"""How often it looks whether that has ended."""
+
 RETRY_SECONDS = 10.0
 """After which an owner is looked at again when there was nothing to do, or it failed."""
 
@@ -56,7 +62,7 @@ class Sealer:
         self._lock = threading.Lock()  # Guards: everything below.
         self._wanted: dict[Owner, None] = {}
         self._unusable: list[int] = []
-        self._given_up: set[Owner] = set()  # Whose tail could not be sealed; the next segment of theirs ends that.
+        self._given_up: set[Owner] = set()  # Whose tails could not be sealed.
         self._not_before: dict[Owner, float] = {}
         self._ready: dict[str, Segment] = {}
         self._stopped = threading.Event()
@@ -82,20 +88,26 @@ class Sealer:
         return self.files.possible and owner not in self._given_up
 
     def seal_tail(self, owner: Owner) -> None:
-        """Seals what fills further segments behind the owner's last one, part of a second each, if that can be done and
-        no other process is at it. Not to be called amid a read: it writes, and others wait for reads to end."""
+        """Seals what fills further segments behind the owner's last one, part of a second each, if that can be done, or
+        waits (bounded) while another process is at it. Not to be called amid a read: it writes, and others wait for
+        reads to end."""
         if self._pid != os.getpid():
             restart(self, self._restart)
-        count = 0
+        deadline = time.monotonic() + TAIL_WAIT_SECONDS
+        count = None
         # The disk is full, or the folder cannot be written: what is not sealed is loaded.
-        with suppress(StoreError, OSError), self._right_to_tails() as granted:
-            while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
-                count += 1
-        with self._lock:
-            if count:
-                self._given_up.discard(owner)
-            else:
+        with suppress(StoreError, OSError):
+            while (count := self._seal_all_of_tail(owner)) is None and time.monotonic() < deadline:
+                if self._stopped.wait(TAIL_LOOK_SECONDS):  # Nothing tells of what another process does.
+                    break
+        if not count:
+            with self._lock:
                 self._given_up.add(owner)
+
+    def forgive(self, owner: Owner) -> None:
+        """What the owner had is sealed, whoever did it; `can_seal` says so again."""
+        with self._lock:
+            self._given_up.discard(owner)
 
     def take_ready(self, listed: Sequence[ListedSegment]) -> list[Opened]:
         """Those of the segments that were opened when they had just been built, each once: nobody else has to compare
@@ -168,6 +180,14 @@ class Sealer:
             finally:
                 self.files.release(TAILS, self._owner)
 
+    def _seal_all_of_tail(self, owner: Owner) -> int | None:
+        """How many segments that made; None when another process has the right."""
+        count = 0
+        with self._right_to_tails() as granted:
+            while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
+                count += 1
+        return count if granted else None
+
     def _seal_next_of_tail(self, owner: Owner, *, ready: bool) -> bool:
         """Seals what fills a segment behind the owner's last one; False when nothing does."""
         with self._read() as snapshot:
@@ -215,7 +235,6 @@ class Sealer:
                 content.columns["keys"], job.replaced, right,
             )  # fmt: skip
             listed = self.files.list(self._owner, self._model, built, since)
-            self._given_up.discard(owner)
         except (Stopped, Unsound, FileNotFoundError):
             pass  # Given up, or swept by a purge.
         finally:

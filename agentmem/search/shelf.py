@@ -117,6 +117,8 @@ class Shelf:
         self._load(snapshot, found.unsealed)
         self._parts, self._has_holes = found.parts, found.holes
         self._segments, self._seq = snapshot.segments, snapshot.seq
+        if self._sealer is not None and self._count < self._sealer.size:
+            self._sealer.forgive(self._owner)
 
     def _opened(self, listed: Sequence[ListedSegment]) -> list[Opened]:
         """Those of the segments that can be used; the others are to be made anew."""

@@ -108,7 +108,8 @@ class Lenses:
     def _made(self, source: Source) -> Lens:
         embedder = Embedder(source, self._config, self._store.known_vectors, self._timings)
         sealer = Sealer(self._store.segments, self._store.snapshot, embedder.identity)
-        shelves = Shelves(embedder.dimension, self._config.shelf_bytes, sealer)
+        in_int8 = self._config.shelf_vectors == "int8"
+        shelves = Shelves(embedder.dimension, self._config.shelf_bytes, sealer, in_int8=in_int8)
         model = StoredModel(
             embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
         )

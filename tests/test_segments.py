@@ -124,6 +124,7 @@ def test_the_first_search_of_a_large_owner_seals_him_and_graphs_follow(open_memo
     assert pause.reached.wait(30)
     assert with_graphs(memory) == [False] * 4
     assert (match.explanation["plan"], match.explanation["graphs"]) == ("segments", 0)
+    assert match.explanation["why"].startswith("450 memories are asked about, ")
     shelf = memory._engine.shelves._shelves["user_id", "ana"]
     assert shelf._count == 50  # The others are in files.
     assert_like_exact(memory)
@@ -152,6 +153,8 @@ def test_two_handles_that_search_a_large_owner_first_at_once_seal_him_once(open_
     one.add_batch(items(450))
     pause = failpoints.Pause()
     failpoints.arm("segments: before one is written", pause)
+    graphs = failpoints.Pause()
+    failpoints.arm("segments: after one is written", graphs, after=4)
     searching = [
         threading.Thread(target=each.search, args=("word1",), kwargs={"user_id": "ana"}) for each in (one, other)
     ]
@@ -165,6 +168,7 @@ def test_two_handles_that_search_a_large_owner_first_at_once_seal_him_once(open_
         assert memory._engine.shelves._shelves["user_id", "ana"]._count == 50
         assert_like_exact(memory)
     assert sealed(one) == 4
+    graphs.release()
 
 
 def test_what_was_sealed_meanwhile_is_let_go_of_and_not_loaded_anew(open_memory, monkeypatch):

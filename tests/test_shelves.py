@@ -130,6 +130,20 @@ def test_shelves_are_evicted_while_others_are_searched(open_memory):
     assert 0 < stats.shelf_bytes <= 20_000 or stats.shelves == 1
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "vector"])
+def test_shelves_in_int8_take_less_room_and_find_nearly_the_same(open_memory, mode):
+    exact, small = open_memory(), open_memory(config=Config(shelf_vectors="int8"))
+    exact.add_batch(texts(300), user_id="ana", run_id="r")
+    for query in ("morning tea 7", "tea", "what is left of 12"):
+        both = [
+            {match.record.content: match.score for match in memory.search(query, user_id="ana", mode=mode, limit=300)}
+            for memory in (exact, small)
+        ]
+        assert both[1] == pytest.approx(both[0], abs=0.01)
+    # Of 64 numbers a vector, a byte instead of two, and what one step is.
+    assert exact.stats().shelf_bytes - small.stats().shelf_bytes == 300 * (64 - 4)
+
+
 def test_what_others_erase_takes_no_room(memory):
     memory.add_batch(texts(5), user_id="ana")
     memory.add_batch(texts(500, "coffee"), user_id="ben")

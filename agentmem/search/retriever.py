@@ -11,7 +11,7 @@ import numpy.typing as npt
 from agentmem.filters import Condition
 from agentmem.records import Match, Record, Scope
 from agentmem.search.keywords import Keywords, Mask, find_keywords, keyword_scores
-from agentmem.search.large import Block, Rest, Segmented, Words, pool_of
+from agentmem.search.large import ALL_OF, Block, Rest, Segmented, Words, pool_of
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
     VECTOR_WEIGHT,
@@ -177,7 +177,7 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
         places, relevance = places[found], relevance[found]
     keys = view.keys[places]
     recency, importance = _factors(snapshot, question, keys, view.created_at[places])
-    plan = {"plan": "exact", "candidates": len(places)}
+    plan = {"plan": "exact", "why": "none of the owner's memories is sealed", "candidates": len(places)}
     among = None if cosines is None else cosines[places]
     return Ranking(keys, places, True, plan, relevance, recency, importance, among, keywords)
 
@@ -207,7 +207,12 @@ def _ranked_pool(snapshot: Snapshot, view: View, question: Question, wider: int)
         places, relevance = places[found], relevance[found]
     keys = pool.keys[places]
     recency, importance = _factors(snapshot, question, keys, pool.created_at[places])
-    plan = {"plan": "segments", "candidates": len(places), "graphs": pool.graphs, "scanned": pool.scanned}
+    asked = sum(block.asked for block in blocks)
+    why = "all of them are candidates" if pool.beside is None else f"more than {ALL_OF:,}"
+    plan = {
+        "plan": "segments", "why": f"{asked:,} memories are asked about, {why}", "candidates": len(places),
+        "graphs": pool.graphs, "scanned": pool.scanned,
+    }  # fmt: skip
     among = None if pool.cosines is None else pool.cosines[places]
     return Ranking(keys, places, pool.complete, plan, relevance, recency, importance, among, pool.keywords)
 

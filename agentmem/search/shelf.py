@@ -22,6 +22,7 @@ from agentmem.search.keywords import Mask, Terms
 from agentmem.search.runs import run_numbers
 from agentmem.search.sealed import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
 from agentmem.search.sealing import Sealer
+from agentmem.search.vectors import in_steps
 from agentmem.search.view import FILTERS_KEPT, Answers, View
 from agentmem.storage.rows import senseless
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot, States
@@ -52,13 +53,16 @@ class Shelf:
     """The memories of one owner, as far as a search looks at them. Places are only appended to and marked dead, so that
     a view stays true to its moment while others go on; `view` may be called from any thread."""
 
-    def __init__(self, owner: Owner, dimension: int, sealer: Sealer | None) -> None:
+    def __init__(self, owner: Owner, dimension: int, sealer: Sealer | None, *, in_int8: bool) -> None:
         self._owner = owner
         self._sealer = sealer
         self._columns: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-            "keys": (np.int64, ()), "vectors": (np.float16, (dimension,)), "embedded": (np.bool_, ()),
-            "live": (np.bool_, ()), "created_at": (np.int64, ()), "expires_at": (np.int64, ()), "runs": (np.int64, ()),
+            "keys": (np.int64, ()), "vectors": (np.int8 if in_int8 else np.float16, (dimension,)),
+            "embedded": (np.bool_, ()), "live": (np.bool_, ()), "created_at": (np.int64, ()),
+            "expires_at": (np.int64, ()), "runs": (np.int64, ()),
         }  # fmt: skip
+        if in_int8:
+            self._columns["steps"] = (np.float32, ())
         # Guards: everything below. Held while the changes are read, so that threads that arrive together at a new
         # shelf load it once instead of each for itself.
         self._lock = threading.Lock()
@@ -208,12 +212,16 @@ class Shelf:
         self._reserve(len(fresh.keys))
         start, end = self._count, self._count + len(fresh.keys)
         arrays = {name: array[start:end] for name, array in self._arrays.items()}
-        arrays["vectors"][~fresh.embedded] = 0
+        for name in {"vectors", "steps"} & set(arrays):
+            arrays[name][~fresh.embedded] = 0
         try:
             vectors = fresh.vectors.reshape(np.count_nonzero(fresh.embedded), arrays["vectors"].shape[1])
         except ValueError as error:
             raise senseless("What the rows of some vectors hold", error) from error
-        arrays["vectors"][fresh.embedded] = vectors
+        if "steps" in arrays:
+            arrays["vectors"][fresh.embedded], arrays["steps"][fresh.embedded] = in_steps(vectors)
+        else:
+            arrays["vectors"][fresh.embedded] = vectors
         arrays["keys"][:] = fresh.keys
         arrays["embedded"][:] = fresh.embedded
         arrays["live"][:] = True
@@ -263,9 +271,12 @@ def _first(opened: Opened) -> int:
 class Shelves:
     """The shelves of the owners searched last, within a number of bytes; may be called from any thread."""
 
-    def __init__(self, dimension: int, limit_bytes: int, sealer: Sealer | None = None) -> None:
+    def __init__(
+        self, dimension: int, limit_bytes: int, sealer: Sealer | None = None, *, in_int8: bool = False
+    ) -> None:
         """Without a sealer, nothing is sealed and no segment is looked for."""
         self._dimension = dimension
+        self._in_int8 = in_int8
         self._limit_bytes = limit_bytes
         self._sealer = sealer
         self._start()
@@ -289,7 +300,7 @@ class Shelves:
         with self._lock:
             shelf = self._shelves.get(owner)
             if shelf is None:
-                shelf = self._shelves[owner] = Shelf(owner, self._dimension, self._sealer)
+                shelf = self._shelves[owner] = Shelf(owner, self._dimension, self._sealer, in_int8=self._in_int8)
             self._shelves.move_to_end(owner)
         view = shelf.view(snapshot)
         if shelf.bytes != shelf.charged_bytes:

@@ -10,7 +10,7 @@ from agentmem.filters import Condition
 from agentmem.records import Scope
 from agentmem.search.keywords import Mask, Places, TermsView
 from agentmem.search.sealed import Parts
-from agentmem.search.vectors import cosines
+from agentmem.search.vectors import cosines, cosines_in_steps
 from agentmem.storage.snapshot import NEVER, Keys, Snapshot
 
 FILTERS_KEPT = 8
@@ -47,7 +47,6 @@ class View:
     searches need is worked out by the first (threads that come together find the same).
 
     Attributes:
-        vectors: float16 (n, dimension), zeros where `embedded` is False.
         live: False where the memory has changed or gone away.
         created_at, expires_at: in microseconds.
         runs: the number of each memory's run, -1 where there is none.
@@ -59,7 +58,8 @@ class View:
     ) -> None:
         self._seq = seq  # A snapshot before it may see less than this view.
         self.keys: Keys = columns["keys"]
-        self.vectors: npt.NDArray[np.float16] = columns["vectors"]
+        self._vectors: npt.NDArray[Any] = columns["vectors"]
+        self._steps: npt.NDArray[np.float32] | None = columns.get("steps")
         self.embedded: Mask = columns["embedded"]
         # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
         self.live: Mask = columns["live"].copy()
@@ -116,4 +116,8 @@ class View:
 
     def scores(self, query: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
         """The cosine of each place's vector and the query's (dimension,), both of unit length."""
-        return cosines(query, self.vectors)
+        return (
+            cosines(query, self._vectors)
+            if self._steps is None
+            else cosines_in_steps(query, self._vectors, self._steps)
+        )

@@ -7,6 +7,7 @@ suspended then, a lock held and a transaction open, until the garbage collector 
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Generic, ParamSpec, TypeVar
@@ -57,3 +58,29 @@ def block(function: Callable[P, Generator[T, None, None]]) -> Callable[P, Block[
         return Block(function(*args, **kwargs))
 
     return begin
+
+
+def off_main_thread(work: Callable[[], T]) -> T:
+    """What the work returns, or raises. Where the caller is the main thread, which alone hears signals, another one
+    does it: for libraries that hear them too, and swallow what a handler raises. An interrupted caller leaves the work
+    to end by itself."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=do, name="agentmem-graphs", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # The interpreter is ending and starts no threads.
+        return work()
+    thread.join()
+    for error in errors:
+        raise error
+    return results[0]

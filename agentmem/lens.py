@@ -24,6 +24,7 @@ from agentmem.search.sealing import Sealer
 from agentmem.search.shelf import Shelves, Unsealed
 from agentmem.statistics import Timings
 from agentmem.storage.model import ModelMoved, StoredModel
+from agentmem.storage.snapshot import Owner
 from agentmem.storage.store import Keep, Store
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -146,6 +147,7 @@ class Lenses:
         Raises:
             ModelMismatchError: the store's model is not here.
         """
+        sealed: set[Owner] = set()
         while True:
             lens = self.current
             try:
@@ -153,7 +155,8 @@ class Lenses:
             except ModelMoved:
                 self.follow(lens)
             except Unsealed as found:
-                lens.shelves.seal_tail(found.owner)
+                lens.shelves.seal_tail(found.owner, again=found.owner in sealed)
+                sealed.add(found.owner)
             except ClosedError:
                 if self.current is lens:
                     raise

@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from agentmem import Config, Memory, failpoints
-from agentmem.search import large, sealing
+from agentmem.errors import ClosedError
+from agentmem.filters import compile_filters
+from agentmem.records import Scope
+from agentmem.search import large, retriever, sealing
 from agentmem.search.jobs import Job, Range, next_job
 from agentmem.storage.claims import claimant
 from agentmem.storage.segments import TAILS
@@ -233,6 +237,126 @@ def test_the_answer_of_a_filter_follows_what_changes(open_memory, monkeypatch):
     memory.delete(records[23].id)
     assert {content for content, _ in found(memory, "word1", **options)} == expected("word1")
     assert all(among is not None for among, *_ in asked)  # Nothing was asked about all memories again.
+
+
+def test_closing_amid_the_first_search_gives_its_right_back(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    pause = failpoints.Pause()
+    failpoints.arm("segments: before one is written", pause)
+
+    def search():
+        with suppress(ClosedError):
+            memory.search("word1", user_id="ana")
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    assert pause.reached.wait(30)
+    closing = threading.Thread(target=memory.close)
+    closing.start()
+    pause.release()
+    for each in (closing, searching):
+        each.join(30)
+    failpoints.disarm()
+    again = open_memory()
+    assert not again._engine.store.segments.claim(TAILS, claimant())
+
+
+def test_whoever_comes_when_the_tail_is_sealed_gives_nothing_up(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(450))
+    searching = [threading.Thread(target=memory.search, args=("word1",), kwargs={"user_id": "ana"}) for _ in range(6)]
+    for each in searching:
+        each.start()
+    for each in searching:
+        each.join(60)
+    assert memory._engine.shelves._sealer.can_seal(("user_id", "ana"))
+    memory.add_batch(items(450, seed=2))
+    memory.search("word1", user_id="ana")
+    assert memory._engine.shelves._shelves["user_id", "ana"]._count < SIZE
+    assert_like_exact(memory, limit=50)
+
+
+def test_a_filter_answered_for_a_later_state_is_no_answer_for_an_earlier_one(open_memory, clock):
+    """Two readers of one moment: the clock stands still, or was put back."""
+    memory = open_memory()
+    records = memory.add_batch(items(30))
+    shelves, scope = memory._engine.shelves, Scope(user_id="ana")
+    condition = compile_filters({"metadata.n": 3}, None)
+    memory.search("word1", user_id="ana")
+    with memory._engine.store.snapshot() as earlier:
+        assert earlier.seq == 30
+        view = shelves.view(("user_id", "ana"), earlier)
+        memory.update(records[5].id, metadata={"n": 3})
+        memory.search("word1", user_id="ana", filters={"metadata.n": 3})
+        [mask] = view.passing(earlier, scope, condition)
+        assert set(view.keys[mask]) == set(earlier.keys(scope, condition))
+
+
+def test_of_equal_scores_the_newest_come_first(open_memory, graphs):
+    memory = open_memory()
+    memory.add_batch({"content": "status", "user_id": "ana", "id": f"m{at:04}"} for at in range(650))
+    seal(memory)
+    for mode in MODES:
+        matches = memory.search("status", user_id="ana", mode=mode, limit=5)
+        assert [match.record.id for match in matches] == [f"m{at:04}" for at in range(649, 644, -1)], mode
+
+
+def test_what_orders_matches_anew_looks_at_what_was_not_among_the_best(open_memory, graphs, monkeypatch, clock):
+    monkeypatch.setattr(retriever, "CANDIDATES", 16)
+    memory = open_memory()
+    memory.add_batch({"content": "word1 word2 word3", "user_id": "ana"} for _ in range(300))
+    clock.wait(3000 * 86_400)
+    memory.add_batch(
+        {"content": f"word1 word2 other{at}", "user_id": "ana", "metadata": {"n": 1.0}} for at in range(300)
+    )
+    memory.add_batch(items(50))
+    seal(memory)
+    for mode in MODES:
+        for options in (
+            {"recency": 86_400.0},
+            {"importance": "n"},
+            {"collapse": True},
+            {"collapse": True, "threshold": 0.1},
+        ):
+            with Memory(":memory:", embedder=HashEmbedder()) as plain:
+                plain.add_batch(
+                    {
+                        "content": record.content, "user_id": "ana", "run_id": record.run_id, "id": record.id,
+                        "metadata": record.metadata, "created_at": record.created_at,
+                    }
+                    for record in memory.get_all(user_id="ana", order="oldest", limit=1000)
+                )  # fmt: skip
+                expected = [score for _, score in found(plain, "word1 word2 word3", mode=mode, **options)]
+            got = [score for _, score in found(memory, "word1 word2 word3", mode=mode, **options)]
+            assert got == pytest.approx(expected, abs=0.02), (mode, options)
+
+
+def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graphs):
+    class Deadline(Exception):
+        pass
+
+    def strike(_signal, _frame):
+        raise Deadline
+
+    memory = open_memory()
+    memory.add_batch(items(450))
+    seal(memory)
+    struck = 0
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        for turn in range(400):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 + turn % 20 * 0.0001)
+                memory.search("word1 word7", user_id="ana", mode="vector")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Deadline:
+                struck += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert struck
+    assert_like_exact(memory, least=0.9)
 
 
 def test_graphs_find_nearly_all(open_memory, graphs):

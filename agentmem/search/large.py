@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.interrupts import off_main_thread
 from agentmem.search.keywords import (
     NO_KEYWORDS,
     NOTHING,
@@ -24,7 +25,7 @@ from agentmem.search.keywords import (
     statistics_of,
     weigh,
 )
-from agentmem.search.lookup import Lookup
+from agentmem.search.lookup import Lookup, highest
 from agentmem.search.sealed import Part
 from agentmem.search.vectors import Vectors
 from agentmem.search.view import View
@@ -59,6 +60,7 @@ class Pool(NamedTuple):
             is asked about is here.
         cosines: 0 where there is no vector; None when there is none to compare with.
         complete: whether nothing else could be found.
+        floors: what is not here scores at most by words, and by meaning (but for what a graph missed).
         graphs, scanned: how many blocks were searched in which way.
     """
 
@@ -70,6 +72,7 @@ class Pool(NamedTuple):
     cosines: Scores | None
     keywords: Keywords
     complete: bool
+    floors: tuple[float, float]
     graphs: int
     scanned: int
 
@@ -121,12 +124,9 @@ class Segmented:
             if len(found) >= wanted:
                 return Near(found, segment.cosines_at(query, found), len(found) == self.asked, True)
             count *= 4
-        if look_up < scan:
-            found = np.flatnonzero(self.passing & segment.embedded)
-            return _nearest(found, segment.cosines_at(query, found), wanted)
-        cosines = segment.cosines(query)
         found = np.flatnonzero(self.passing & segment.embedded)
-        return _nearest(found, cosines[found], wanted)
+        cosines = segment.cosines_at(query, found) if look_up < scan else segment.cosines(query)[found]
+        return _nearest(found, cosines, wanted)
 
     def cosines(self, query: Vectors, places: Places) -> Scores:
         return self.segment.cosines_at(query, places)
@@ -167,13 +167,14 @@ class Rest:
         line = np.flatnonzero(self.passing & _among(runs, own_runs[own_runs >= 0]))
         line = line[np.lexsort((self._view.keys[line], runs[line]))]
         rank = np.full(len(runs), -1)
+        if not len(line):
+            return places, rank[places]
         rank[line] = np.arange(len(line))
         own = rank[places]
         own = own[own >= 0]
         at = own[:, np.newaxis] + BESIDE
-        within = (at >= 0) & (at < len(line))
-        besides = line[at.clip(0, max(0, len(line) - 1))] if len(line) else at
-        same = within & (runs[besides] == runs[line[own]][:, np.newaxis]) if len(line) else within
+        besides = line[at.clip(0, len(line) - 1)]
+        same = (at >= 0) & (at < len(line)) & (runs[besides] == runs[line[own]][:, np.newaxis])
         places = _united(places, besides[same])
         return places, rank[places]
 
@@ -182,8 +183,18 @@ class Rest:
         return view.keys[places], view.created_at[places], view.runs[places], view.embedded[places]
 
 
+class Choice(NamedTuple):
+    """Candidates of one kind: their places in each block, ascending; what any other scores at most in that kind, as far
+    as is known; whether there is no other; and how many graphs were asked."""
+
+    places: list[Places]
+    floor: float
+    complete: bool
+    graphs: int = 0
+
+
 class Words:
-    """The words of a query in all blocks: the rest first, then the segments."""
+    """The words of a query in all blocks: those of the parts, and the rest, which comes last."""
 
     def __init__(self, view: View, visible: Mask, moment: int, terms: Mapping[int, str]) -> None:
         """`visible` (n,) are places of the rest."""
@@ -194,44 +205,42 @@ class Words:
         lengths = view.terms.lengths()
         self.weights = weigh(
             [
-                statistics_of(self._rest, visible, lengths, len(sought)),
                 *self._lookup.statistics([part.seen(moment) for part in view.parts]),
+                statistics_of(self._rest, visible, lengths, len(sought)),
             ],
             terms,
         )
         self._keywords = self.weights.keywords(self._rest, lengths[self._rest.place])
 
-    def best(self, blocks: Sequence[Block], wanted: int) -> tuple[list[Places], bool]:
-        """The places of each block that have most of the words, about so many in all, and whether no other has any."""
-        rest, *_ = blocks
-        scores = keyword_scores(self._keywords, len(rest.passing)) * rest.passing
-        places = np.flatnonzero(scores)
-        everything = all(block.asked == len(block.passing) for block in blocks[1:])
-        passing = None if everything else np.concatenate([block.passing for block in blocks[1:]])
+    def best(self, blocks: Sequence[Block], wanted: int) -> Choice:
+        """The places that have most of the words, so many in all; of equal ones the newest."""
+        *segmented, rest = blocks
+        everything = all(block.asked == len(block.passing) for block in segmented)
+        passing = None if everything else np.concatenate([block.passing for block in segmented])
         sealed, sealed_scores, complete = self._lookup.best(self.weights, passing, wanted)
-        values = np.concatenate((scores[places], sealed_scores))
-        both = np.concatenate((places, sealed + len(rest.passing)))
-        if len(both) > wanted:
-            both, complete = both[_highest(values, wanted)], False
-        both.sort()
-        starts = [len(rest.passing) + start for start in self._view.parts.starts]
-        ends = np.searchsorted(both, starts)
-        several = np.split(both, ends[:-1])
-        return [several[0], *(each - start for each, start in zip(several[1:], starts, strict=False))], complete
+        scores = keyword_scores(self._keywords, len(rest.passing)) * rest.passing
+        unsealed = np.flatnonzero(scores)
+        first = self._view.parts.places
+        places, values = np.concatenate((sealed, unsealed + first)), np.concatenate((sealed_scores, scores[unsealed]))
+        if len(places) > wanted:
+            kept = highest(values, wanted)
+            places, values, complete = places[kept], values[kept], False
+        several = np.split(places, np.searchsorted(places, self._view.parts.starts[1:]))
+        starts = self._view.parts.starts
+        floor = 0.0 if complete or not len(values) else float(values.min())
+        return Choice([here - start for here, start in zip(several, starts, strict=True)], floor, complete)
 
     def at(self, chosen: Sequence[Places]) -> Keywords:
         """What is found at the chosen places of each block, ascending; `place` numbers them through."""
-        rest, *sealed = chosen
-        where = np.full(len(self._view.keys), -1, np.intp)
-        where[rest] = np.arange(len(rest))
-        found = self._keywords.among(where)
+        *sealed, rest = chosen
         hits = self._lookup.found_at(sealed)
-        sealed_found = self.weights.keywords(hits.found, hits.lengths)
+        found = self.weights.keywords(hits.found, hits.lengths)
+        where = np.full(len(self._view.keys), -1, np.intp)
+        where[rest] = np.arange(len(rest)) + sum(map(len, sealed))
+        unsealed = self._keywords.among(where)
         return Keywords(
-            self.weights.words, self.weights.shares,
-            np.concatenate((found.word, sealed_found.word)),
-            np.concatenate((found.place, sealed_found.place + len(rest))),
-            np.concatenate((found.strength, sealed_found.strength)),
+            self.weights.words, self.weights.shares, np.concatenate((found.word, unsealed.word)),
+            np.concatenate((found.place, unsealed.place)), np.concatenate((found.strength, unsealed.strength)),
         )  # fmt: skip
 
 
@@ -241,21 +250,21 @@ def pool_of(
     """About `wanted` candidates of each kind, `each` of which one block alone may have; with their neighbours, if these
     are asked for."""
     every = sum(block.asked for block in blocks) <= ALL_OF
-    complete, graphs = True, 0
+    complete, floors, graphs = True, (0.0, 0.0), 0
     if every:
         chosen = [np.flatnonzero(block.passing) for block in blocks]
         ranks = [np.zeros(len(places), np.int64) for places in chosen]
     else:
-        chosen = [NOTHING for _ in blocks]
-        if query is not None:
-            chosen, complete, graphs = _nearest_of_all(blocks, query, wanted, each)
-        if words is not None:
-            with_words, no_other = words.best(blocks, wanted)
-            chosen = [_united(*both) for both in zip(chosen, with_words, strict=True)]
-            complete = complete if query is not None else no_other
+        nothing = Choice([NOTHING for _ in blocks], 0.0, True)
+        near = nothing if query is None else _nearest_of_all(blocks, query, wanted, each)
+        worded = nothing if words is None else words.best(blocks, wanted)
+        chosen = [_united(*both) for both in zip(near.places, worded.places, strict=True)]
+        floors, graphs = (worded.floor, near.floor), near.graphs
+        complete = worded.complete if query is None else near.complete
         ranks = [np.arange(len(places)) for places in chosen]
         if neighbours:
-            chosen, ranks = map(list, zip(*map(_in_line, blocks, chosen), strict=True))
+            lines = [block.in_line(places) for block, places in zip(blocks, chosen, strict=True)]
+            chosen, ranks = [places for places, _ in lines], [numbers for _, numbers in lines]
     columns = [block.columns(places) for block, places in zip(blocks, chosen, strict=True)]
     keys, created_at, runs, embedded = (np.concatenate(several) for several in zip(*columns, strict=True))
     order = np.lexsort((keys, runs))
@@ -266,42 +275,36 @@ def pool_of(
     beside = None if every else np.concatenate([rank + at * BLOCK for at, rank in enumerate(ranks)])[order]
     keywords = NO_KEYWORDS if words is None else _reordered(words.at(chosen), order)
     return Pool(
-        keys[order], created_at[order], runs[order], embedded[order], beside, cosines, keywords, complete, graphs,
-        len(blocks) - graphs,
+        keys[order], created_at[order], runs[order], embedded[order], beside, cosines, keywords, complete, floors,
+        graphs, len(blocks) - graphs,
     )  # fmt: skip
 
 
-def _in_line(block: Block, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
-    return block.in_line(places)
-
-
-def _nearest_of_all(blocks: Sequence[Block], query: Vectors, wanted: int, each: int) -> tuple[list[Places], bool, int]:
-    """The nearest places of each block, ascending, `wanted` in all; whether no other is asked about; and how many
-    graphs were asked."""
-    near = [block.nearest(query, max(each, wanted // len(blocks))) for block in blocks]
+def _nearest_of_all(blocks: Sequence[Block], query: Vectors, wanted: int, each: int) -> Choice:
+    """The nearest places, `wanted` in all; of equally near ones the newest."""
+    # USearch looks for signals amid a search, and forgets what their handlers raise.
+    near = off_main_thread(lambda: [block.nearest(query, max(each, wanted // len(blocks))) for block in blocks])
     cosines = np.concatenate([one.cosines for one in near])
     chosen = [one.places for one in near]
     complete = all(one.complete for one in near)
+    # What a block has beside its proposals is no nearer than the last of these.
+    floor = max([float(one.cosines.min()) for one in near if not one.complete and len(one.cosines)], default=0.0)
     if len(cosines) > wanted:
         kept = np.zeros(len(cosines), np.bool_)
-        kept[_highest(cosines, wanted)] = True
+        kept[highest(cosines, wanted)] = True
+        floor = max(floor, float(cosines[kept].min()))
         starts = list(accumulate(map(len, chosen)))[:-1]
         chosen = [places[of] for places, of in zip(chosen, np.split(kept, starts), strict=True)]
         complete = False
-    return [np.sort(places) for places in chosen], complete, sum(one.by_graph for one in near)
+    return Choice([np.sort(places) for places in chosen], floor, complete, sum(one.by_graph for one in near))
 
 
 def _nearest(places: Places, cosines: Scores, wanted: int) -> Near:
-    """Of all places of a block that are asked about and have a vector."""
+    """Of all places of a block (ascending) that are asked about and have a vector."""
     if len(places) <= wanted:
         return Near(places, cosines, True, False)
-    best = _highest(cosines, wanted)
+    best = highest(cosines, wanted)
     return Near(places[best], cosines[best], False, False)
-
-
-def _highest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
-    """Where so many of the values are the highest, in no order; there are more of them."""
-    return np.argpartition(values, len(values) - count)[len(values) - count :]
 
 
 def _united(one: Places, other: Places) -> Places:

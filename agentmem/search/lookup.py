@@ -60,8 +60,8 @@ class Lookup:
         )
 
     def best(self, weights: Weights, passing: Mask | None, wanted: int) -> tuple[Places, Numbers, bool]:
-        """The `wanted` places with the highest scores, of those that are `passing` (n,) of all parts or else of all, in
-        no order; their scores; and whether there are no others that have one."""
+        """The `wanted` places with the highest scores, of equal ones the last, of those that are `passing` (n,) of all
+        parts or else of all, ascending; their scores; and whether there are no others that have one."""
         scores = np.zeros(self._parts.places, np.float32)
         places: list[Places] = []
         terms = np.flatnonzero(weights.numbers >= 0)
@@ -83,15 +83,15 @@ class Lookup:
             scores[there] = before + np.float32(share) * weights.strength(counts, self._parts.lengths[there])
             places.append(there[before == 0])
             read += 1
-        found = np.concatenate([NOTHING, *places])
+        found = np.sort(np.concatenate([NOTHING, *places]))
         complete = read == len(by_rarity)
         if not complete:
-            found = np.sort(found[scores[found] + further[read] >= bar])
+            found = found[scores[found] + further[read] >= bar]
             self._add(scores, found, weights, by_rarity[read:])
         best = scores[found]
         if len(found) <= wanted:
             return found, best, complete
-        chosen = np.argpartition(best, len(found) - wanted)[len(found) - wanted :]
+        chosen = highest(best, wanted)
         return found[chosen], best[chosen], False
 
     def _postings_of(self, term: int) -> tuple[Places, npt.NDArray[np.uint16]]:
@@ -123,3 +123,11 @@ def _nth_highest(scores: Numbers, places: Sequence[Places], count: int) -> float
         return 0.0
     values = scores[np.concatenate(places)]
     return float(np.partition(values, len(values) - count)[len(values) - count])
+
+
+def highest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
+    """Where so many of the values are the highest, of equal ones the last, ascending; there are more of them."""
+    bar = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.flatnonzero(values > bar)
+    ties = np.flatnonzero(values == bar)
+    return np.sort(np.concatenate((above, ties[len(ties) - (count - len(above)) :])))

@@ -59,11 +59,13 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Candidates (m,) with their scores and what these are made of. `places` are what the keywords call them;
-    `complete`, whether nothing else could match; `plan`, how they were found."""
+    `complete`, whether nothing else could match; `floor`, what others score at most, nearly; `plan`, how they were
+    found."""
 
     keys: Keys
     places: npt.NDArray[np.intp]
     complete: bool
+    floor: float
     plan: dict[str, Any]
     relevance: Scores
     recency: Scores | None
@@ -101,14 +103,14 @@ class Retriever:
         view = self._shelves.view(shelf_owner(question.scope), snapshot)
         if not len(view.parts):
             return self._exact(snapshot, view, question)
+        # What lowers scores, or leaves some out, may bring matches to light that were not among the best.
+        orders_anew = question.collapse or question.recency is not None or question.importance is not None
         wider = 1
         while True:
             ranking = _ranked_pool(snapshot, view, question, wider)
-            scores = ranking.scores()
-            matches = _matches(snapshot, question, ranking, scores)
-            # What was not proposed could only matter where all that was is a match, and still too little.
-            cut = bool(question.threshold) and bool((scores < question.threshold).any())
-            if len(matches) >= question.limit or ranking.complete or cut:
+            matches = _matches(snapshot, question, ranking, ranking.scores())
+            enough = len(matches) >= question.limit and not (orders_anew and matches[-1].score < ranking.floor)
+            if enough or ranking.complete or ranking.floor < question.threshold:
                 return matches
             wider *= WIDER
 
@@ -179,17 +181,15 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
     recency, importance = _factors(snapshot, question, keys, view.created_at[places])
     plan = {"plan": "exact", "why": "none of the owner's memories is sealed", "candidates": len(places)}
     among = None if cosines is None else cosines[places]
-    return Ranking(keys, places, True, plan, relevance, recency, importance, among, keywords)
+    return Ranking(keys, places, True, 0.0, plan, relevance, recency, importance, among, keywords)
 
 
 def _ranked_pool(snapshot: Snapshot, view: View, question: Question, wider: int) -> Ranking:
     """The same of an owner with segments, among some candidates, so many times as many as usual."""
     visible = [view.visible(snapshot.moment), *(part.seen(snapshot.moment).mask for part in view.parts)]
     rest, *sealed = _passing(snapshot, view, visible, question)
-    if question.recency is not None or question.importance is not None:
-        wider *= WIDER  # What is less relevant may be newer, or more important.
     words = Words(view, visible[0], snapshot.moment, question.terms) if question.terms else None
-    blocks: list[Block] = [Rest(view, rest, question.vector), *map(Segmented, view.parts, sealed)]
+    blocks: list[Block] = [*map(Segmented, view.parts, sealed), Rest(view, rest, question.vector)]
     hybrid = question.mode == "hybrid"
     wanted, each = wider * max(CANDIDATES, 2 * question.limit), wider * max(EACH, question.limit)
     pool = pool_of(blocks, words, question.vector, wanted=wanted, each=each, neighbours=hybrid)
@@ -214,7 +214,9 @@ def _ranked_pool(snapshot: Snapshot, view: View, question: Question, wider: int)
         "graphs": pool.graphs, "scanned": pool.scanned,
     }  # fmt: skip
     among = None if pool.cosines is None else pool.cosines[places]
-    return Ranking(keys, places, pool.complete, plan, relevance, recency, importance, among, pool.keywords)
+    by_words, by_meaning = pool.floors
+    floor = KEYWORD_WEIGHT * by_words + VECTOR_WEIGHT * by_meaning if hybrid else max(by_words, by_meaning)
+    return Ranking(keys, places, pool.complete, floor, plan, relevance, recency, importance, among, pool.keywords)
 
 
 def _factors(

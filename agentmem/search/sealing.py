@@ -3,7 +3,8 @@
 A search that meets an unsealed tail that is long calls for it; nothing else does, so that adding to an owner nobody
 searches costs nothing. The tail is written without graphs, so that it leaves the memory within a second a segment;
 where an owner is first searched, the search itself does that. Graphs follow in the background. One process works at a
-time. Whatever ends it, nothing is lost: a segment counts once it is listed, and what is not sealed is scanned.
+time, and one at tails. Whatever ends it, nothing is lost: a segment counts once it is listed, and what is not sealed is
+scanned.
 """
 
 import os
@@ -36,6 +37,9 @@ READY = 4
 
 TAIL_WAIT_SECONDS = 30.0
 """How long a first search waits for another process that seals; then it loads what is left."""
+
+CLOSE_WAIT_SECONDS = 10.0
+"""How long the end waits for a search that seals; it stops after the segment that it is at."""
 
 TAIL_LOOK_SECONDS = 0.05
 """How often it looks whether that has ended."""
@@ -84,7 +88,7 @@ class Sealer:
                 self._thread.start()
 
     def can_seal(self, owner: Owner) -> bool:
-        """Whether `seal_tail` may do something for an owner, as far as is known."""
+        """Whether `seal_tail` is worth a try."""
         return self.files.possible and owner not in self._given_up
 
     def seal_tail(self, owner: Owner) -> None:
@@ -94,20 +98,16 @@ class Sealer:
         if self._pid != os.getpid():
             restart(self, self._restart)
         deadline = time.monotonic() + TAIL_WAIT_SECONDS
-        count = None
         # The disk is full, or the folder cannot be written: what is not sealed is loaded.
         with suppress(StoreError, OSError):
-            while (count := self._seal_all_of_tail(owner)) is None and time.monotonic() < deadline:
+            while not self._sealed_all_of_tail(owner) and time.monotonic() < deadline:
                 if self._stopped.wait(TAIL_LOOK_SECONDS):  # Nothing tells of what another process does.
                     break
-        if not count:
-            with self._lock:
-                self._given_up.add(owner)
 
-    def forgive(self, owner: Owner) -> None:
-        """What the owner had is sealed, whoever did it; `can_seal` says so again."""
+    def give_up(self, owner: Owner, *, whether: bool) -> None:
+        """Whether what an owner has unsealed is to be loaded all the same, since it could not be sealed."""
         with self._lock:
-            self._given_up.discard(owner)
+            (self._given_up.add if whether else self._given_up.discard)(owner)
 
     def take_ready(self, listed: Sequence[ListedSegment]) -> list[Opened]:
         """Those of the segments that were opened when they had just been built, each once: nobody else has to compare
@@ -180,13 +180,12 @@ class Sealer:
             finally:
                 self.files.release(TAILS, self._owner)
 
-    def _seal_all_of_tail(self, owner: Owner) -> int | None:
-        """How many segments that made; None when another process has the right."""
-        count = 0
+    def _sealed_all_of_tail(self, owner: Owner) -> bool:
+        """Seals what there is to be; False when another process has the right."""
         with self._right_to_tails() as granted:
             while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
-                count += 1
-        return count if granted else None
+                pass
+        return granted
 
     def _seal_next_of_tail(self, owner: Owner, *, ready: bool) -> bool:
         """Seals what fills a segment behind the owner's last one; False when nothing does."""
@@ -226,7 +225,9 @@ class Sealer:
         listed = None
         try:
             reach("segments: before one is written")
-            checksum = write_segment(path, content, with_graph=job.with_graph, stop=self._question(right))
+            keys = content.columns["keys"]
+            stop = self._question(right, lambda: self.files.have_been_purged(keys, since))
+            checksum = write_segment(path, content, with_graph=job.with_graph, stop=stop)
             reach("segments: after one is written")
             if ready:
                 self._keep_ready(path, checksum)
@@ -249,7 +250,7 @@ class Sealer:
                 self._ready.clear()  # Nobody searches their owners any more.
             self._ready[path.name] = segment
 
-    def _question(self, right: str) -> Callable[[], bool]:
+    def _question(self, right: str, is_forbidden: Callable[[], bool]) -> Callable[[], bool]:
         """Whether to stop; renews the claim now and then, and stops when it is lost."""
         renewed = time.monotonic()
 
@@ -259,7 +260,7 @@ class Sealer:
                 renewed = time.monotonic()
                 if self.files.claim(right, self._owner):
                     return True
-            return self._stopped.is_set()
+            return self._stopped.is_set() or is_forbidden()
 
         return stop
 
@@ -268,6 +269,9 @@ class Sealer:
         if self._pid != os.getpid():
             return
         self._stopped.set()
+        # What a search is just sealing has its right given back while that can be told.
+        if self._tails.acquire(timeout=CLOSE_WAIT_SECONDS):
+            self._tails.release()
         with self._lock:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():

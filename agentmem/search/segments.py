@@ -168,6 +168,8 @@ def write_segment(path: Path, content: Content, *, with_graph: bool, stop: Calla
     """
     columns, vectors = content
     blob, lost = _built(vectors, stop) if with_graph else (None, NO_VECTORS)
+    if stop():  # Something in it may have been purged meanwhile.
+        raise Stopped
     try:
         with path.open("xb") as file:
             checksum = _write(file, columns | {"lost": lost}, vectors, blob)

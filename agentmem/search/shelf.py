@@ -122,7 +122,7 @@ class Shelf:
         self._parts, self._has_holes = found.parts, found.holes
         self._segments, self._seq = snapshot.segments, snapshot.seq
         if self._sealer is not None and self._count < self._sealer.size:
-            self._sealer.forgive(self._owner)
+            self._sealer.give_up(self._owner, whether=False)
 
     def _opened(self, listed: Sequence[ListedSegment]) -> list[Opened]:
         """Those of the segments that can be used; the others are to be made anew."""
@@ -329,9 +329,12 @@ class Shelves:
                 if shelf is not None:
                     self.bytes -= shelf.charged_bytes
 
-    def seal_tail(self, owner: Owner) -> None:
-        """Seals what is too much to load, as far as it can be; whatever is left then is loaded."""
-        if self._sealer is not None:
+    def seal_tail(self, owner: Owner, *, again: bool) -> None:
+        """Seals what is too much to load, as far as it can be. When that is asked for again, nothing helps, and it is
+        loaded."""
+        if self._sealer is not None and again:
+            self._sealer.give_up(owner, whether=True)
+        elif self._sealer is not None:
             self._sealer.seal_tail(owner)
 
     def seal(self) -> None:

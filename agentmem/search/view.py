@@ -18,8 +18,10 @@ FILTERS_KEPT = 8
 
 
 class Answer(NamedTuple):
-    """Which places satisfied a filter at a moment: the first ones of a shelf, and those of its parts."""
+    """Which places satisfied a filter at a moment, by the change `seq`: the first ones of a shelf, and those of its
+    parts."""
 
+    seq: int
     moment: int
     masks: list[Mask]
 
@@ -31,10 +33,12 @@ class Answers:
     def __init__(self) -> None:
         self._kept: dict[tuple[Scope, Condition | None], Answer] = {}
 
-    def get(self, scope: Scope, condition: Condition | None, moment: int) -> Answer | None:
+    def get(self, scope: Scope, condition: Condition | None, snapshot: Snapshot) -> Answer | None:
         answer = self._kept.get((scope, condition))
         # When a later moment was asked about, more had expired.
-        return answer if answer is not None and answer.moment <= moment else None
+        if answer is None or answer.moment > snapshot.moment or answer.seq > snapshot.seq:
+            return None
+        return answer
 
     def keep(self, scope: Scope, condition: Condition | None, answer: Answer) -> None:
         if len(self._kept) >= FILTERS_KEPT:
@@ -80,14 +84,16 @@ class View:
         if snapshot.seq < self._seq:
             return self._at(snapshot.keys(scope, condition))
         count = len(self.keys)
-        answer = self._answers.get(scope, condition, snapshot.moment)
+        answer = self._answers.get(scope, condition, snapshot)
         if answer is None:
-            answer = Answer(snapshot.moment, self._at(snapshot.keys(scope, condition)))
+            answer = Answer(snapshot.seq, snapshot.moment, self._at(snapshot.keys(scope, condition)))
             self._answers.keep(scope, condition, answer)
         elif (known := len(answer.masks[0])) < count:
             more = self.keys[known:]
             found = np.isin(more, snapshot.keys(scope, condition, more))
-            answer = Answer(snapshot.moment, [np.concatenate((answer.masks[0], found)), *answer.masks[1:]])
+            answer = Answer(
+                snapshot.seq, snapshot.moment, [np.concatenate((answer.masks[0], found)), *answer.masks[1:]]
+            )
             self._answers.keep(scope, condition, answer)
         return [answer.masks[0][:count], *answer.masks[1:]]
 

@@ -33,12 +33,14 @@ def _analysis_of(connection: Connection) -> str | None:
 
 
 def _renew(connection: Connection) -> None:
-    # The new seq tells the shelves of other processes; the event is of no memory, since no memory changed.
-    seq = Transaction(connection).record_event(0, "analyse", None, to_microseconds(now()))
+    transaction = Transaction(connection)
     key = 0
     question = "SELECT key, content, created_at FROM memory WHERE key > ? ORDER BY key LIMIT ?"
     while rows := all_rows(connection, question, (key, CHUNK)):
         key = rows[-1][0]
+        # The new seq tells the shelves of other processes; the event is of no memory, since no memory changed. One for
+        # each chunk, because segments are ranges of these numbers.
+        seq = transaction.record_event(0, "analyse", None, to_microseconds(now()))
         try:
             renewed = [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows]
         except SENSELESS as error:

@@ -56,13 +56,14 @@ SYNCHRONOUS = {"full": 2, "process": 1}
 
 MERGED_PAGES = 4096
 """Pages (16 MB) that the log grows by until they are merged into the file, as far as no reader needs the older ones, on
-a thread that lives as long as this takes: no commit waits for it. Into a store of a million memories, `add_batch` took
-12,298 a second of many owners and 17,386 of one owner a call; where commits merged 8,519 and 13,403, and with thrice
-the pages 9,629 and 14,607 (medians of 3 alternated rounds, 2 cores)."""
+a thread that lives as long as this takes: until there are LOG_PAGES, no commit waits for it. Into a store of a million
+memories, `add_batch` took 12,298 a second of many owners and 17,386 of one owner a call; where commits merged 8,519 and
+13,403, and with thrice the pages 9,629 and 14,607 (medians of 3 alternated rounds, 2 cores)."""
 
 LOG_PAGES = 16_384
-"""64 MB: from there on a commit also waits until nobody reads the log, so that it can begin anew. As long as reads
-overlap it never would by itself: beside 32 threads of four processes it grew to 2.3 GB within half an hour."""
+"""64 MB: from there on a commit merges what is left, and waits until nobody reads the log, so that it can begin anew.
+As long as reads overlap, or commits follow each other without a pause, it never would by itself: beside 32 threads of
+four processes it grew to 2.3 GB within half an hour."""
 
 LOG_WAIT_MILLISECONDS = 200
 """How long it waits; if that was in vain, it tries again when the log has grown by a quarter."""

@@ -112,6 +112,12 @@ class Segments:
         sync(str(folder_of(self._database.path)))
         return self._writes.commit(apply)
 
+    def have_been_purged(self, keys: Keys, since: int) -> bool:
+        """Whether any of the memories was, after the change `since`."""
+        with self._database.reading(one_statement=True) as connection:
+            purged = _purged_since(connection, since)
+        return bool(len(purged)) and bool(np.isin(keys, purged).any())
+
     def strike(self, keys: Iterable[int]) -> None:
         """Takes segments off the list, because their files cannot be used."""
 

@@ -5,6 +5,7 @@ moments is between a context manager's beginning and its `with` block: what `con
 suspended then, a lock held and a transaction open, until the garbage collector comes by.
 """
 
+import _thread
 import functools
 import inspect
 import threading
@@ -68,19 +69,23 @@ def off_main_thread(work: Callable[[], T]) -> T:
         return work()
     results: list[T] = []
     errors: list[BaseException] = []
+    ended = _thread.allocate_lock()
+    ended.acquire()
 
     def do() -> None:
         try:
             results.append(work())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.release()
 
-    thread = threading.Thread(target=do, name="agentmem-graphs", daemon=True)
     try:
-        thread.start()
+        # Not threading.Thread: it is forgotten in a weak reference's callback, which swallows what a handler raises.
+        _thread.start_new_thread(do, ())
     except RuntimeError:  # The interpreter is ending and starts no threads.
         return work()
-    thread.join()
+    ended.acquire()
     for error in errors:
         raise error
     return results[0]

@@ -31,7 +31,9 @@ from agentmem.search.vectors import Vectors
 from agentmem.search.view import View
 
 ALL_OF = 20_000
-"""Memories asked about, up to which all of them are candidates."""
+"""Memories asked about, up to which all of them are candidates. Of 1,000,000 of one owner, filters that keep 1, 2, 4
+and 8 % took 5.6, 8.0, 13.1 and 20.3 ms with all that pass as candidates, 5.7, 7.2, 9.9 and 14.4 ms with the best
+(medians of 100 searches by meaning and words, 2 cores with AVX512)."""
 
 GRAPH_COST = 1.2
 LOOK_UP_COST = 0.12

@@ -25,6 +25,15 @@ def with_progress(items: Iterable[Any], unit: str) -> Iterable[Any]:
     return bar
 
 
+def end_bars() -> None:
+    """Ends the bars that an interrupt tore out of their blocks, before anything else is said."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
+
+
 def is_shown(shown: bool | None) -> bool:
     """Whether to show a bar: as it was said, or else where standard error is a terminal."""
     return sys.stderr.isatty() if shown is None else shown

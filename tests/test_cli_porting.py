@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from agentmem.progress import end_bars, with_progress
 from tests.command_line import finished, jsonl, lines_of
 from tests.test_porting_mem0 import point, write
 
@@ -131,3 +132,15 @@ def test_what_mem0_stored_is_brought_once(run, tmp_path):
     assert again.stdout == "0 memories imported, 1 there already.\n"
     assert "was not brought" in again.stderr
     assert run("import-mem0", tmp_path / "nowhere").exit_code == 2
+
+
+def test_a_bar_that_an_interrupt_tore_out_of_its_block_is_ended(capfd):
+    from tqdm import tqdm
+
+    left_open = with_progress(iter([1, 2, 3]), "memories")
+    next(iter(left_open))
+    end_bars()
+    shown = capfd.readouterr().err
+    assert "memories" in shown
+    assert shown.endswith("\n")
+    assert not list(tqdm._instances)

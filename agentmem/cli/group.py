@@ -13,6 +13,7 @@ from agentmem.cli.exits import DEFECT, DONE, INTERRUPTED, STORE_REFUSED, UNREAD,
 from agentmem.cli.options import DEBUG
 from agentmem.cli.terminal import complain, prepare_output, stop_output
 from agentmem.errors import AgentMemError
+from agentmem.progress import end_bars
 
 
 class Commands(click.Group):
@@ -76,6 +77,7 @@ class Commands(click.Group):
 
 def _told(context: click.Context, message: str, code: int) -> int:
     """Says how a command ended. To be called while its exception is handled."""
+    end_bars()
     if context.meta.get(DEBUG):
         complain(*traceback.format_exc().splitlines())
     complain(message)

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from agentmem.cli.exits import DONE, INTERRUPTED
 from agentmem.progress import end_bars, with_progress
 from tests.command_line import finished, jsonl, lines_of
 from tests.test_porting_mem0 import point, write
@@ -144,3 +145,18 @@ def test_a_bar_that_an_interrupt_tore_out_of_its_block_is_ended(capfd):
     assert "memories" in shown
     assert shown.endswith("\n")
     assert not list(tqdm._instances)
+
+
+def test_an_interrupt_never_aborts_the_process_that_it_ends(start, tmp_path):
+    """The run of the model that nobody waits for any more ends before the process does."""
+    file = tmp_path / "texts.jsonl"
+    file.write_text(jsonl(*(f"text number {number}" for number in range(600))))
+    for attempt in range(6):
+        process = start("import", file, "--user", "ana", "--progress", "--db", tmp_path / f"{attempt}.db")
+        shown = b""
+        while not re.search(rb"[1-9]\d* memories", shown):
+            shown += (read := os.read(process.stderr.fileno(), 4096))
+            assert read, shown
+        process.send_signal(signal.SIGINT)
+        code, _, stderr = finished(process)
+        assert code in (INTERRUPTED, -signal.SIGINT, DONE), stderr

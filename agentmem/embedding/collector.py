@@ -38,6 +38,9 @@ LOST_WORKERS = 64
 """Runs that may hang without end (a remote embedder that never answers) before no worker is left. A run whose callers
 have all given up no longer counts against the workers."""
 
+LOST_WAIT_SECONDS = 1.0
+"""How long the end waits for runs whose callers have all given up: several times what a batch takes."""
+
 CLOSE_WAIT_SECONDS = 30.0
 """How long `close` waits for runs that have begun."""
 
@@ -500,6 +503,8 @@ class Collector:
             ended = self._idle.wait_for(
                 lambda: all(batch.lost or batch.thread is here for batch in self._running), CLOSE_WAIT_SECONDS
             )
+            # Nobody wants these, and one may never end; but a run that the end of the process overtakes aborts it.
+            self._idle.wait_for(lambda: all(batch.thread is here for batch in self._running), LOST_WAIT_SECONDS)
             left_behind = list(self._running)
             lost = {batch.thread for batch in left_behind}
             workers = [thread for thread in self._threads if thread not in lost and thread is not here]

@@ -168,7 +168,7 @@ def test_a_store_whose_beginning_is_damaged_is_not_called_something_else(store_p
 
 def test_a_write_that_meets_a_damaged_page_is_refused_whole(store_path):
     ids = filled(store_path)
-    [root, *_] = pages_of(store_path, "memory_twin")
+    [root, *_] = pages_of(store_path, "memory_vector")
     flip(store_path, root)
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         with pytest.raises(StoreDamagedError, match="checksum"):
@@ -180,7 +180,7 @@ def test_a_write_that_meets_a_damaged_page_is_refused_whole(store_path):
         with pytest.raises(StoreDamagedError, match=r"was not copied.*checksum"):
             memory.backup(store_path.with_name("copy.db"))
         assert not store_path.with_name("copy.db").exists()
-        assert any("(memory_twin)" in problem for problem in memory.check())
+        assert any("(memory_vector)" in problem for problem in memory.check())
         memory.repair()
         assert memory.check() == []
         assert memory.count(user_id="ana") == len(ids)

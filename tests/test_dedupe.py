@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmem import Config, DuplicateIdError, Memory
+from agentmem.storage.schema import MIGRATIONS
 from agentmem.testing import HashEmbedder, contents, owners
 from tests.children import finish, start_python
 from tests.conftest import Clock
@@ -158,6 +159,59 @@ def test_an_embedder_that_fails_does_not_matter_to_a_text_that_is_there(open_mem
     record = memory.add("tea", user_id="ana", defer=True)
     broken = open_memory(embedder=Fussy())
     assert broken.add("tea", user_id="ana", dedupe=True) == record
+
+
+def test_a_text_whose_embedding_failed_is_still_found(open_memory):
+    class Fussy(HashEmbedder):
+        def embed(self, texts):
+            if "tea" in texts:
+                raise ValueError("no tea")
+            return super().embed(texts)
+
+    memory = open_memory(embedder=Fussy())
+    record = memory.add("tea", user_id="ana", defer=True)
+    memory.flush()
+    assert memory.stats().pending_failed == 1
+    assert memory.add("tea", user_id="ana", defer=True, dedupe=True) == record
+    memory.delete(record.id)
+    assert memory.add("tea", user_id="ana", defer=True, dedupe=True) != record
+    memory.delete_all(user_id="ana")
+
+
+def test_a_text_is_found_whichever_model_its_vector_is_of(open_memory):
+    """Before the store moves, on its way, when it has arrived, and when the memory waits for its new vector."""
+    memory = open_memory()
+    first, second = memory.add_batch(["tea", "coffee"], user_id="ana")
+    seen = []
+
+    class Watching(HashEmbedder):
+        def embed(self, texts):
+            seen.append(memory.add("tea", user_id="ana", dedupe=True))
+            if "coffee" in texts:
+                raise ValueError("no coffee")
+            return super().embed(texts)
+
+    memory.reembed(Watching(dimension=48))
+    seen += [memory.add("tea", user_id="ana", dedupe=True, defer=deferred) for deferred in (False, True)]
+    assert len(seen) > 2
+    assert all(record == first for record in seen)
+    assert memory.add("coffee", user_id="ana", dedupe=True, defer=True) == second
+    assert memory.count(user_id="ana") == 2
+    memory.delete(second.id)
+
+
+def test_a_store_of_an_earlier_schema_is_deduplicated_as_ever(open_memory, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr("agentmem.storage.database.MIGRATIONS", MIGRATIONS[:5])
+        memory = open_memory()
+        first = memory.add("tea", user_id="ana")
+        waiting = memory.add("coffee", user_id="ana", id="waits")
+        memory.close()
+    memory = open_memory()
+    assert memory.add_batch(["tea", "coffee"], user_id="ana", dedupe=True) == [first, waiting]
+    other = memory.add("water", user_id="ana", dedupe=True)
+    assert memory.add("water", user_id="ana", dedupe=True) == other
+    assert memory.check() == []
 
 
 def test_texts_whose_hashes_collide_are_told_apart(open_memory, monkeypatch):

@@ -350,12 +350,12 @@ def test_what_is_deferred_and_cannot_get_its_vector_for_a_full_or_sealed_disk_is
         assert memory.check() == []
 
 
-@pytest.mark.parametrize("other", ["memory_twin", "memory_seq"])
+@pytest.mark.parametrize("other", ["memory_sole", "memory_seq"])
 def test_an_index_that_lists_pending_memories_which_are_none_keeps_nobody_busy_for_ever(store_path, other):
     """The background once went round and round, and `close` waited for it."""
     user = next(f"user {number}" for number in range(100) if twin_of(Scope(f"user {number}"), "a text") < 0)
     with Memory(store_path, embedder=HashEmbedder()) as memory:
-        record = memory.add("a text", user_id=user)
+        record = memory.add("a text", user_id=user, dedupe=True)
         for number in range(3):
             memory.update(record.id, metadata={"n": number})
     connection = apsw.Connection(str(store_path))

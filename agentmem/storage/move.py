@@ -240,7 +240,7 @@ class Moves:
             remember(connection, "old_model", model.as_json())
             remember(connection, "model", move.model.as_json())
             remember(connection, "next_model", None)
-            transaction.model = move.model.identity
+            transaction.moved_to(move.model)
             reach("reembed: after the models have changed places")
             return True
 

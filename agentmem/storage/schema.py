@@ -86,6 +86,13 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX memory_deleted ON memory (deleted_at) WHERE deleted_at IS NOT NULL",
     ],
     ["ALTER TABLE segment ADD COLUMN has_graph INTEGER NOT NULL DEFAULT 1"],  # Or its vectors are scanned until it has.
+    [
+        # A twin has the same vector, or none yet. New vectors have the highest keys, so that a text that was never seen
+        # goes to the end of the index that finds it, and not, as by its twin alone, into any page of it.
+        "DROP INDEX memory_twin",
+        "CREATE INDEX memory_vector ON memory (vector_key, twin)",
+        "CREATE UNIQUE INDEX memory_sole ON memory (twin) WHERE sole = 1",
+    ],
 ]
 
 NEXT_VECTOR = """CREATE TABLE next_vector (

@@ -179,7 +179,7 @@ def _drop(transaction: Transaction, keys: list[int], model: StoredModel, since: 
     )
     pointed = all_rows(
         connection,
-        "SELECT DISTINCT vector_key FROM memory WHERE seq > ? AND vector_key IN (SELECT value FROM carray(?))",
+        "SELECT DISTINCT vector_key FROM memory WHERE seq > ? AND +vector_key IN (SELECT value FROM carray(?))",
         (since, integer_array(keys)),
     )
     used = {row[0] for row in pointed}

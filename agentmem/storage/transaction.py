@@ -1,7 +1,7 @@
 """A write transaction: new memories are gathered and written together, everything else as it comes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
 from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
 from agentmem.storage.database import Connection, blob_array, integer_array, only_row
-from agentmem.storage.model import ModelMoved
+from agentmem.storage.model import UNKNOWN, ModelMoved, StoredModel, stored_model
 from agentmem.storage.rows import twin_of
 
 GATHERED_LIMIT = 1000
@@ -33,7 +33,8 @@ class Transaction:
         self._by_text: dict[tuple[Scope, str], Draft] = {}
         self._last_event: tuple[int, int, str, int] | None = None
         self._terms: list[bytes] = []
-        self.model: str | None = None  # The identity of the store's model, once it was asked for.
+        self._model: StoredModel | None = None  # Once it was asked for, and there was one.
+        self._digest: Callable[[str], bytes] | None = None  # What it gives a text.
 
     def require_model(self, identity: str) -> None:
         """Before vectors that a model made are stored.
@@ -41,11 +42,25 @@ class Transaction:
         Raises:
             ModelMoved: the store's are of another one.
         """
-        if self.model is None:
-            row = self._connection.execute("SELECT value ->> '$.identity' FROM meta WHERE name = 'model'").fetchone()
-            self.model = None if row is None else str(row[0])
-        if self.model not in (None, identity):
+        model = self._stored_model()
+        if model is not None and model.identity != identity:
             raise ModelMoved("The store moved to another model meanwhile.")
+
+    def digest_of(self, text: str) -> bytes:
+        """Under which the vector of a text stands, if it has one."""
+        model = self._stored_model()
+        if self._digest is None:
+            self._digest = (model or UNKNOWN).digests()
+        return self._digest(text)
+
+    def moved_to(self, model: StoredModel) -> None:
+        """For whoever gave the store another model in this transaction, in which others may follow."""
+        self._model, self._digest = model, None
+
+    def _stored_model(self) -> StoredModel | None:
+        if self._model is None:
+            self._model, self._digest = stored_model(self._connection), None
+        return self._model
 
     @property
     def connection(self) -> Connection:

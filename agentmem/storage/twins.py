@@ -1,8 +1,8 @@
 """Twins: memories of the same text in exactly the same scope, and how a second one is kept out when that is asked.
 
 Writers take turns, across processes too, so that what a write transaction finds stays true until it commits; the
-unique index on `twin` and `sole` stands behind that. Every memory has a twin, deduplicated or not, and is found by it;
-`sole` marks the one that was stored because there was none. Nobody else pays more than one entry in that index.
+unique index on the twins of those that are `sole` stands behind that: it marks the one that was stored because there
+was none. The others, which were not deduplicated, are found by their vector, which is that of the text, and their twin.
 """
 
 from collections.abc import Sequence
@@ -59,10 +59,14 @@ def existing(transaction: Transaction, draft: Draft) -> Record | None:
     scope = draft.scope
     where, parameters = visible(EVERYBODY, None, transaction.moment)
     row = transaction.stored.execute(
-        f"SELECT {RECORD_COLUMNS} FROM memory INDEXED BY memory_twin WHERE twin = ? AND content = ? "
-        f"AND user_id IS ? AND agent_id IS ? AND run_id IS ? AND {where} ORDER BY key LIMIT 1",
-        (twin_of(scope, draft.content), draft.content, scope.user_id, scope.agent_id, scope.run_id, *parameters),
-    ).fetchone()
+        f"SELECT {RECORD_COLUMNS} FROM memory INDEXED BY memory_vector "
+        "WHERE (vector_key = (SELECT key FROM vector WHERE digest = ?) OR vector_key IS NULL) AND twin = ? "
+        f"AND content = ? AND user_id IS ? AND agent_id IS ? AND run_id IS ? AND {where} ORDER BY key LIMIT 1",
+        (
+            transaction.digest_of(draft.content), twin_of(scope, draft.content),
+            draft.content, scope.user_id, scope.agent_id, scope.run_id, *parameters,
+        ),
+    ).fetchone()  # fmt: skip
     if row is not None:
         return record_of(row)
     gathered = transaction.gathered(scope, draft.content)

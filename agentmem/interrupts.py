@@ -61,12 +61,9 @@ def block(function: Callable[P, Generator[T, None, None]]) -> Callable[P, Block[
     return begin
 
 
-def off_main_thread(work: Callable[[], T]) -> T:
-    """What the work returns, or raises. Where the caller is the main thread, which alone hears signals, another one
-    does it: for libraries that hear them too, and swallow what a handler raises. An interrupted caller leaves the work
-    to end by itself."""
-    if threading.current_thread() is not threading.main_thread():
-        return work()
+def aside(work: Callable[[], T]) -> Callable[[], T]:
+    """Begins the work on a thread of its own, and gives what waits for it and returns, or raises, what it did. A caller
+    who is interrupted leaves it to end by itself."""
     results: list[T] = []
     errors: list[BaseException] = []
     ended = _thread.allocate_lock()
@@ -80,12 +77,22 @@ def off_main_thread(work: Callable[[], T]) -> T:
         finally:
             ended.release()
 
+    def result() -> T:
+        with ended:
+            pass
+        for error in errors:
+            raise error
+        return results[0]
+
     try:
         # Not threading.Thread: it is forgotten in a weak reference's callback, which swallows what a handler raises.
         _thread.start_new_thread(do, ())
     except RuntimeError:  # The interpreter is ending and starts no threads.
-        return work()
-    ended.acquire()
-    for error in errors:
-        raise error
-    return results[0]
+        do()
+    return result
+
+
+def off_main_thread(work: Callable[[], T]) -> T:
+    """What the work returns, or raises. Where the caller is the main thread, which alone hears signals, another one
+    does it: for libraries that hear them too, and swallow what a handler raises."""
+    return aside(work)() if threading.current_thread() is threading.main_thread() else work()

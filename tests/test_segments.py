@@ -359,6 +359,64 @@ def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graph
     assert_like_exact(memory, least=0.9)
 
 
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_threads_that_search_at_once_find_what_each_finds_alone(open_memory, graphs, monkeypatch, cores):
+    monkeypatch.setattr("agentmem.search.lanes.usable_cores", lambda: cores)
+    memory = open_memory()
+    memory.add_batch(items(450))
+    seal(memory)
+    asked = [(mode, query) for mode in MODES for query in texts(20, seed=3)]
+    alone = [found(memory, query, mode=mode) for mode, query in asked]
+    together: dict[int, list[list[tuple[str, float]]]] = {}
+    within: set[int] = set()
+    most = 0
+
+    def counted(*arguments, **options):
+        nonlocal most
+        within.add(threading.get_ident())
+        most = max(most, len(within))
+        try:
+            return pool_of(*arguments, **options)
+        finally:
+            within.discard(threading.get_ident())
+
+    pool_of = retriever.pool_of
+    monkeypatch.setattr(retriever, "pool_of", counted)
+
+    def work(number: int) -> None:
+        together[number] = [found(memory, query, mode=mode) for mode, query in asked]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[number] for number in range(8)] == [alone] * 8
+    assert 1 <= most <= cores
+
+
+def test_a_search_that_fails_amid_its_graphs_says_so_and_keeps_nobody_out(open_memory, graphs, monkeypatch):
+    memory = open_memory()
+    memory.add_batch(items(450))
+    seal(memory)
+    threads = threading.active_count()
+
+    def broken(*_):
+        raise MemoryError("no room")
+
+    for _ in range(5):
+        with monkeypatch.context() as patch:
+            patch.setattr(large.Segmented, "nearest", broken)
+            with pytest.raises(MemoryError, match="no room"):
+                memory.search("word1", user_id="ana")
+        with monkeypatch.context() as patch:
+            patch.setattr(large.Words, "best", broken)
+            with pytest.raises(MemoryError, match="no room"):
+                memory.search("word1", user_id="ana")
+    assert threading.active_count() == threads
+    assert_like_exact(memory, least=0.9)
+
+
 def test_graphs_find_nearly_all(open_memory, graphs):
     memory = open_memory()
     memory.add_batch(items(650))

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.interrupts import off_main_thread
+from agentmem.interrupts import aside, off_main_thread
 from agentmem.search.keywords import (
     NO_KEYWORDS,
     NOTHING,
@@ -247,19 +247,25 @@ class Words:
 
 
 def pool_of(
-    blocks: Sequence[Block], words: Words | None, query: Vectors | None, *, wanted: int, each: int, neighbours: bool
+    blocks: Sequence[Block],
+    words: Words | None,
+    query: Vectors | None,
+    *,
+    wanted: int,
+    each: int,
+    neighbours: bool,
+    spare: bool,
 ) -> Pool:
     """About `wanted` candidates of each kind, `each` of which one block alone may have; with their neighbours, if these
-    are asked for."""
+    are asked for. With a core to `spare`, words and meaning are looked for at the same time: of an owner of 1,000,000,
+    in 8.3 instead of 9.5 ms (medians of 3 alternated rounds, 2 cores with AVX512)."""
     every = sum(block.asked for block in blocks) <= ALL_OF
     complete, floors, graphs = True, (0.0, 0.0), 0
     if every:
         chosen = [np.flatnonzero(block.passing) for block in blocks]
         ranks = [np.zeros(len(places), np.int64) for places in chosen]
     else:
-        nothing = Choice([NOTHING for _ in blocks], 0.0, True)
-        near = nothing if query is None else _nearest_of_all(blocks, query, wanted, each)
-        worded = nothing if words is None else words.best(blocks, wanted)
+        near, worded = _best_of_both(blocks, words, query, wanted, each, spare)
         chosen = [_united(*both) for both in zip(near.places, worded.places, strict=True)]
         floors, graphs = (worded.floor, near.floor), near.graphs
         complete = worded.complete if query is None else near.complete
@@ -282,10 +288,28 @@ def pool_of(
     )  # fmt: skip
 
 
+def _best_of_both(
+    blocks: Sequence[Block], words: Words | None, query: Vectors | None, wanted: int, each: int, spare: bool
+) -> tuple[Choice, Choice]:
+    """What is nearest in meaning, and what has most of the words; nothing of what is not asked for."""
+    nothing = Choice([NOTHING for _ in blocks], 0.0, True)
+    if query is None:
+        return nothing, nothing if words is None else words.best(blocks, wanted)
+
+    def nearest() -> Choice:
+        return _nearest_of_all(blocks, query, wanted, each)
+
+    # On another thread, because USearch looks for signals amid a search, and forgets what their handlers raise.
+    if words is None or not spare:
+        return off_main_thread(nearest), nothing if words is None else words.best(blocks, wanted)
+    near = aside(nearest)
+    worded = words.best(blocks, wanted)
+    return near(), worded
+
+
 def _nearest_of_all(blocks: Sequence[Block], query: Vectors, wanted: int, each: int) -> Choice:
     """The nearest places, `wanted` in all; of equally near ones the newest."""
-    # USearch looks for signals amid a search, and forgets what their handlers raise.
-    near = off_main_thread(lambda: [block.nearest(query, max(each, wanted // len(blocks))) for block in blocks])
+    near = [block.nearest(query, max(each, wanted // len(blocks))) for block in blocks]
     cosines = np.concatenate([one.cosines for one in near])
     chosen = [one.places for one in near]
     complete = all(one.complete for one in near)

@@ -5,7 +5,7 @@ The places with the best scores are found without reading all postings of common
 the places that have them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ class Lookup:
         self._postings = [part.segment.postings for part in parts]
         self._spans = [postings.spans(terms) for postings in self._postings]
         self._bounds = [spans.tolist() for spans in self._spans]
+        self._read: dict[int, tuple[Places, npt.NDArray[np.uint16]]] = {}  # Of all parts.
 
     def statistics(self, seen: Sequence[Seen]) -> list[Statistics]:
         """Of what is seen of each part."""
@@ -38,26 +39,35 @@ class Lookup:
 
     def found_at(self, places: Sequence[Places], terms: Sequence[int] | None = None) -> Hits:
         """Where the terms (or some of them) stand among the places of each part, ascending."""
-        words: list[int] = []
-        at, counts, lengths = [NOTHING], [NOTHING], [NOTHING]
-        first = 0
-        for postings, bounds, here in zip(self._postings, self._bounds, places, strict=True):
-            sought = here.astype(np.uint32)
-            for term in range(len(bounds)) if terms is None else terms:
-                start, end = bounds[term]
-                if start == end or not len(here):
-                    continue
-                there = postings.places[start:end]
-                near = there.searchsorted(sought)
-                hits = np.flatnonzero(there.take(near, mode="clip") == sought)
-                words += [term] * len(hits)
+        everywhere = np.concatenate([here + start for here, start in zip(places, self._parts.starts, strict=False)])
+        several = [here.astype(np.uint32) for here in places]
+        words, at, counts = [NOTHING], [NOTHING], [NOTHING]
+        for term in range(len(self._bounds[0])) if terms is None else terms:
+            for first, here, there, how_often in self._among(term, everywhere, several):
+                near = there.searchsorted(here)
+                hits = np.flatnonzero(there.take(near, mode="clip") == here)
+                words.append(np.full(len(hits), term))
                 at.append(hits + first)
-                counts.append(postings.counts[start:end][near[hits]])
-                lengths.append(postings.lengths[sought[hits]])
+                counts.append(how_often[near[hits]])
+        found = np.concatenate(at)
+        lengths = self._parts.lengths[everywhere[found]]
+        return Hits(Found(np.concatenate(words), found, np.concatenate(counts)), lengths)
+
+    def _among(
+        self, term: int, everywhere: Places, several: Sequence[npt.NDArray[np.uint32]]
+    ) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Where to look for a term: at places from the `first` of all on, among those that have it."""
+        if term in self._read:  # All parts at once: what takes time is the number of looks.
+            there, counts = self._read[term]
+            if len(there):
+                yield 0, everywhere, there, counts
+            return
+        first = 0
+        for postings, bounds, here in zip(self._postings, self._bounds, several, strict=True):
+            start, end = bounds[term]
+            if start < end and len(here):
+                yield first, here, postings.places[start:end], postings.counts[start:end]
             first += len(here)
-        return Hits(
-            Found(np.array(words, np.intp), np.concatenate(at), np.concatenate(counts)), np.concatenate(lengths)
-        )
 
     def best(self, weights: Weights, passing: Mask | None, wanted: int) -> tuple[Places, Numbers, bool]:
         """The `wanted` places with the highest scores, of equal ones the last, of those that are `passing` (n,) of all
@@ -79,6 +89,7 @@ class Lookup:
             if passing is not None:
                 kept = passing[there]
                 there, counts = there[kept], counts[kept]
+            self._read[term] = there, counts
             before = scores[there]
             scores[there] = before + np.float32(share) * weights.strength(counts, self._parts.lengths[there])
             places.append(there[before == 0])

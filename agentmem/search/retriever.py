@@ -11,7 +11,7 @@ import numpy.typing as npt
 from agentmem.filters import Condition
 from agentmem.records import Match, Record, Scope
 from agentmem.search.keywords import Keywords, Mask, find_keywords, keyword_scores
-from agentmem.search.large import ALL_OF, Block, Rest, Segmented, Words, pool_of
+from agentmem.search.large import ALL_OF, Block, Pool, Rest, Segmented, Words, pool_of
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
     VECTOR_WEIGHT,
@@ -105,9 +105,14 @@ class Retriever:
             return self._exact(snapshot, view, question)
         # What lowers scores, or leaves some out, may bring matches to light that were not among the best.
         orders_anew = question.collapse or question.recency is not None or question.importance is not None
+        visible = [view.visible(snapshot.moment), *(part.seen(snapshot.moment).mask for part in view.parts)]
+        passing = _passing(snapshot, view, visible, question)
         wider = 1
         while True:
-            ranking = _ranked_pool(snapshot, view, question, wider)
+            with self._shelves.lanes.one():
+                spare = self._shelves.lanes.is_one_free()
+                blocks, pool = _pool(snapshot, view, visible[0], passing, question, wider, spare=spare)
+            ranking = _ranked_pool(snapshot, question, blocks, pool)
             matches = _matches(snapshot, question, ranking, ranking.scores())
             enough = len(matches) >= question.limit and not (orders_anew and matches[-1].score < ranking.floor)
             if enough or ranking.complete or ranking.floor < question.threshold:
@@ -184,15 +189,22 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
     return Ranking(keys, places, True, 0.0, plan, relevance, recency, importance, among, keywords)
 
 
-def _ranked_pool(snapshot: Snapshot, view: View, question: Question, wider: int) -> Ranking:
-    """The same of an owner with segments, among some candidates, so many times as many as usual."""
-    visible = [view.visible(snapshot.moment), *(part.seen(snapshot.moment).mask for part in view.parts)]
-    rest, *sealed = _passing(snapshot, view, visible, question)
-    words = Words(view, visible[0], snapshot.moment, question.terms) if question.terms else None
+def _pool(
+    snapshot: Snapshot, view: View, visible: Mask, passing: list[Mask], question: Question, wider: int, *, spare: bool
+) -> tuple[list[Block], Pool]:
+    """The candidates of an owner with segments, so many times as many as usual, and the blocks that they are from."""
+    rest, *sealed = passing
+    words = Words(view, visible, snapshot.moment, question.terms) if question.terms else None
     blocks: list[Block] = [*map(Segmented, view.parts, sealed), Rest(view, rest, question.vector)]
-    hybrid = question.mode == "hybrid"
     wanted, each = wider * max(CANDIDATES, 2 * question.limit), wider * max(EACH, question.limit)
-    pool = pool_of(blocks, words, question.vector, wanted=wanted, each=each, neighbours=hybrid)
+    neighbours = question.mode == "hybrid"
+    pool = pool_of(blocks, words, question.vector, wanted=wanted, each=each, neighbours=neighbours, spare=spare)
+    return blocks, pool
+
+
+def _ranked_pool(snapshot: Snapshot, question: Question, blocks: list[Block], pool: Pool) -> Ranking:
+    """As `_ranked`, among the candidates of some blocks."""
+    hybrid = question.mode == "hybrid"
     places = np.arange(len(pool.keys))
     if question.mode == "vector" and pool.cosines is not None:
         places = np.flatnonzero(pool.embedded)

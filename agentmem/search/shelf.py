@@ -19,6 +19,7 @@ import numpy.typing as npt
 from agentmem.forks import abandon, restart
 from agentmem.search.jobs import DEAD_SHARE
 from agentmem.search.keywords import Mask, Terms
+from agentmem.search.lanes import Lanes
 from agentmem.search.runs import run_numbers
 from agentmem.search.sealed import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
 from agentmem.search.sealing import Sealer
@@ -284,6 +285,7 @@ class Shelves:
     def _start(self) -> None:
         self._lock = threading.Lock()  # Guards: _shelves and its order, bytes, evicted.
         self.turn = threading.Lock()  # Held by the one search that computes, of those that take turns.
+        self.lanes = Lanes()  # For those in large owners.
         self._shelves: OrderedDict[Owner, Shelf] = OrderedDict()
         self.bytes = 0
         self.evicted = 0

@@ -121,10 +121,11 @@ class Segmented:
         count = int(OVERFETCH * wanted * len(segment) / max(1, self.asked))
         look_up, scan = LOOK_UP_COST * self.asked, SCAN_COST * len(segment.vectors)
         while segment.has_graph and count <= len(segment.vectors) and GRAPH_COST * count < min(look_up, scan):
-            found = segment.nearest(query, count)
-            found = found[self.passing[found]]
+            found, cosines = segment.nearest(query, count)
+            kept = self.passing[found]
+            found, cosines = found[kept], cosines[kept]
             if len(found) >= wanted:
-                return Near(found, segment.cosines_at(query, found), len(found) == self.asked, True)
+                return Near(found, cosines, len(found) == self.asked, True)
             count *= 4
         found = np.flatnonzero(self.passing & segment.embedded)
         cosines = segment.cosines_at(query, found) if look_up < scan else segment.cosines(query)[found]

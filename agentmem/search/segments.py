@@ -22,7 +22,7 @@ from agentmem.search.keywords import NOTHING, Places
 from agentmem.search.postings import COLUMNS as POSTINGS
 from agentmem.search.postings import Postings, sorted_postings
 from agentmem.search.runs import run_numbers
-from agentmem.search.vectors import Vectors, cosines
+from agentmem.search.vectors import Cosines, Vectors, cosines
 from agentmem.storage.snapshot import NEVER, Keys, States
 
 MAGIC = b"agmseg2\n"
@@ -107,13 +107,17 @@ class Segment:
     def has_graph(self) -> bool:
         return self._graph is not None
 
-    def nearest(self, query: Vectors, count: int) -> Places:
+    def nearest(self, query: Vectors, count: int) -> tuple[Places, Cosines]:
         """The places of about the `count` vectors nearest to a query's (dimension,), and of those that the graph does
-        not find, in no order; it has one."""
+        not find, in no order, each with its cosine; it has one. A place may come twice."""
         if self._graph is None or not len(self.vectors):
-            return NOTHING
-        found = self._graph.search(query, min(count, len(self.vectors)), threads=1).keys
-        return self.places_of(np.concatenate((found.astype(np.intp), self.lost)))
+            return NOTHING, np.empty(0)
+        found = self._graph.search(query, min(count, len(self.vectors)), threads=1)
+        vectors, near = found.keys.astype(np.intp), 1 - found.distances.astype(np.float64)
+        if len(self.lost):
+            vectors = np.concatenate((vectors, self.lost))
+            near = np.concatenate((near, cosines(query, self.vectors[self.lost])))
+        return self.places_of(vectors), np.repeat(near, self.starts[vectors + 1] - self.starts[vectors])
 
     def places_of(self, vectors: npt.NDArray[Any]) -> Places:
         """The places that have one of the vectors."""
@@ -123,7 +127,7 @@ class Segment:
         places: Places = self.members[np.repeat(starts, counts) + offsets].astype(np.intp)
         return places
 
-    def cosines_at(self, query: Vectors, places: Places) -> npt.NDArray[np.float64]:
+    def cosines_at(self, query: Vectors, places: Places) -> Cosines:
         """Of the query and the places' vectors; 0 where there is none."""
         numbers = self.vector[places]
         has = numbers != NO_VECTOR
@@ -133,7 +137,7 @@ class Segment:
         found[has] = cosines(query, self.vectors[numbers[has]])
         return found
 
-    def cosines(self, query: Vectors) -> npt.NDArray[np.float64]:
+    def cosines(self, query: Vectors) -> Cosines:
         """The same of all places, (n,)."""
         found = np.zeros(len(self.keys))
         found[self.embedded] = cosines(query, self.vectors)[self.vector[self.embedded]]

@@ -22,6 +22,7 @@ from agentmem.storage.claims import claimant
 from agentmem.storage.segments import TAILS
 from agentmem.storage.snapshot import ListedSegment, Snapshot
 from agentmem.testing import HashEmbedder
+from tests.children import run_python
 from tests.turned import Turned
 
 SIZE = 100
@@ -361,7 +362,7 @@ def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graph
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_threads_that_search_at_once_find_what_each_finds_alone(open_memory, graphs, monkeypatch, cores):
-    monkeypatch.setattr("agentmem.search.lanes.usable_cores", lambda: cores)
+    monkeypatch.setattr("agentmem.search.shelf.usable_cores", lambda: cores)
     memory = open_memory()
     memory.add_batch(items(450))
     seal(memory)
@@ -415,6 +416,66 @@ def test_a_search_that_fails_amid_its_graphs_says_so_and_keeps_nobody_out(open_m
                 memory.search("word1", user_id="ana")
     assert threading.active_count() == threads
     assert_like_exact(memory, least=0.9)
+
+
+def test_a_signal_handler_may_search_amid_a_search(open_memory, graphs, monkeypatch):
+    monkeypatch.setattr("agentmem.search.shelf.usable_cores", lambda: 1)
+    memory, small = open_memory(), open_memory(":memory:")
+    memory.add_batch(items(450))
+    seal(memory)
+    small.add_batch(items(700))  # Searches of as many take turns.
+    answers = []
+
+    def amid(name: str, memory: Memory) -> None:
+        """Stands in for a handler that strikes where the search computes."""
+        original = getattr(retriever, name)
+
+        def struck(*arguments, **options):
+            monkeypatch.setattr(retriever, name, original)
+            answers.append(found(memory, "word1 word7"))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(retriever, name, struck)
+
+    for name, searched in (("_pool", memory), ("_ranked", small)):
+        alone = found(searched, "word1 word7")
+        amid(name, searched)
+        assert found(searched, "word1 word7") == alone
+        assert answers.pop() == alone
+
+
+def test_the_interpreter_may_end_while_threads_search_graphs(store_path):
+    """USearch ended the process with an abort."""
+    code = """
+        import random, sys, threading, time
+        from contextlib import suppress
+        from agentmem import ClosedError, Memory
+        from agentmem.search import large, sealing
+        from agentmem.testing import HashEmbedder
+
+        sealing.SEGMENT, large.ALL_OF, large.GRAPH_COST = 1000, 20, 0.0
+        memory = Memory(sys.argv[1], embedder=HashEmbedder())
+        if not memory.count(user_id="ana"):
+            words = random.Random(1)
+            memory.add_batch(
+                [" ".join(f"word{words.randrange(200)}" for _ in range(8)) for _ in range(4200)], user_id="ana"
+            )
+            memory.search("word1", user_id="ana")
+            memory._engine.shelves.seal()
+
+        def search():
+            with suppress(ClosedError):
+                while True:
+                    memory.search(f"word{random.randrange(200)} word{random.randrange(200)}", user_id="ana", limit=50)
+
+        for _ in range(3):
+            threading.Thread(target=search, daemon=True).start()
+        time.sleep(0.1 + random.random() * 0.1)
+        if sys.argv[2] == "close":
+            memory.close()
+    """
+    for turn in range(16):
+        run_python(code, store_path, "close" if turn % 2 else "leave")
 
 
 def test_graphs_find_nearly_all(open_memory, graphs):
@@ -744,6 +805,19 @@ def test_a_purge_while_a_segment_is_built_keeps_it_off_the_list(open_memory, poi
     assert not any(vector in file.read_bytes() for file in [Path(memory.path), *files(memory)])
     assert seal(memory) == 1
     assert_like_exact(memory)
+
+
+def test_what_is_built_in_the_background_lets_searches_pass(open_memory):
+    memory = open_memory()
+    memory.add_batch(items(250))
+    passed = []
+    memory._engine.shelves._sealer.let_pass = lambda: passed.append(True)
+    memory._engine.shelves.seal_tail(("user_id", "ana"), again=False)
+    assert with_graphs(memory) == [False, False]
+    assert not passed  # A search waits for this.
+    assert seal(memory) == 2
+    assert with_graphs(memory) == [True, True]
+    assert passed
 
 
 def test_the_end_does_not_wait_for_a_segment(open_memory, monkeypatch):

@@ -1,4 +1,4 @@
-"""Lanes: as many searches of large owners compute at once as there are cores.
+"""Lanes: how many searches compute at once. Of large owners as many do as there are cores.
 
 numpy lets go of the GIL around every operation on more than 500 numbers, and takes it back among all the threads that
 search. Of an owner of 1,000,000, ten threads that all computed at once searched 70 times a second, and 117 times where
@@ -8,24 +8,74 @@ two of them did while the others waited once; four threads 93 and 121 times, two
 
 import itertools
 import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
 
-from agentmem.cores import usable_cores
+from agentmem.errors import ClosedError
+
+T = TypeVar("T")
+
+CLOSE_WAIT_SECONDS = 1.0
+"""How long the end waits for what is being computed. A search takes some milliseconds."""
+
+
+PATIENCE_SECONDS = 0.05
+"""How long work that can wait does so. Of an owner of 1,000,000, to which four threads add while graphs are built, a
+search takes p50 28, p90 37, p99 45 ms like this, and 29, 42, 54 where the builder never waits (medians of 3 alternated
+rounds of 400 searches, 2 cores)."""
 
 
 class Lanes:
-    """May be called from any thread."""
+    """May be called from any thread, and in signal handlers."""
 
-    def __init__(self) -> None:
-        self._locks: list[threading.Lock] = []
+    def __init__(self, count: Callable[[], int]) -> None:
+        """`count` is asked when a lane is first needed: to look for the cores takes a fifth of what opening does."""
+        self._count = count
         self._next = itertools.count()
+        self._inside: set[int] = set()
+        self._closed = False
 
-    def one(self) -> threading.Lock:
-        """A lane to hold while one computes; a free one, if there is any."""
-        if not self._locks:  # Late: only stores with large owners need them.
-            self._locks = [threading.Lock() for _ in range(usable_cores())]
+    @cached_property
+    def _locks(self) -> list[threading.Lock]:
+        return [threading.Lock() for _ in range(self._count())]
+
+    def within(self, work: Callable[[bool], T]) -> T:
+        """What the work returns, when there is a lane for it; it is told whether there was a core for a part of it.
+
+        Raises:
+            ClosedError: the memory was closed meanwhile.
+        """
+        thread = threading.get_ident()
+        if thread in self._inside:  # It struck amid its own thread's work, which goes on only after it.
+            return work(False)
+        self._inside.add(thread)
+        try:
+            with self._one():
+                if self._closed:
+                    raise ClosedError("The memory was closed while this call was waiting.")
+                return work(any(not lock.locked() for lock in self._locks))
+        finally:
+            self._inside.discard(thread)
+
+    def _one(self) -> threading.Lock:
+        """A free one, if there is any."""
         free = (lock for lock in self._locks if not lock.locked())
         return next(free, self._locks[next(self._next) % len(self._locks)])
 
-    def is_one_free(self) -> bool:
-        """Whether there is a core for a part of the work of somebody who holds a lane."""
-        return any(not lock.locked() for lock in self._locks)
+    def let_pass(self) -> None:
+        """Waits for who is inside, a moment at most: for work that can wait, and shares their cores."""
+        self._wait(PATIENCE_SECONDS)
+
+    def close(self) -> None:
+        """Lets nobody in any more, and waits (bounded) for who is inside: USearch ends the process when the interpreter
+        ends amid a search."""
+        self._closed = True
+        self._wait(CLOSE_WAIT_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for lock in self.__dict__.get("_locks", ()):
+            if lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                lock.release()

@@ -1,8 +1,8 @@
 """One search over the store: candidates from the shelves, the decision from the database."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -109,9 +109,8 @@ class Retriever:
         passing = _passing(snapshot, view, visible, question)
         wider = 1
         while True:
-            with self._shelves.lanes.one():
-                spare = self._shelves.lanes.is_one_free()
-                blocks, pool = _pool(snapshot, view, visible[0], passing, question, wider, spare=spare)
+            find = partial(_pool, snapshot, view, visible[0], passing, question, wider)
+            blocks, pool = self._shelves.lanes.within(find)
             ranking = _ranked_pool(snapshot, question, blocks, pool)
             matches = _matches(snapshot, question, ranking, ranking.scores())
             enough = len(matches) >= question.limit and not (orders_anew and matches[-1].score < ranking.floor)
@@ -123,9 +122,12 @@ class Retriever:
         visible = view.visible(snapshot.moment)
         [passing, *_] = _passing(snapshot, view, [visible], question)
         in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
-        with self._shelves.turn if in_turn else nullcontext():
+
+        def rank(_spare: bool) -> tuple[Ranking, Scores]:
             ranking = _ranked(snapshot, view, visible, passing, question)
-            scores = ranking.scores()
+            return ranking, ranking.scores()
+
+        ranking, scores = self._shelves.turn.within(rank) if in_turn else rank(False)
         return _matches(snapshot, question, ranking, scores)
 
 
@@ -190,7 +192,7 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
 
 
 def _pool(
-    snapshot: Snapshot, view: View, visible: Mask, passing: list[Mask], question: Question, wider: int, *, spare: bool
+    snapshot: Snapshot, view: View, visible: Mask, passing: list[Mask], question: Question, wider: int, spare: bool
 ) -> tuple[list[Block], Pool]:
     """The candidates of an owner with segments, so many times as many as usual, and the blocks that they are from."""
     rest, *sealed = passing

@@ -58,6 +58,7 @@ class Sealer:
         self._read = read
         self._model = model
         self.size = SEGMENT
+        self.let_pass: Callable[[], None] = lambda: None  # Called between steps of what can wait for searches.
         self._start()
 
     def _start(self) -> None:
@@ -256,6 +257,8 @@ class Sealer:
 
         def stop() -> bool:
             nonlocal renewed
+            if right == WORK:
+                self.let_pass()
             if time.monotonic() - renewed > CLAIM_SECONDS / 3:
                 renewed = time.monotonic()
                 if self.files.claim(right, self._owner):

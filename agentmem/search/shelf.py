@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.cores import usable_cores
 from agentmem.forks import abandon, restart
 from agentmem.search.jobs import DEAD_SHARE
 from agentmem.search.keywords import Mask, Terms
@@ -284,8 +285,10 @@ class Shelves:
 
     def _start(self) -> None:
         self._lock = threading.Lock()  # Guards: _shelves and its order, bytes, evicted.
-        self.turn = threading.Lock()  # Held by the one search that computes, of those that take turns.
-        self.lanes = Lanes()  # For those in large owners.
+        self.turn = Lanes(lambda: 1)  # For searches that take turns, and for those in large owners.
+        self.lanes = Lanes(usable_cores)
+        if self._sealer is not None:
+            self._sealer.let_pass = self.lanes.let_pass
         self._shelves: OrderedDict[Owner, Shelf] = OrderedDict()
         self.bytes = 0
         self.evicted = 0
@@ -345,9 +348,10 @@ class Shelves:
             self._sealer.wait()
 
     def close(self) -> None:
-        """Ends the work in the background, within seconds."""
+        """Ends the work in the background, within seconds, and searches that compute."""
         if self._sealer is not None:
             self._sealer.close()
+        self.lanes.close()
 
     def _restart(self) -> None:
         # A thread that stayed behind in a fork may have been changing what is there, or searching a graph.

@@ -1,0 +1,101 @@
+"""How many searches compute at once, and who waits for whom."""
+
+import threading
+
+import pytest
+
+from agentmem import ClosedError
+from agentmem.search import lanes
+from agentmem.search.lanes import Lanes
+
+
+class Inside:
+    """Somebody who computes until he is told to end."""
+
+    def __init__(self, among: Lanes) -> None:
+        self.spare: bool | None = None
+        self._entered, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=among.within, args=(self._compute,))
+        self._thread.start()
+        assert self._entered.wait(10)
+
+    def _compute(self, spare: bool) -> None:
+        self.spare = spare
+        self._entered.set()
+        assert self._end.wait(10)
+
+    def end(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def test_as_many_are_inside_as_there_are_lanes_and_each_knows_of_a_free_one():
+    among = Lanes(lambda: 2)
+    first = Inside(among)
+    second = Inside(among)
+    assert (first.spare, second.spare) == (True, False)
+    waiting = threading.Thread(target=among.within, args=(lambda spare: None,))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    first.end()
+    second.end()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_an_error_goes_through_and_leaves_the_lane_free():
+    among = Lanes(lambda: 1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            among.within(lambda spare: 1 // 0)
+    assert among.within(lambda spare: spare) is False
+
+
+def test_who_is_inside_may_enter_again():
+    among = Lanes(lambda: 1)
+    assert among.within(lambda spare: among.within(lambda spare: "within")) == "within"
+    assert among.within(lambda spare: "afterwards") == "afterwards"
+
+
+def test_what_can_wait_lets_searches_pass_a_moment_at_most(monkeypatch):
+    among = Lanes(lambda: 2)
+    among.let_pass()  # Nobody has been there.
+    someone = Inside(among)
+    monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 0.05)
+    among.let_pass()
+    monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 60)
+    patient = threading.Thread(target=among.let_pass)
+    patient.start()
+    patient.join(0.1)
+    assert patient.is_alive()
+    someone.end()
+    patient.join(10)
+    assert not patient.is_alive()
+
+
+def test_the_end_waits_for_who_is_inside_and_lets_nobody_in(monkeypatch):
+    among = Lanes(lambda: 1)
+    someone = Inside(among)
+    refused = []
+
+    def late() -> None:
+        with pytest.raises(ClosedError, match="was closed"):
+            among.within(lambda spare: None)
+        refused.append(True)
+
+    waiting = threading.Thread(target=late)
+    waiting.start()
+    closing = threading.Thread(target=among.close)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    someone.end()
+    closing.join(10)
+    waiting.join(10)
+    assert refused
+    monkeypatch.setattr(lanes, "CLOSE_WAIT_SECONDS", 0.05)
+    hanging = Lanes(lambda: 1)
+    someone = Inside(hanging)
+    hanging.close()
+    someone.end()

@@ -644,6 +644,9 @@ def test_the_folder_can_be_thrown_away(open_memory):
     memory.close()
     shutil.rmtree(f"{memory.path}-segments")
     again = open_memory(memory.path)
+    [match, *_] = again.search("word1 word2", user_id="ana", explain=True)
+    assert match.explanation["plan"] == "segments"  # The search made them, rather than load everything.
+    assert again._engine.shelves._shelves["user_id", "ana"]._count == 50
     assert_like_exact(again)
     assert seal(again) == 2
     assert len(files(again)) == 2

@@ -153,10 +153,7 @@ class Sealer:
             if left := files.claim(WORK, self._owner):
                 return left  # Another process is at it.
             try:
-                with self._lock:
-                    unusable, self._unusable = self._unusable, []
-                if unusable:
-                    files.strike(unusable)
+                self._strike_unusable()
                 files.forget_models()
                 with self._right_to_tails() as granted:
                     if granted:
@@ -168,6 +165,12 @@ class Sealer:
             finally:
                 files.release(WORK, self._owner)
         return RETRY_SECONDS
+
+    def _strike_unusable(self) -> None:
+        with self._lock:
+            unusable, self._unusable = self._unusable, []
+        if unusable:
+            self.files.strike(unusable)
 
     @block
     def _right_to_tails(self) -> Generator[bool, None, None]:
@@ -184,6 +187,8 @@ class Sealer:
     def _sealed_all_of_tail(self, owner: Owner) -> bool:
         """Seals what there is to be; False when another process has the right."""
         with self._right_to_tails() as granted:
+            if granted:
+                self._strike_unusable()  # Of a copy without the folder, all of them.
             while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
                 pass
         return granted

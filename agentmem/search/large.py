@@ -121,15 +121,24 @@ class Segmented:
         count = int(OVERFETCH * wanted * len(segment) / max(1, self.asked))
         look_up, scan = LOOK_UP_COST * self.asked, SCAN_COST * len(segment.vectors)
         while segment.has_graph and count <= len(segment.vectors) and GRAPH_COST * count < min(look_up, scan):
-            found, cosines = segment.nearest(query, count)
-            kept = self.passing[found]
-            found, cosines = found[kept], cosines[kept]
-            if len(found) >= wanted:
-                return Near(found, cosines, len(found) == self.asked, True)
+            near = self._asked(*segment.nearest(query, count))
+            if len(near.places) >= wanted:
+                return near._replace(complete=len(near.places) == self.asked, by_graph=True)
             count *= 4
-        found = np.flatnonzero(self.passing & segment.embedded)
-        cosines = segment.cosines_at(query, found) if look_up < scan else segment.cosines(query)[found]
-        return _nearest(found, cosines, wanted)
+        if look_up < scan:
+            places = np.flatnonzero(self.passing & segment.embedded)
+            return _nearest(places, segment.cosines_at(query, places), wanted)
+        nearest = segment.scan(query)
+        while True:
+            near = self._asked(*nearest(count))
+            if len(near.places) >= wanted or count >= len(segment.vectors):
+                return near._replace(complete=count >= len(segment.vectors))
+            count *= 4
+
+    def _asked(self, places: Places, cosines: Scores) -> Near:
+        """Those that are asked about."""
+        asked = self.passing[places]
+        return Near(places[asked], cosines[asked], False, False)
 
     def cosines(self, query: Vectors, places: Places) -> Scores:
         return self.segment.cosines_at(query, places)

@@ -117,6 +117,21 @@ class Segment:
         if len(self.lost):
             vectors = np.concatenate((vectors, self.lost))
             near = np.concatenate((near, cosines(query, self.vectors[self.lost])))
+        return self._of_places(vectors, near)
+
+    def scan(self, query: Vectors) -> Callable[[int], tuple[Places, Cosines]]:
+        """Compares a query's vector with all; what gives the places of the `count` nearest vectors, and of all that are
+        as near as the last of them, in no order, each with its cosine."""
+        near = cosines(query, self.vectors)
+
+        def nearest(count: int) -> tuple[Places, Cosines]:
+            bar = np.partition(near, len(near) - count)[len(near) - count] if count < len(near) else -np.inf
+            vectors = np.flatnonzero(near >= bar)
+            return self._of_places(vectors, near[vectors])
+
+        return nearest
+
+    def _of_places(self, vectors: npt.NDArray[Any], near: Cosines) -> tuple[Places, Cosines]:
         return self.places_of(vectors), np.repeat(near, self.starts[vectors + 1] - self.starts[vectors])
 
     def places_of(self, vectors: npt.NDArray[Any]) -> Places:
@@ -135,12 +150,6 @@ class Segment:
             return cosines(query, self.vectors[numbers])
         found = np.zeros(len(places))
         found[has] = cosines(query, self.vectors[numbers[has]])
-        return found
-
-    def cosines(self, query: Vectors) -> Cosines:
-        """The same of all places, (n,)."""
-        found = np.zeros(len(self.keys))
-        found[self.embedded] = cosines(query, self.vectors)[self.vector[self.embedded]]
         return found
 
 

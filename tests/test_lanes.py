@@ -1,6 +1,7 @@
 """How many searches compute at once, and who waits for whom."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -29,19 +30,29 @@ class Inside:
         self._thread.join()
 
 
+def waiting(work: Callable[..., None], *arguments: object) -> threading.Thread:
+    """A thread that has begun the work, and waits."""
+    thread = threading.Thread(target=work, args=arguments)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    return thread
+
+
+def assert_ended(thread: threading.Thread) -> None:
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_as_many_are_inside_as_there_are_lanes_and_each_knows_of_a_free_one():
     among = Lanes(lambda: 2)
     first = Inside(among)
     second = Inside(among)
     assert (first.spare, second.spare) == (True, False)
-    waiting = threading.Thread(target=among.within, args=(lambda spare: None,))
-    waiting.start()
-    waiting.join(0.1)
-    assert waiting.is_alive()
+    third = waiting(among.within, lambda spare: None)
     first.end()
     second.end()
-    waiting.join(10)
-    assert not waiting.is_alive()
+    assert_ended(third)
 
 
 def test_an_error_goes_through_and_leaves_the_lane_free():
@@ -65,13 +76,9 @@ def test_what_can_wait_lets_searches_pass_a_moment_at_most(monkeypatch):
     monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 0.05)
     among.let_pass()
     monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 60)
-    patient = threading.Thread(target=among.let_pass)
-    patient.start()
-    patient.join(0.1)
-    assert patient.is_alive()
+    patient = waiting(among.let_pass)
     someone.end()
-    patient.join(10)
-    assert not patient.is_alive()
+    assert_ended(patient)
 
 
 def test_the_end_waits_for_who_is_inside_and_lets_nobody_in(monkeypatch):
@@ -84,15 +91,10 @@ def test_the_end_waits_for_who_is_inside_and_lets_nobody_in(monkeypatch):
             among.within(lambda spare: None)
         refused.append(True)
 
-    waiting = threading.Thread(target=late)
-    waiting.start()
-    closing = threading.Thread(target=among.close)
-    closing.start()
-    closing.join(0.1)
-    assert closing.is_alive()
+    refused_one, closing = waiting(late), waiting(among.close)
     someone.end()
-    closing.join(10)
-    waiting.join(10)
+    assert_ended(closing)
+    assert_ended(refused_one)
     assert refused
     monkeypatch.setattr(lanes, "CLOSE_WAIT_SECONDS", 0.05)
     hanging = Lanes(lambda: 1)

@@ -121,7 +121,7 @@ class Segmented:
         count = int(OVERFETCH * wanted * len(segment) / max(1, self.asked))
         look_up, scan = LOOK_UP_COST * self.asked, SCAN_COST * len(segment.vectors)
         while segment.has_graph and count <= len(segment.vectors) and GRAPH_COST * count < min(look_up, scan):
-            near = self._asked(*segment.nearest(query, count))
+            near = self._near(*segment.nearest(query, count))
             if len(near.places) >= wanted:
                 return near._replace(complete=len(near.places) == self.asked, by_graph=True)
             count *= 4
@@ -130,15 +130,15 @@ class Segmented:
             return _nearest(places, segment.cosines_at(query, places), wanted)
         nearest = segment.scan(query)
         while True:
-            near = self._asked(*nearest(count))
+            near = self._near(*nearest(count))
             if len(near.places) >= wanted or count >= len(segment.vectors):
                 return near._replace(complete=count >= len(segment.vectors))
             count *= 4
 
-    def _asked(self, places: Places, cosines: Scores) -> Near:
-        """Those that are asked about."""
-        asked = self.passing[places]
-        return Near(places[asked], cosines[asked], False, False)
+    def _near(self, places: Places, cosines: Scores) -> Near:
+        """Those of the places that are asked about."""
+        kept = self.passing[places]
+        return Near(places[kept], cosines[kept], False, False)
 
     def cosines(self, query: Vectors, places: Places) -> Scores:
         return self.segment.cosines_at(query, places)

@@ -285,8 +285,8 @@ class Shelves:
 
     def _start(self) -> None:
         self._lock = threading.Lock()  # Guards: _shelves and its order, bytes, evicted.
-        self.turn = Lanes(lambda: 1)  # For searches that take turns, and for those in large owners.
-        self.lanes = Lanes(usable_cores)
+        self.turn = Lanes(lambda: 1)  # For searches that take turns.
+        self.lanes = Lanes(usable_cores)  # For those in large owners.
         if self._sealer is not None:
             self._sealer.let_pass = self.lanes.let_pass
         self._shelves: OrderedDict[Owner, Shelf] = OrderedDict()

@@ -1,7 +1,7 @@
 """A write transaction: new memories are gathered and written together, everything else as it comes."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,6 @@ class Transaction:
         self._last_event: tuple[int, int, str, int] | None = None
         self._terms: list[bytes] = []
         self._model: StoredModel | None = None  # Once it was asked for, and there was one.
-        self._digest: Callable[[str], bytes] | None = None  # What it gives a text.
 
     def require_model(self, identity: str) -> None:
         """Before vectors that a model made are stored.
@@ -48,18 +47,15 @@ class Transaction:
 
     def digest_of(self, text: str) -> bytes:
         """Under which the vector of a text stands, if it has one."""
-        model = self._stored_model()
-        if self._digest is None:
-            self._digest = (model or UNKNOWN).digests()
-        return self._digest(text)
+        return (self._stored_model() or UNKNOWN).digests()(text)
 
     def moved_to(self, model: StoredModel) -> None:
         """For whoever gave the store another model in this transaction, in which others may follow."""
-        self._model, self._digest = model, None
+        self._model = model
 
     def _stored_model(self) -> StoredModel | None:
         if self._model is None:
-            self._model, self._digest = stored_model(self._connection), None
+            self._model = stored_model(self._connection)
         return self._model
 
     @property

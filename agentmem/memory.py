@@ -657,9 +657,9 @@ class ScopedMemory:
         many it were. What it holds is described in `agentmem.porting.lines`; `import_` reads it.
 
         `file` is a path (compressed when it ends in `.gz`), or an open file of text or bytes. At a path, the file is
-        complete and on the disk when it gets its name; one that is there is only replaced with `overwrite=True`. With
-        `vectors=True` each memory brings its vector, if it has one by now, so that a store of the same model needs to
-        embed nothing.
+        complete and on the disk when it gets its name; one that is there is only replaced with `overwrite=True`. It has
+        the mode and owner of the store. With `vectors=True` each memory brings its vector, if it has one by now, so
+        that a store of the same model needs to embed nothing.
 
         Everything is of the moment when it begins, however long it takes and whatever others write meanwhile; it holds
         up nobody, and no read of it stays open (what is purged meanwhile is left out). It needs 8 bytes a memory, and a
@@ -902,7 +902,8 @@ class Memory(ScopedMemory):
 
         The copy is one file; it is complete, read back and verified, and survives a power cut, when it gets its name.
         A file that is there is only replaced with `overwrite=True`, and never while it seems to be open. Blocks for
-        about 3 seconds a gigabyte. A process that dies meanwhile leaves a file `....unfinished`.
+        about 3 seconds a gigabyte. A process that dies meanwhile leaves a file `....unfinished`. The copy has the
+        mode and owner of the store, also in the place of a file with others.
 
         Raises:
             InvalidInputError: there is such a file, or it is the store itself.

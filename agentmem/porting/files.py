@@ -1,6 +1,5 @@
 """Files as they are handed over: a path (compressed when it ends in .gz), or an open file of text or bytes."""
 
-import errno
 import gzip
 import hashlib
 import io
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import IO, Any
 
-from agentmem.errors import InvalidInputError, StoreFullError
+from agentmem.errors import InvalidInputError
 from agentmem.records import shorten
 from agentmem.storage.backup import check_target, new_file
 
@@ -130,7 +129,7 @@ def _is_seekable(file: Any) -> bool:
 @contextmanager
 def target_of(file: Any, store: str, *, overwrite: bool) -> Iterator[Callable[[bytes], object]]:
     """What writes bytes to a path or an open file, which stays open. A file at a path is complete, and on the disk,
-    when it gets its name; when the block fails there is none.
+    when it gets its name; when the block fails there is none. It has the mode and owner of the store, see `make_file`.
 
     Raises:
         InvalidInputError: the file is there already, or is the store itself.
@@ -149,14 +148,12 @@ def target_of(file: Any, store: str, *, overwrite: bool) -> Iterator[Callable[[b
             yield stream.write
         return
     check_target(store, path, overwrite=overwrite)
-    with new_file(path, overwrite=overwrite) as unfinished:
-        try:
-            with open(unfinished, "xb") as stream, _packed(stream, path) as packed:  # noqa: PTH123
-                yield packed.write
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StoreFullError(f"{path!r}: the disk is full; nothing was kept, free some space.") from error
-            raise
+    with (
+        new_file(path, like=store, overwrite=overwrite) as unfinished,
+        open(unfinished, "wb") as stream,  # noqa: PTH123
+        _packed(stream, path) as packed,
+    ):
+        yield packed.write
 
 
 def _is_special(path: str) -> bool:

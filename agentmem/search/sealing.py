@@ -233,7 +233,7 @@ class Sealer:
             reach("segments: before one is written")
             keys = content.columns["keys"]
             stop = self._question(right, lambda: self.files.have_been_purged(keys, since))
-            checksum = write_segment(path, content, with_graph=job.with_graph, stop=stop)
+            checksum = write_segment(path, content, like=self.files.store, with_graph=job.with_graph, stop=stop)
             reach("segments: after one is written")
             if ready:
                 self._keep_ready(path, checksum)

@@ -23,6 +23,7 @@ from agentmem.search.postings import COLUMNS as POSTINGS
 from agentmem.search.postings import Postings, sorted_postings
 from agentmem.search.runs import run_numbers
 from agentmem.search.vectors import Cosines, Vectors, cosines
+from agentmem.storage.modes import make_file
 from agentmem.storage.snapshot import NEVER, Keys, States
 
 MAGIC = b"agmseg2\n"
@@ -172,9 +173,10 @@ class Content(NamedTuple):
     vectors: Vectors
 
 
-def write_segment(path: Path, content: Content, *, with_graph: bool, stop: Callable[[], bool]) -> bytes:
-    """Writes a segment to a new file, and has it on the disk; returns its checksum. It takes part of a second, and with
-    a graph some 0.2 milliseconds a distinct vector more, on this thread alone; the GIL is free for nearly all of it.
+def write_segment(path: Path, content: Content, *, like: str, with_graph: bool, stop: Callable[[], bool]) -> bytes:
+    """Writes a segment to a new file, with the mode and owner of the file `like`, and has it on the disk; returns its
+    checksum. It takes part of a second, and with a graph some 0.2 milliseconds a distinct vector more, on this thread
+    alone; the GIL is free for nearly all of it.
 
     Raises:
         Stopped: `stop` said so; no file is left then, nor after any error.
@@ -184,7 +186,7 @@ def write_segment(path: Path, content: Content, *, with_graph: bool, stop: Calla
     if stop():  # Something in it may have been purged meanwhile.
         raise Stopped
     try:
-        with path.open("xb") as file:
+        with os.fdopen(make_file(str(path), like=like), "wb") as file:
             checksum = _write(file, columns | {"lost": lost}, vectors, blob)
             file.flush()
             os.fsync(file.fileno())

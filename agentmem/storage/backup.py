@@ -5,14 +5,16 @@ start anew meanwhile), and however much they write, the copy never starts again.
 add: 0.2 s and the same rate of adds; `VACUUM INTO` 0.35 s.
 """
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agentmem.errors import InvalidInputError, StoreDamagedError, StoreOpenError
+from agentmem.errors import InvalidInputError, StoreDamagedError, StoreFullError, StoreOpenError
 from agentmem.storage.database import Connection, Database, copying, only_row, other_file
+from agentmem.storage.modes import make_file
 
 PAGES_A_STEP = 1000
 """Four megabytes, after which other threads, and an interrupt, get their turn."""
@@ -24,7 +26,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 def back_up(database: Database, path: str, *, overwrite: bool) -> None:
     """Copies the database to a path; see `Memory.backup`."""
     check_target(database.path, path, overwrite=overwrite)
-    with new_file(path, overwrite=overwrite) as unfinished:
+    with new_file(path, like=database.path, overwrite=overwrite) as unfinished:
         try:
             with database.between_transactions() if database.in_memory else database.reading() as source:
                 told = _copy(source, unfinished)
@@ -96,16 +98,19 @@ def _is_same_file(one: str, other: str) -> bool:
 
 
 @contextmanager
-def new_file(path: str, *, overwrite: bool) -> Iterator[str]:
-    """Yields a path beside `path` for a file to be made there; afterwards that is on the disk and has the name `path`,
-    or, when the block failed, is gone.
+def new_file(path: str, *, like: str, overwrite: bool) -> Iterator[str]:
+    """Yields the path of a new empty file beside `path`, to be filled; afterwards that is on the disk and has the name
+    `path`, or, when the block failed, is gone. Its mode, group and owner are those of the file `like`, see `make_file`,
+    whatever an older file of that name had.
 
     Raises:
         StoreOpenError: it cannot be made, or cannot get its name.
+        StoreFullError: the disk is full.
         InvalidInputError: meanwhile somebody else made a file of that name.
     """
     unfinished = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
+        os.close(make_file(unfinished, like=like))
         yield unfinished
         sync(unfinished)
         if overwrite:
@@ -116,6 +121,8 @@ def new_file(path: str, *, overwrite: bool) -> Iterator[str]:
     except FileExistsError:
         raise InvalidInputError(f"{path!r} exists already; pass another path, or overwrite=True.") from None
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError(f"{path!r}: the disk is full; nothing was kept, free some space.") from error
         raise StoreOpenError(f"{path!r} cannot be made ({error.strerror}); check its folder.") from error
     finally:
         for end in ("", *SIDE_FILES):

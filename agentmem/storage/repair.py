@@ -30,6 +30,7 @@ from agentmem.storage.database import (
     write_locked_copy,
 )
 from agentmem.storage.mend import Aside, mend
+from agentmem.storage.modes import make_file
 from agentmem.storage.rows import twin_of
 from agentmem.storage.salvage import COLUMNS, Row, Text, rows_of, table_of
 from agentmem.storage.schema import CHECKSUMS
@@ -100,7 +101,7 @@ def salvage_open(path: str, tell: Tell = untold) -> list[str]:
     kept = _free_name(path, "damaged")
     with pages_at(path) as pages:
         checksums = pages.checked  # Whoever has the file open goes on as before.
-    with new_file(path + ".salvaged", overwrite=True) as unfinished:
+    with new_file(path + ".salvaged", like=path, overwrite=True) as unfinished:
         made = Database(unfinished, durability="process", busy_timeout=10.0, checksums=checksums)
         try:
             with write_locked_copy(unfinished, path) as put_in_place:
@@ -130,7 +131,7 @@ def salvage_closed(path: str, tell: Tell = untold) -> list[str]:
             f"{path!r} is too damaged to be mended while it is open; close it everywhere, then repair."
         )
     kept = _free_name(path, "damaged")
-    with new_file(path, overwrite=True) as unfinished:
+    with new_file(path, like=path, overwrite=True) as unfinished:
         made = Database(unfinished, durability="process", busy_timeout=10.0)
         try:
             told = _fill(made, path, tell)
@@ -282,7 +283,7 @@ def _keep(path: str, kept: str) -> None:
     for end in ("", "-wal"):
         if not os.path.exists(path + end):  # noqa: PTH110
             continue
-        with raw_file(path + end) as source, Path(kept + end).open("xb") as target:
+        with raw_file(path + end) as source, os.fdopen(make_file(kept + end, like=path), "wb") as target:
             size = source.xFileSize()
             for start in range(0, size, 1 << 20):
                 target.write(source.xRead(min(1 << 20, size - start), start))
@@ -293,7 +294,7 @@ def _keep(path: str, kept: str) -> None:
 
 def _put_aside(path: str, aside: Aside) -> str:
     name = _free_name(path, "aside", ".jsonl")
-    with Path(name).open("x", encoding="utf-8") as file:
+    with os.fdopen(make_file(name, like=path), "w", encoding="utf-8") as file:
         for each in aside:
             file.write(json.dumps(each, ensure_ascii=True, default=repr) + "\n")
         file.flush()

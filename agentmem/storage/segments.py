@@ -19,6 +19,7 @@ from agentmem.storage.backup import sync
 from agentmem.storage.claims import claim, is_claimed, release
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, key_array, only_row
+from agentmem.storage.modes import make_folder
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, listed_segments
 from agentmem.storage.transaction import Transaction
 
@@ -71,8 +72,13 @@ class Segments:
     def new_file(self) -> Path:
         """Where the next segment goes; the folder is there."""
         path = self.path_of(f"{uuid4().hex}{SUFFIX}")
-        path.parent.mkdir(exist_ok=True)
+        make_folder(path.parent, like=self._database.path)
         return path
+
+    @property
+    def store(self) -> str:
+        """The path of the store, whose mode and owner the files get."""
+        return self._database.path
 
     def path_of(self, file: str) -> Path:
         return folder_of(self._database.path) / file

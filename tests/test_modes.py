@@ -242,3 +242,9 @@ def as_another_user(do: Callable[[], None]) -> None:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_store_in_memory_makes_no_file(open_memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open_memory(":memory:").add("likes tea", user_id="ana")
+    assert list(tmp_path.iterdir()) == []

@@ -397,7 +397,7 @@ class Database:
                 raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
             if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
                 raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
-        if not os.path.exists(path):  # noqa: PTH110
+        if not self.in_memory and not os.path.exists(path):  # noqa: PTH110
             make_store(path)  # Before SQLite would, which asks the umask who may read it.
         # Again, when another process made the store while the first connection was opening an empty file.
         connection = self._open() or self._open()

@@ -1,10 +1,11 @@
 """Moments from what other systems write: Unix seconds, ISO 8601, and Mem0's days, with whose end memories expire."""
 
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import check_time, shorten
+from agentmem.records import check_time, iso_moment, shorten
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -15,60 +16,69 @@ def moment(name: str, value: Any) -> datetime:
     Raises:
         InvalidInputError: it is none of these.
     """
-    parsed = value
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            parsed = datetime.fromtimestamp(value, UTC)
-        elif isinstance(value, str):
-            parsed = datetime.fromisoformat(value)
-            parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-        elif isinstance(value, date) and not isinstance(value, datetime):
+    parsed = None
+    with suppress(ValueError, OverflowError, OSError):
+        if isinstance(value, datetime):
+            parsed = value
+        elif isinstance(value, date):
             parsed = datetime.combine(value, time(), UTC)
-    except (ValueError, OverflowError, OSError):
-        parsed = None
-    if not isinstance(parsed, datetime):
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            parsed = datetime.fromtimestamp(value, UTC)
+        elif (read := iso_moment(value)) is not None:
+            parsed = read if read.tzinfo else read.replace(tzinfo=UTC)
+    if parsed is None:
         raise InvalidInputError(
             f"{name} is {shorten(value)}; pass Unix seconds, ISO 8601 text such as '2026-03-05T18:30:00+01:00', or an "
             "aware datetime."
         )
-    checked = check_time(name, parsed)
+    return _checked(name, parsed)
+
+
+def _checked(name: str, moment: datetime) -> datetime:
+    checked = check_time(name, moment)
     assert checked is not None
     return checked
 
 
-def day(name: str, value: Any) -> date:
-    """The day of a date, a datetime or text in the form YYYY-MM-DD.
+def bounds_of(name: str, value: Any) -> tuple[datetime, datetime]:
+    """The beginning and the end in UTC of a day: of a date, of text in the form YYYY-MM-DD, or of a datetime without a
+    zone. One with a zone, or ISO 8601 text with an offset, is a moment, which is both.
 
     Raises:
         InvalidInputError: it is none of these.
     """
-    if isinstance(value, datetime):
-        return value.date()
-    if isinstance(value, date):
-        return value
+    found: Any = iso_moment(value) if isinstance(value, str) else value
+    if isinstance(found, datetime) and found.tzinfo is not None:
+        at = _checked(name, found)
+        return at, at
+    start = None
+    with suppress(TypeError, ValueError):  # No date at all; or the NaT of pandas, which is a datetime.
+        start = datetime.combine(found.date() if isinstance(found, datetime) else found, time(), UTC)
+    if start is None:
+        raise InvalidInputError(
+            f"{name} is {shorten(value)}; pass a date in the form YYYY-MM-DD, or an aware datetime for a moment."
+        )
     try:
-        return date.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise InvalidInputError(f"{name} is {shorten(value)}; pass a date in the form YYYY-MM-DD.") from None
+        return start, start + timedelta(days=1)
+    except OverflowError:
+        return start, _LAST
 
 
 def end_of(name: str, value: Any) -> datetime:
-    """The moment with which the day is over."""
-    try:
-        return datetime.combine(day(name, value) + timedelta(days=1), time(), UTC)
-    except OverflowError:
-        return _LAST
+    """The moment with which the day is over, or the moment that was named; see `bounds_of`."""
+    return bounds_of(name, value)[1]
 
 
 def expiration_date(expires_at: datetime) -> str:
-    """The last day on which what expires then can be seen."""
-    return (expires_at - timedelta(microseconds=1)).date().isoformat()
+    """The last day in UTC on which what expires then can be seen."""
+    midnight = expires_at.time() == time()
+    return (expires_at.date() - timedelta(days=midnight and expires_at.date() > date.min)).isoformat()
 
 
 def end_of_reference(value: Any) -> datetime:
     """The moment from which a question is asked: the end of a day, or the moment itself."""
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return end_of("reference_date", value)
-    if isinstance(value, str) and len(value) == len("2026-03-05"):
-        return end_of("reference_date", value)
-    return moment("reference_date", value)
+    is_day = isinstance(value, date) and not isinstance(value, datetime)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            is_day = bool(date.fromisoformat(value))
+    return end_of("reference_date", value) if is_day else moment("reference_date", value)

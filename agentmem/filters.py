@@ -70,12 +70,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
 from agentmem.keys import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
-from agentmem.records import check_between, check_text, shorten, to_microseconds
+from agentmem.records import check_between, check_text, clock_and_offset, iso_moment, shorten, to_microseconds
 
 SQLValue: TypeAlias = str | int | float | bytes | None
 Scalar: TypeAlias = str | int | float | bool | None
@@ -342,15 +342,11 @@ def _text(key: str, value: str) -> str:
 
 
 def _microseconds(key: str, value: Any) -> int:
-    moment = value
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            moment = None
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+    moment = iso_moment(value) if isinstance(value, str) else value
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise _invalid(key, value, "use an aware datetime or ISO 8601 text with an offset")
-    return to_microseconds(moment)
+    clock, offset = clock_and_offset(f"The filter on {shorten(key)}", moment)
+    return to_microseconds(clock) - offset // timedelta(microseconds=1)  # Also beyond the years 1 to 9999 in UTC.
 
 
 def _join(word: str, parts: Sequence[Condition]) -> Condition:

@@ -7,8 +7,10 @@ with an argument is said when it is made, in the caller's thread, before anythin
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -33,6 +35,9 @@ os.register_at_fork(after_in_child=_random.seed)
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SHORT = Repr()
 _SHORT.maxother = _SHORT.maxlong = 60
+_COUNT = re.compile(r"[0-9]{9,}(?:\.[0-9]*)?")
+# What a time zone may raise that was written by hand; whatever else comes, such as RecursionError, means the caller.
+_ZONE_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 INT64 = range(-(2**63), 2**63)
@@ -385,14 +390,35 @@ def check_time(name: str, moment: Any) -> datetime | None:
         return None
     if not isinstance(moment, datetime):
         raise InvalidInputError(f"{name} is {shorten(moment)}; pass an aware datetime.")
-    if moment.tzinfo is None or moment.utcoffset() is None:
+    clock, offset = clock_and_offset(name, moment)
+    try:
+        return clock - offset
+    except OverflowError:
+        raise InvalidInputError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC.") from None
+
+
+def clock_and_offset(name: str, moment: datetime) -> tuple[datetime, timedelta]:
+    """What the clock of an aware datetime shows, as a plain datetime in UTC, and how far it is ahead of UTC.
+
+    Raises:
+        InvalidInputError: it has no time zone, or one that does not know its offset.
+    """
+    offset, fault = None, ""
+    if moment.tzinfo is not None:
+        try:
+            offset = moment.utcoffset()
+        except _ZONE_ERRORS as error:
+            fault = type(error).__name__
+    if fault:
+        raise InvalidInputError(
+            f"{name} has a time zone that does not tell its offset from UTC ({fault}); pass one of zoneinfo."
+        )
+    if offset is None:
         raise InvalidInputError(
             f"{name} is {moment.isoformat()}, which has no time zone; pass datetime(..., tzinfo=timezone.utc)."
         )
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise InvalidInputError(f"{name} is {moment.isoformat()}, outside the years 1 to 9999 in UTC.") from None
+    # Not `astimezone`, which keeps a subclass, with whatever it does otherwise (a Timestamp of pandas: nanoseconds).
+    return datetime.combine(moment.date(), moment.time(), UTC), offset
 
 
 def check_past(name: str, moment: Any) -> datetime:
@@ -406,21 +432,29 @@ def check_past(name: str, moment: Any) -> datetime:
     return checked
 
 
+def iso_moment(text: Any) -> datetime | None:
+    """The moment of ISO 8601 text, perhaps without an offset; None when it is none. Digits alone are a day at most:
+    Python reads some counts of milliseconds ("1712010112345") as a moment of the year 1712."""
+    with suppress(OverflowError, ValueError):
+        if isinstance(text, str) and not _COUNT.fullmatch(text):
+            return datetime.fromisoformat(text)
+    return None
+
+
 def moment_of(name: str, text: Any) -> datetime:
-    """An aware datetime from ISO 8601.
+    """The moment of ISO 8601 text with an offset, in UTC.
 
     Raises:
         InvalidInputError: it is something else, or has no offset from UTC.
     """
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        moment = None
-    if moment is None or moment.utcoffset() is None:
+    moment = iso_moment(text)
+    if moment is None or moment.tzinfo is None:
         raise InvalidInputError(
             f"{name} is {shorten(text)}; write ISO 8601 with an offset, such as 2026-03-05T18:30:00+01:00."
         )
-    return moment
+    checked = check_time(name, moment)
+    assert checked is not None
+    return checked
 
 
 def check_expiry(expires_at: Any, ttl: Any, moment: datetime) -> datetime | None:

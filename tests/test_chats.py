@@ -157,6 +157,23 @@ def test_times_of_messages_are_kept_where_they_keep_the_order(memory):
     assert (second.created_at - first.created_at).total_seconds() == 1e-6
 
 
+def test_a_message_is_dated_by_whichever_key_has_a_time(memory):
+    message = {"role": "user", "content": "tea", "created_at": None, "timestamp": 1_700_000_000}
+    memory.import_(io.BytesIO(json.dumps([message]).encode()), user_id="ana", format="openai")
+    [record] = memory.get_all(user_id="ana")
+    assert record.created_at == datetime.fromtimestamp(1_700_000_000, UTC)
+
+
+def test_no_time_of_a_message_ends_the_reading(memory):
+    """Milliseconds, moments that are outside the calendar in UTC, and the last moment of all, which has no next."""
+    times = [1_700_000_000_000, "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.999999Z", None]
+    messages = [{"role": "user", "content": f"tea {number}", "created_at": at} for number, at in enumerate(times)]
+    report = memory.import_(io.BytesIO(json.dumps(messages).encode()), user_id="ana", format="openai", on_error="skip")
+    reasons = [str(error) for _, error in report.failed]
+    assert [record.content for record in memory.get_all(user_id="ana")] == ["tea 2"]
+    assert ["milliseconds" in reasons[0], "outside the years" in reasons[1], "last moment" in reasons[2]] == [True] * 3
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import get_type_hints
 
 import pytest
@@ -348,6 +348,47 @@ def test_a_memory_is_seen_until_the_end_of_its_expiration_date(store, clock):
     mem0.update(known, expiration_date=datetime(2124, 6, 30, 18, tzinfo=UTC))
     assert mem0.get(known)["expiration_date"] == "2124-06-30"
     assert [entry["event"] for entry in mem0.history(known)] == ["ADD", "UPDATE", "UPDATE", "UPDATE"]
+
+
+def test_an_expiration_date_with_a_zone_is_that_moment(mem0, store):
+    tonight = datetime(2124, 11, 30, 20, tzinfo=timezone(timedelta(hours=-8)))
+    for given in (tonight, tonight.isoformat()):
+        known = add(mem0, "The door code is 1234", expiration_date=given)
+        assert store.get(known).expires_at == tonight
+        mem0.update(known, expiration_date="2124-06-30")
+        mem0.update(known, expiration_date=given)
+        assert store.get(known).expires_at == tonight
+        assert mem0.get(known)["expiration_date"] == "2124-12-01"  # The last day in UTC.
+    known = add(mem0, "Without a zone", expiration_date=datetime(2124, 11, 30, 20))
+    assert store.get(known).expires_at == datetime(2124, 12, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("expires", ["2124-12-01T04:00:00+00:00", "2124-12-01", "2124-12-01T00:00:00.000001Z"])
+def test_a_filter_on_a_day_finds_what_expires_at_any_time_of_it(mem0, expires):
+    add(mem0, "x", expiration_date=expires)
+    add(mem0, "never")
+
+    def found(value):
+        return "x" in texts(mem0.get_all(user_id="ana", filters={"expiration_date": value}))
+
+    before, on, after = "2124-11-30", "2124-12-01", "2124-12-02"
+    assert found(on)
+    assert found([before, on])
+    assert found({"eq": on})
+    assert found({"gte": on, "lte": on})
+    assert found({"in": [on]})
+    assert found({"gt": before, "lt": after})
+    assert found({"ne": before})
+    assert not found(before)
+    assert not found(after)
+    assert not found({"ne": on})
+    assert not found({"nin": [on]})
+    assert not found({"gt": on})
+    assert not found({"lt": on})
+    assert not found([])
+    for wrong in ({"like": on}, {"contains": on}, {"gt": [on]}, {"in": on}):
+        with pytest.raises(ValueError, match="expir"):
+            found(wrong)
 
 
 def test_the_last_day_of_all_is_an_expiration_date_too(mem0):

@@ -1,10 +1,16 @@
 """Expiry and its sweep, and reading by time."""
 
-from datetime import UTC, datetime, timedelta, timezone
+import io
+import json
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentmem import InvalidInputError, Memory, NotFoundError
+from agentmem.mem0 import Memory as Mem0
+from agentmem.records import now
 from agentmem.storage.expiry import SWEEP_LIMIT
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
@@ -260,3 +266,146 @@ def test_a_scope_has_the_same_words_for_time(clock):
         assert contents_of(ana.search("tea", show_expired=True)) == ["tea"]
         with pytest.raises(InvalidInputError):
             ana.search("tea", show_expired=True, all_scopes=True)
+
+
+# -- zones --------------------------------------------------------------------------------------------------------
+
+
+class HandMade(tzinfo):
+    """A time zone whose offset is whatever it is given, or raises it."""
+
+    def __init__(self, offset):
+        self.offset = offset
+
+    def utcoffset(self, moment):
+        if isinstance(self.offset, Exception):
+            raise self.offset
+        return self.offset
+
+    def dst(self, moment):
+        return None
+
+
+class Stamp(datetime):
+    """Like a Timestamp of pandas: a datetime whose arithmetic and `astimezone` give more of its own kind."""
+
+    def astimezone(self, tz=None):
+        raise AssertionError("a subclass may do here what it likes")
+
+
+MOMENTS = st.one_of(
+    st.datetimes(
+        min_value=datetime(1600, 1, 1), max_value=datetime(9000, 1, 1), timezones=st.timezones(),
+        allow_imaginary=False,
+    ),
+    st.builds(
+        lambda naive, offset: naive.replace(tzinfo=timezone(offset)),
+        st.datetimes(min_value=datetime(1600, 1, 1), max_value=datetime(9000, 1, 1)),
+        st.timedeltas(min_value=timedelta(hours=-23, minutes=-59), max_value=timedelta(hours=23, minutes=59)),
+    ),
+)  # fmt: skip
+"""With the zones of the world, both sides of a clock put back, and offsets of fractions of a second."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(moment=MOMENTS, subclass=st.booleans())
+def test_a_moment_is_the_same_through_every_door(moment, subclass):
+    """A zone is never dropped: what comes in with an offset is kept as that moment, to the microsecond."""
+    exact = datetime(1970, 1, 1, tzinfo=UTC) + (moment - datetime(1970, 1, 1, tzinfo=UTC))
+    given = moment
+    if subclass:
+        given = Stamp.combine(moment.date(), moment.time(), moment.tzinfo)
+    text = exact.astimezone(timezone(timedelta(hours=5, minutes=45))).isoformat()
+    line = json.dumps({"content": "a line", "user_id": "ana", "created_at": text, "expires_at": text})
+    chat = json.dumps({"role": "user", "content": "a chat", "created_at": text})
+    with Memory(":memory:", embedder=HashEmbedder()) as memory:
+        dropin = Mem0(store=memory)
+        memory.add("plain", user_id="ana", created_at=given, expires_at=given)
+        dropin.add("of Mem0", user_id="ana", infer=False, timestamp=given, expiration_date=given)
+        dropin.add("of Mem0, as text", user_id="ana", infer=False, timestamp=text, expiration_date=text)
+        memory.import_(io.BytesIO(line.encode()))
+        memory.import_(io.BytesIO(chat.encode()), user_id="ana", format="openai")
+        everything = list(memory.get_all(user_id="ana", show_expired=True))
+        assert len(everything) == 5
+        for record in everything:
+            assert record.created_at == exact
+            assert type(record.created_at) is datetime
+            assert record.created_at.tzinfo is UTC
+            assert record.expires_at == (None if record.content == "a chat" else exact)
+        for asked in (given, text):
+            assert memory.count(user_id="ana", filters={"created_at": asked}, show_expired=True) == 5
+            for filters in ({"expiration_date": asked}, {"created_at": {"gte": asked, "lte": asked}}):
+                found = dropin.get_all(user_id="ana", filters=filters, show_expired=True)["results"]
+                assert len(found) == (5 if "created_at" in filters else 4)
+        assert memory.count(user_id="ana", between=(given, exact + timedelta(microseconds=1)), show_expired=True) == 5
+        if exact < now():
+            assert memory.count(user_id="ana", as_of=given) == 0
+        assert memory.check() == []
+
+
+@pytest.mark.parametrize(
+    "fault", [ValueError("no"), KeyError("zone"), NotImplementedError(), OSError(2, "no file"), timedelta(days=2), 5]
+)
+def test_a_time_zone_that_does_not_know_its_offset_is_an_error_and_nothing_is_stored(memory, fault):
+    moment = datetime(2024, 5, 4, 12, tzinfo=HandMade(fault))
+    dropin = Mem0(store=memory)
+    for call in (
+        lambda: memory.add("tea", user_id="ana", created_at=moment),
+        lambda: memory.add("tea", user_id="ana", expires_at=moment),
+        lambda: dropin.add("tea", user_id="ana", infer=False, timestamp=moment),
+        lambda: dropin.add("tea", user_id="ana", infer=False, expiration_date=moment),
+        lambda: dropin.search("tea", user_id="ana", reference_date=moment),
+        lambda: memory.count(user_id="ana", filters={"created_at": moment}),
+        lambda: memory.count(user_id="ana", as_of=moment),
+        lambda: memory.get_all(user_id="ana", between=(moment, None)),
+    ):
+        with pytest.raises(InvalidInputError, match="time zone that does not tell its offset"):
+            call()
+    assert memory.count(all_scopes=True, show_expired=True) == 0
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.min.replace(tzinfo=timezone(timedelta(minutes=1))),
+        datetime.max.replace(tzinfo=timezone(-timedelta(minutes=1))),
+    ],
+)
+def test_a_moment_that_is_outside_the_calendar_in_utc_is_an_error_that_says_so(memory, moment):
+    dropin = Mem0(store=memory)
+    line = json.dumps({"content": "tea", "user_id": "ana", "created_at": moment.isoformat()})
+    for call in (
+        lambda: memory.add("tea", user_id="ana", created_at=moment),
+        lambda: dropin.add("tea", user_id="ana", infer=False, expiration_date=moment),
+        lambda: dropin.add("tea", user_id="ana", infer=False, timestamp=moment.isoformat()),
+        lambda: memory.import_(io.BytesIO(line.encode())),
+    ):
+        with pytest.raises(InvalidInputError, match="outside the years 1 to 9999"):
+            call()
+    assert memory.count(all_scopes=True, show_expired=True) == 0
+    assert memory.count(user_id="ana", filters={"created_at": {"gt": moment}}) == 0  # A filter knows what it means.
+
+
+def test_the_first_and_the_last_moment_of_the_calendar_can_be_kept_and_shown(memory):
+    dropin = Mem0(store=memory)
+    for moment, day in ((datetime.min, "0001-01-01"), (datetime.max, "9999-12-31")):
+        moment = moment.replace(tzinfo=UTC)
+        record = memory.add("tea", user_id="ana", created_at=moment, expires_at=moment)
+        assert dropin.get(record.id)["expiration_date"] == day
+        assert (record.created_at, record.expires_at) == (moment, moment)
+
+
+def test_digits_are_no_iso_8601(memory):
+    """Python reads this count of milliseconds of the year 2024 as a moment of the year 1712."""
+    dropin = Mem0(store=memory)
+    for count in ("1712010112345", "1712010112", "1712010112345.5"):
+        line = json.dumps({"content": "tea", "user_id": "ana", "created_at": count})
+        for call in (
+            lambda count=count: dropin.add("tea", user_id="ana", infer=False, timestamp=count),
+            lambda count=count: dropin.add("tea", user_id="ana", infer=False, expiration_date=count),
+            lambda count=count: memory.count(user_id="ana", filters={"created_at": count}),
+            lambda line=line: memory.import_(io.BytesIO(line.encode())),
+        ):
+            with pytest.raises(InvalidInputError):
+                call()
+    assert memory.count(all_scopes=True, show_expired=True) == 0

@@ -8,7 +8,7 @@ here.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agentmem.dates import end_of, moment
+from agentmem.dates import bounds_of, moment
 from agentmem.errors import InvalidInputError
 from agentmem.records import shorten
 
@@ -92,14 +92,17 @@ def _name(found: Owners, key: str, value: str | None) -> None:
 
 def _translated(filters: Mapping[str, Any]) -> dict[str, Any]:
     translated: dict[str, Any] = {}
+    expiries: list[dict[str, Any]] = []
     for key, value in filters.items():
         if key in _CONNECTIVES:
             translated[key] = _members(value)
         elif key in _NO_FILTERS:
             raise InvalidInputError(f"The filter on {key!r} cannot be answered; filter on metadata, owners and times.")
+        elif key == "expiration_date":
+            expiries.append(_expiry(value))
         else:
             translated[_KEYS.get(key, key)] = _operand(value, _VALUES.get(key, lambda single: single))
-    return translated
+    return {"AND": [part for part in (translated, *expiries) if part]} if expiries else translated
 
 
 def _members(value: Any) -> Any:
@@ -110,12 +113,38 @@ def _members(value: Any) -> Any:
     return [_translated(part) if isinstance(part, Mapping) else part for part in value]
 
 
-_KEYS = {"expiration_date": "expires_at", "expires_at": "metadata.expires_at"}
+def _expiry(value: Any) -> dict[str, Any]:
+    """What an operand of `expiration_date` says of the moment of expiry, which lies behind the beginning of the last
+    day on which the memory is seen, and not behind its end."""
+    if isinstance(value, Mapping):
+        return {"AND": [_expiry_by(name, part) for name, part in value.items()]} if value else {"expires_at": value}
+    if isinstance(value, list | tuple):
+        return {"OR": [_expiry(part) for part in value]} if value else {"expires_at": value}
+    if value is None or value == "*":
+        return {"expires_at": value}
+    start, end = bounds_of("The filter on 'expiration_date'", value)
+    return {"expires_at": end if start == end else {"gt": start, "lte": end}}
+
+
+def _expiry_by(operator: str, value: Any) -> dict[str, Any]:
+    listed = isinstance(value, list | tuple)
+    if (operator, listed) in (("eq", False), ("in", True)):
+        return _expiry(value)
+    if (operator, listed) in (("ne", False), ("nin", True)):
+        return {"NOT": [_expiry(value)]}
+    if operator not in ("gt", "gte", "lt", "lte"):
+        return {"expires_at": {operator: value}}  # Whatever is wrong with it is said where filters are read.
+    start, end = bounds_of("The filter on 'expiration_date'", value)
+    if start == end:
+        return {"expires_at": {operator: end}}
+    return {"expires_at": {"gt" if operator[0] == "g" else "lte": end if operator in ("gt", "lte") else start}}
+
+
+_KEYS = {"expires_at": "metadata.expires_at"}
 
 _VALUES: dict[str, Callable[[Any], Any]] = {
     "created_at": lambda value: moment("The filter on 'created_at'", value),
     "updated_at": lambda value: moment("The filter on 'updated_at'", value),
-    "expiration_date": lambda value: end_of("The filter on 'expiration_date'", value),
 } | {name: lambda value: value if isinstance(value, bool) else str(value) for name in OWNERS}
 
 

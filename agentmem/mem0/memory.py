@@ -115,8 +115,8 @@ class Memory:
         cannot be read, nothing is added, or all the facts are.
         `memory_type="procedural_memory"` with an `agent_id` keeps one summary of what was done.
 
-        `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories; with the end of `expiration_date` they are
-        seen no more. Owners in the metadata are dropped.
+        `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories. From the end of the day `expiration_date`
+        in UTC they are seen no more; one with a zone is that moment. Owners in the metadata are dropped.
 
         Raises:
             InvalidInputError: no owner, or a message without role or text (unless `skip_invalid`); or `infer=True`, and

@@ -4,6 +4,7 @@ Only texts are remembered. Calls of tools, images and empty messages are counted
 kept, with the role "tool".
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -98,7 +99,8 @@ def _of_openai(message: Any) -> Message:
     calls = message.get("tool_calls") or message.get("function_call")
     if "content" not in message and not calls:
         raise InvalidInputError(f"{shorten(message)} is no chat message; it needs the keys role and content.")
-    at = message.get("created_at", message.get("timestamp"))
+    at = message.get("created_at")
+    at = message.get("timestamp") if at is None else at
     return Message(message["role"], _text_of(message.get("content")), message.get("name"), _time_of(at))
 
 
@@ -180,7 +182,8 @@ def _time_of(value: Any) -> datetime | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return moment_of("the time", value)
-    try:
+    with suppress(OverflowError, OSError, ValueError):
         return datetime.fromtimestamp(value, UTC)
-    except (OverflowError, OSError, ValueError):
-        raise InvalidInputError(f"the time is {shorten(value)}; give seconds since 1970, or ISO 8601.") from None
+    raise InvalidInputError(
+        f"the time is {shorten(value)}; give seconds (not milliseconds) since 1970, or ISO 8601 with an offset."
+    )

@@ -139,10 +139,13 @@ class Reading:
         """A message as a memory. Its time is later than that of the one before, so that their order stays."""
         said = message.at
         at = self._moment if said is None else said
-        if self._last is not None and at <= self._last:
-            at = self._last + _MICROSECOND
-        if said is None:
-            self._moment = at + _MICROSECOND
+        try:
+            if self._last is not None and at <= self._last:
+                at = self._last + _MICROSECOND
+            if said is None:
+                self._moment = at + _MICROSECOND
+        except OverflowError:
+            raise InvalidInputError("the message before is of the last moment of the year 9999; date it.") from None
         self._last = at
         metadata = {"title": conversation.title, "name": message.name}
         fields = {

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         StoreFullError,
         StoreOpenError,
         StoreReadOnlyError,
+        TooLongError,
     )
     from agentmem.memory import Memory, ScopedMemory
     from agentmem.porting.importing import ImportReport
@@ -50,7 +51,7 @@ _HOMES = {
         "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
         "LanguageModelError", "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError",
         "OverloadedError", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError",
-        "StoreReadOnlyError",
+        "StoreReadOnlyError", "TooLongError",
     ),
     "memory": ("Memory", "ScopedMemory"),
     "porting.importing": ("ImportReport",),
@@ -64,8 +65,8 @@ __all__ = [
     "ImportReport", "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError",
     "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
-    "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "VacuumReport",
-    "Version", "__version__",
+    "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "TooLongError",
+    "VacuumReport", "Version", "__version__",
 ]  # fmt: skip
 
 

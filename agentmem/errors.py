@@ -16,6 +16,10 @@ class InvalidInputError(AgentMemError, ValueError):
     """An argument cannot be used as it is; nothing was queued or written."""
 
 
+class TooLongError(InvalidInputError):
+    """A text, or the JSON of its metadata, has more bytes than `Config` allows; nothing was queued or written."""
+
+
 class DuplicateIdError(InvalidInputError):
     """The id given to `add` belongs to a memory that is already stored (perhaps deleted); nothing was written."""
 

@@ -17,20 +17,39 @@ itself, and all see what any of them has stored. What is open closes when the pr
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from agentmem.config import Config
-from agentmem.errors import DeadlineError, InvalidInputError, OverloadedError, StoreBusyError, StoreOpenError
+from agentmem.errors import (
+    AgentMemError,
+    DeadlineError,
+    DuplicateIdError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    StoreBusyError,
+    StoreOpenError,
+    TooLongError,
+)
 from agentmem.forks import restart
 from agentmem.records import shorten
 
 try:
     from flask import Flask, current_app
-    from werkzeug.exceptions import ServiceUnavailable
+    from werkzeug.exceptions import (
+        BadRequest,
+        Conflict,
+        HTTPException,
+        NotFound,
+        RequestEntityTooLarge,
+        ServiceUnavailable,
+    )
     from werkzeug.local import LocalProxy
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"agentmem.flask needs Flask ({error}); pip install 'agentmem[server]'.") from error
@@ -40,11 +59,20 @@ if TYPE_CHECKING:
 
 PREFIX = "AGENTMEM_"
 SETTINGS = frozenset(field.name.upper() for field in fields(Config))
-OWN = frozenset({"PATH", "MODEL", "EMBEDDER", "RETRY_AFTER"})
+OWN = frozenset({"PATH", "MODEL", "EMBEDDER", "RETRY_AFTER", "ANSWER_ERRORS"})
 DEFAULT_PATH = "agentmem.db"
+DEFAULT_RETRY_SECONDS = 1
 LONGEST_RETRY_SECONDS = 86_400
 BUSY = (StoreBusyError, OverloadedError, DeadlineError)
 """After these nothing was written, and the same request may succeed a little later."""
+
+ANSWERS: dict[type[AgentMemError], type[HTTPException]] = {
+    TooLongError: RequestEntityTooLarge,
+    DuplicateIdError: Conflict,
+    InvalidInputError: BadRequest,
+    NotFoundError: NotFound,
+}
+"""What a request is answered with that caused such an error; the first that fits counts."""
 
 OwnerT = TypeVar("OwnerT", bound=Callable[[], Mapping[str, str | None]])
 
@@ -57,13 +85,19 @@ class AgentMem:
     - `AGENTMEM_PATH`: the store, "agentmem.db" by default. A relative path is one in the application's instance folder,
       which is made if need be; `":memory:"` is a store of this application in this process alone.
     - `AGENTMEM_MODEL`, `AGENTMEM_EMBEDDER`: as `model` and `embedder` of `Memory`.
-    - `AGENTMEM_RETRY_AFTER`: seconds. With it, a request that the store or the model is too busy for (StoreBusyError,
-      OverloadedError, DeadlineError) is answered with 503 and a header Retry-After instead of 500.
+    - `AGENTMEM_RETRY_AFTER`: seconds, 1 by default, for the header Retry-After; None for none.
+    - `AGENTMEM_ANSWER_ERRORS`: False leaves all errors to the application.
     - every setting of `Config` in capitals: `AGENTMEM_TIMEOUT`, `AGENTMEM_DURABILITY` and so on.
 
     They are checked in `init_app`, and read again when the store is opened, which is at the first use of
     `current_memory`; from then on they count for nothing. Applications of one process with the same settings share one
     engine. May be used from any thread.
+
+    Errors that a request has caused are answered as such: InvalidInputError with 400, NotFoundError with 404,
+    DuplicateIdError with 409, TooLongError with 413, each with its message as description. What the store or the model
+    is too busy for (StoreBusyError, OverloadedError, DeadlineError) is answered with 503 and Retry-After. The pages are
+    those that the application has for these codes. Its own handlers of AgentMemError, or of any of these, come first.
+    All other errors are the application's: 500, and its log.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -84,9 +118,9 @@ class AgentMem:
         _arguments_of(app)
         app.extensions["agentmem"] = self
         self._applications[app] = _Opening()
-        if app.config.get(f"{PREFIX}RETRY_AFTER") is not None:
-            for kind in BUSY:
-                app.register_error_handler(kind, _answer_busy)
+        answered = app.config.get(f"{PREFIX}ANSWER_ERRORS", True)
+        if answered and AgentMemError not in app.error_handler_spec[None][None]:
+            app.register_error_handler(AgentMemError, _answer)
 
     def owner(self, function: OwnerT) -> OwnerT:
         """A decorator: from now on `current_memory` is bound to the owner that the function names, and cannot reach
@@ -102,14 +136,19 @@ class AgentMem:
     def memory(self) -> "Memory":
         """The whole memory of the current application, whoever asks: for jobs, administration, `stats`, `backup`.
 
-        Raises what opening a `Memory` raises, and InvalidInputError for a setting that cannot be used.
+        Every request of the worker has the same one: neither the end of a `with` block nor its `close` ends it, only
+        `AgentMem.close` and the end of the process do. Raises what opening a `Memory` raises, and InvalidInputError for
+        a setting that cannot be used.
         """
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         if app not in self._applications:
             raise RuntimeError(f"{app!r} has no memory of this extension; call init_app(app) first.")
         opening = self._applications[app]
         memory = opening.memory  # Read once: another thread may close it.
-        return _open.memory_of(opening, app) if memory is None else memory
+        if memory is None:
+            with _blamed_on_application():
+                memory = _open.memory_of(opening, app)
+        return memory
 
     def close(self) -> None:
         """Closes what the applications of this extension have open in this process, unless others use it too; the next
@@ -122,11 +161,13 @@ class AgentMem:
             return self.memory
         owner = self._owner()
         if not isinstance(owner, Mapping) or not set(owner) <= {"user_id", "agent_id", "run_id"}:
-            raise InvalidInputError(
+            raise _ApplicationError(
                 f"The owner of this request is {shorten(owner)}; let the function return a mapping such as "
                 '{"user_id": "ana"}, or abort(401).'
             )
-        return self.memory.scope(**owner)
+        memory = self.memory
+        with _blamed_on_application():
+            return memory.scope(**owner)
 
 
 class _Opening:
@@ -152,8 +193,6 @@ class _Open:
 
     def memory_of(self, opening: _Opening, app: Flask) -> "Memory":
         """The memory of the application. May wait while it is opened, by this thread or by another one."""
-        from agentmem.memory import Memory  # Here, so that an application loads without numpy and SQLite.
-
         arguments = _arguments_of(app)
         self._follow_fork()
         with self._lock:
@@ -162,7 +201,7 @@ class _Open:
                 memory = next(shared, None) if arguments["path"] != ":memory:" else None
                 if memory is None:
                     _make_instance_folder(app, arguments["path"])
-                    memory = Memory(**arguments)
+                    memory = _shared_memory()(**arguments)
                 opening.arguments, opening.memory = arguments, memory
                 self._openings.add(opening)
             return opening.memory
@@ -173,7 +212,9 @@ class _Open:
             memory, opening.memory = opening.memory, None
             used = any(each.memory is memory for each in self._openings)
         if memory is not None and not used:
-            memory.close()
+            from agentmem.memory import Memory
+
+            Memory.close(memory)
 
     def _follow_fork(self) -> None:
         if self._pid != os.getpid():
@@ -197,9 +238,42 @@ one, else the whole `Memory`, which `current_memory.scope(user_id=...)` binds. I
 application's context, and what opening a `Memory` raises."""
 
 
-def _answer_busy(error: Exception) -> Any:
-    """As if the view had aborted with 503, so that a page which the application has for that is shown."""
-    return current_app.handle_http_exception(ServiceUnavailable(retry_after=current_app.config[f"{PREFIX}RETRY_AFTER"]))
+@cache
+def _shared_memory() -> "type[Memory]":
+    from agentmem.memory import Memory  # Here, so that an application loads without numpy and SQLite.
+
+    class Shared(Memory):
+        """One that belongs to everybody in the worker, so that no single user of it closes it."""
+
+        def close(self) -> None:
+            """Leaves it open; see `AgentMem.memory`."""
+
+    return Shared
+
+
+class _ApplicationError(InvalidInputError):
+    """Something that the application has handed over, and no request."""
+
+
+@contextmanager
+def _blamed_on_application() -> Iterator[None]:
+    try:
+        yield
+    except InvalidInputError as error:
+        raise _ApplicationError(str(error)) from error
+
+
+def _answer(error: AgentMemError) -> Any:
+    """As if the view had aborted, so that a page which the application has for that is shown."""
+    answer: HTTPException | None = None
+    if isinstance(error, BUSY):
+        answer = ServiceUnavailable(retry_after=current_app.config.get(f"{PREFIX}RETRY_AFTER", DEFAULT_RETRY_SECONDS))
+    elif not isinstance(error, _ApplicationError):
+        kinds = (answer for kind, answer in ANSWERS.items() if isinstance(error, kind))
+        answer = next((kind(str(error)) for kind in kinds), None)
+    if answer is None:
+        raise error
+    return current_app.handle_http_exception(answer)
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
@@ -215,6 +289,8 @@ def _arguments_of(app: Flask) -> dict[str, Any]:
             f"{', '.join(PREFIX + known for known in sorted(SETTINGS | OWN))}."
         )
     _check_retry_after(given.get("RETRY_AFTER"))
+    if not isinstance(answered := given.get("ANSWER_ERRORS", True), bool):
+        raise InvalidInputError(f"{PREFIX}ANSWER_ERRORS is {shorten(answered)}; give True or False.")
     arguments: dict[str, Any] = {"path": _path_of(app, given.get("PATH", DEFAULT_PATH)), "config": _config_of(given)}
     if "MODEL" in given:
         model = arguments["model"] = given["MODEL"]

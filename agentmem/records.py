@@ -19,7 +19,7 @@ from reprlib import Repr
 from typing import Any
 
 from agentmem.config import Config
-from agentmem.errors import InvalidInputError
+from agentmem.errors import InvalidInputError, TooLongError
 
 FIELDS = frozenset(
     {"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at", "ttl"}
@@ -313,7 +313,7 @@ def check_content(content: Any, config: Config) -> None:
         raise InvalidInputError(f"content is {shorten(content)}, which is blank; pass a text worth remembering.")
     size = len(check_text("content", content))
     if size > config.max_content_bytes:
-        raise InvalidInputError(
+        raise TooLongError(
             f"content {shorten(content)} has {size:,} bytes, more than Config.max_content_bytes = "
             f"{config.max_content_bytes:,}; split it or raise the limit."
         )
@@ -323,7 +323,7 @@ def check_query(query: Any, config: Config) -> None:
     if not isinstance(query, str) or not query or query.isspace():
         raise InvalidInputError(f"query is {shorten(query)}; pass a str that is not blank.")
     if len(check_text("query", query)) > config.max_content_bytes:
-        raise InvalidInputError(
+        raise TooLongError(
             f"query {shorten(query)} exceeds Config.max_content_bytes = {config.max_content_bytes:,}; shorten it."
         )
 
@@ -522,7 +522,7 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
     text = _JSON.encode(copy)
     size = len(text.encode())
     if size > config.max_metadata_bytes:
-        raise InvalidInputError(
+        raise TooLongError(
             f"metadata has {size:,} bytes of JSON, more than Config.max_metadata_bytes = "
             f"{config.max_metadata_bytes:,}; store less or raise the limit."
         )
@@ -532,7 +532,7 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
 def _plain(where: str, value: Any, depth: int, room: Iterator[int]) -> Any:
     """`value` as plain dicts, lists, str, int, float, bool and None; tuples become lists as they do in JSON."""
     if next(room, None) is None:
-        raise InvalidInputError(
+        raise TooLongError(
             "metadata has more values than fit into Config.max_metadata_bytes; store less or raise the limit."
         )
     if depth == 0:

@@ -39,6 +39,16 @@ def create_app(**settings):
     def count():
         return {"count": current_memory.count(), "worker": os.getpid()}
 
+    @app.get("/notes/<id>")
+    def show(id):
+        with agentmem.memory as memory:  # The worker's; the end of the block leaves it open.
+            record = memory.scope(**owner()).get(id)
+        return {"text": record.content} if record else abort(404)
+
+    @app.patch("/notes/<id>")
+    def change(id):
+        return {"text": current_memory.update(id, request.get_json()["text"]).content}
+
     @app.delete("/notes")
     def forget():
         return {"deleted": current_memory.delete_all()}

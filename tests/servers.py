@@ -54,13 +54,17 @@ class Server:
 
     def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> str:
         """The text of a good answer. Raises what http.client raises when there is none."""
+        status, text = self.answer(method, path, body, **headers)
+        assert status == 200, f"{status} {text}"
+        return text
+
+    def answer(self, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
+        """The status and the text of any answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         try:
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             response = connection.getresponse()
-            text = response.read().decode()
-            assert response.status == 200, f"{response.status} {text}"
-            return text
+            return response.status, response.read().decode()
         finally:
             connection.close()
 

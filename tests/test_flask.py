@@ -12,6 +12,8 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,16 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from agentmem import InvalidInputError, Memory, StoreBusyError, StoreOpenError
+from agentmem import (
+    AgentMemError,
+    DeadlineError,
+    InvalidInputError,
+    Memory,
+    NotFoundError,
+    OverloadedError,
+    StoreBusyError,
+    StoreOpenError,
+)
 from agentmem.flask import AgentMem, current_memory
 from agentmem.testing import HashEmbedder
 from tests import flask_app
@@ -323,6 +334,7 @@ def test_a_forked_worker_has_its_own_engine_and_sees_what_its_parent_stored(stor
         ("AGENTMEM_RETRY_AFTER", "5", r"AGENTMEM_RETRY_AFTER is '5'; give whole seconds"),
         ("AGENTMEM_RETRY_AFTER", True, r"AGENTMEM_RETRY_AFTER is True"),
         ("AGENTMEM_RETRY_AFTER", -1, r"AGENTMEM_RETRY_AFTER is -1"),
+        ("AGENTMEM_ANSWER_ERRORS", "no", r"AGENTMEM_ANSWER_ERRORS is 'no'; give True or False"),
         ("AGENTMEM_TIMOUT", 3, r"AGENTMEM_TIMOUT \(3\) is no setting; the settings are .*AGENTMEM_TIMEOUT"),
     ],
 )
@@ -371,30 +383,178 @@ HOLDER = """
 """
 
 
-def test_a_busy_store_is_answered_with_retry_after_where_that_was_asked_for(make_app, store_path):
-    asking, own_page, plain = (make_app(AGENTMEM_BUSY_TIMEOUT=0.01, **more) for more in (
-        {"AGENTMEM_RETRY_AFTER": 7}, {"AGENTMEM_RETRY_AFTER": 0}, {},
+def test_a_busy_store_is_answered_with_503_and_retry_after(make_app, store_path):
+    default, asking, own_page, silent, own = (make_app(AGENTMEM_BUSY_TIMEOUT=0.01, **more) for more in (
+        {}, {"AGENTMEM_RETRY_AFTER": 7}, {"AGENTMEM_RETRY_AFTER": 0}, {"AGENTMEM_RETRY_AFTER": None},
+        {"AGENTMEM_ANSWER_ERRORS": False},
     ))  # fmt: skip
     own_page.app.register_error_handler(503, lambda error: (f"later: {error.code}", 503))
-    for made in (asking, own_page, plain):
+    for made in (default, asking, own_page, silent, own):
         made.app.testing = False
         made.app.add_url_rule("/", view_func=lambda: current_memory.add("x", user_id="ana").id, methods=["POST"])
         assert made.client.post("/").status_code == 200
     child = start_python(HOLDER, store_path, stdin=subprocess.PIPE)
     try:
         assert child.stdout.readline() == "holds\n"
-        refused = asking.client.post("/")
-        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
-        assert str(store_path) not in refused.text
+        for made, seconds in ((default, "1"), (asking, "7"), (silent, None)):
+            refused = made.client.post("/")
+            assert (refused.status_code, refused.headers.get("Retry-After")) == (503, seconds)
+            assert str(store_path) not in refused.text
         assert own_page.client.post("/").text == "later: 503"
-        plain.app.testing = True
+        assert own.client.post("/").status_code == 500
+        own.app.testing = True
         with pytest.raises(StoreBusyError):
-            plain.client.post("/")
-        plain.app.testing = False
-        assert plain.client.post("/").status_code == 500
+            own.client.post("/")
     finally:
         child.communicate("", timeout=SECONDS)
-    assert asking.client.post("/").status_code == 200
+    assert default.client.post("/").status_code == 200
+
+
+# -- errors that requests cause -------------------------------------------------------------------------------------
+
+STATUSES = {
+    "blank": 400, "long": 413, "metadata": 413, "query": 413, "taken": 409, "unknown": 404, "filter": 400, "batch": 413,
+    "late": 503, "queue": 503, "owner": 400,
+}  # fmt: skip
+"""What each of these mistakes is answered with."""
+
+
+def make_mistake(mistake: str) -> str:
+    memory = current_memory.scope(user_id="ana") if mistake != "owner" else current_memory
+    long = "word " * 100
+    calls: dict[str, Callable[[], object]] = {
+        "blank": lambda: memory.add(" "),
+        "long": lambda: memory.add(long),
+        "metadata": lambda: memory.add("x", metadata={"long": "word " * 20_000}),
+        "query": lambda: memory.search(long),
+        "taken": lambda: [memory.add("x", id="x") for _ in range(2)],
+        "unknown": lambda: memory.update("nothing", "x"),
+        "filter": lambda: memory.search("x", filters={"AND": 3}),
+        "batch": lambda: memory.add_batch(["x", long]),
+        "late": lambda: raise_(DeadlineError("late")),
+        "queue": lambda: raise_(OverloadedError("full")),
+        "owner": lambda: memory.add("x"),
+    }
+    return str(calls[mistake]())
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+@pytest.fixture
+def mistaken(make_app):
+    def make(**settings):
+        made = make_app(AGENTMEM_MAX_CONTENT_BYTES=100, **settings)
+        made.app.testing = False
+        made.app.add_url_rule("/<mistake>", view_func=make_mistake)
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("mistake", STATUSES)
+def test_what_a_request_did_wrong_is_answered_as_such_and_serves_the_next(mistaken, mistake):
+    made = mistaken()
+    memory_of(made).add("x", user_id="ana", id="x")
+    answer = made.client.get(f"/{mistake}")
+    assert answer.status_code == STATUSES[mistake]
+    assert ("Retry-After" in answer.headers) == (answer.status_code == 503)
+    made.app.testing = True  # As with any error that has an answer.
+    assert made.client.get(f"/{mistake}").status_code == STATUSES[mistake]
+    memory_of(made).add("and on it goes", user_id="ana")
+    assert memory_of(made).check() == []
+
+
+def test_the_answer_names_what_is_wrong_and_harms_no_page(mistaken):
+    made = mistaken()
+    made.app.add_url_rule("/add/<text>", view_func=lambda text: current_memory.scope(user_id=text).add("x").id)
+    answer = made.client.get("/add/<b>bold%20")
+    assert answer.status_code == 400
+    assert "with spaces around it" in answer.text
+    assert "<b>" not in answer.text
+
+
+@pytest.mark.parametrize("kind", [InvalidInputError, AgentMemError])
+@pytest.mark.parametrize("before", [False, True])
+def test_handlers_of_the_application_come_first(make_app, kind, before):
+    extension = AgentMem()
+    app = Flask("own")
+    app.config.from_mapping(AGENTMEM_PATH=":memory:", AGENTMEM_EMBEDDER=EMBEDDER, AGENTMEM_MAX_CONTENT_BYTES=100)
+    register = partial(app.register_error_handler, kind, lambda error: (f"own: {error}", 418))
+    if before:
+        register()
+    extension.init_app(app)
+    if not before:
+        register()
+    app.add_url_rule("/<mistake>", view_func=make_mistake)
+    with closing(extension):
+        answer = app.test_client().get("/blank")
+        assert (answer.status_code, answer.text[:4]) == (418, "own:")
+        assert app.test_client().get("/unknown").status_code == (404 if kind is InvalidInputError else 418)
+
+
+def test_pages_of_the_application_are_shown_for_the_codes(mistaken):
+    made = mistaken()
+    made.app.register_error_handler(400, lambda error: {"wrong": error.description})
+    assert "blank" in made.client.get("/blank").json["wrong"]
+
+
+def test_an_application_that_wants_its_errors_itself_gets_them(mistaken):
+    made = mistaken(AGENTMEM_ANSWER_ERRORS=False)
+    assert {made.client.get(f"/{mistake}").status_code for mistake in STATUSES} == {500}
+    made.app.testing = True
+    with pytest.raises(NotFoundError):
+        made.client.get("/unknown")
+
+
+@pytest.mark.parametrize("settings", [{"AGENTMEM_TIMEOUT": "soon"}, {"AGENTMEM_PATH": "/nowhere/at/all.db"}])
+def test_what_the_application_did_wrong_is_no_fault_of_the_request(mistaken, settings):
+    made = mistaken()
+    made.app.config.update(settings)
+    assert made.client.get("/blank").status_code == 500
+    made.app.testing = True
+    with pytest.raises(AgentMemError):
+        made.client.get("/blank")
+
+
+# -- one memory for all requests ------------------------------------------------------------------------------------
+
+
+def enter(memory: Memory) -> None:
+    with memory:
+        pass
+
+
+def enter_closing(memory: Memory) -> None:
+    with closing(memory):
+        pass
+
+
+@pytest.mark.parametrize("ending", [enter, enter_closing, lambda memory: memory.close()])
+@pytest.mark.parametrize("through", ["extension", "proxy"])
+def test_no_request_ends_the_memory_of_the_others(make_app, ending, through):
+    made = make_app()
+    made.app.testing = False
+
+    @made.app.post("/")
+    def add():
+        memory = made.agentmem.memory if through == "extension" else current_memory
+        record = memory.add("tea", user_id="ana")
+        ending(memory)
+        return record.id
+
+    def serve(_: int) -> int:
+        return made.client.post("/").status_code
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(serve, range(40))) == {200}
+    memory = memory_of(made)
+    assert memory.count(user_id="ana") == 40
+    assert memory.check() == []
+    made.agentmem.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        memory.count(user_id="ana")
 
 
 # -- the README ----------------------------------------------------------------------------------------------------
@@ -538,6 +698,27 @@ def test_each_worker_of_gunicorn_finds_at_once_what_another_has_stored(serve, st
         retire_one(server, workers)
     assert len(acknowledged) == number
     assert files_of(store_path) == ["store.db"], "the last worker merged the log"
+    assert_stored(store_path, acknowledged)
+
+
+def test_requests_of_gunicorn_that_do_wrong_or_close_the_memory_disturb_no_other(serve, store_path):
+    acknowledged: set[str] = set()
+    headers = {"X_User": "ana", "Content_Type": "application/json"}
+    with serve() as server:
+
+        def ask(number: int) -> None:
+            added = post(server, "ana", f"note {number}", defer=bool(number % 2))
+            acknowledged.add(added["id"])
+            shown = json.loads(server.ask("GET", f"/notes/{added['id']}", **headers))
+            assert shown["text"] == f"note {number}"
+            assert server.answer("GET", "/notes/nothing", **headers)[0] == 404
+            assert server.answer("PATCH", "/notes/nothing", '{"text": "x"}', **headers)[0] == 404
+            assert server.answer("POST", "/notes", '{"text": " "}', **headers)[0] == 400
+            assert server.answer("POST", "/notes", json.dumps({"text": "x" * 1_100_000}), **headers)[0] == 413
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(48)))
+        assert "Traceback" not in server.log
     assert_stored(store_path, acknowledged)
 
 

@@ -22,6 +22,14 @@ DEFERRED_CHUNK = 1000
 URGENT_TEXTS = 8
 """Calls with more texts than this are bulk work, which lets queries and small adds pass."""
 
+Naming = Callable[[int], str]
+"""What an error calls the item at a position."""
+
+
+def as_item(position: int) -> str:
+    return f"Item {position}"
+
+
 Drawn = Draft | AgentMemError
 """An item that was checked: what will be stored, or what is wrong with it."""
 
@@ -30,7 +38,14 @@ class Drafter:
     """Turns items (texts, or mappings with the fields of `add`) into drafts; what an item does not say, `defaults` do.
     `scope_of` makes the scope of user, agent and run."""
 
-    def __init__(self, defaults: dict[str, Any], scope_of: Callable[[Any, Any, Any], Scope], engine: Engine) -> None:
+    def __init__(
+        self,
+        defaults: dict[str, Any],
+        scope_of: Callable[[Any, Any, Any], Scope],
+        engine: Engine,
+        naming: Naming = as_item,
+    ) -> None:
+        self._naming = naming
         self._defaults = defaults
         self._scope_of = scope_of
         self._config = engine.config
@@ -41,7 +56,7 @@ class Drafter:
             try:
                 yield self._draft_of(item)
             except AgentMemError as error:
-                placed = type(error)(f"Item {position}: {error}")
+                placed = type(error)(f"{self._naming(position)}: {error}")
                 if together:
                     raise placed from None
                 yield placed
@@ -72,8 +87,10 @@ class Chunk:
         start: int,
         defer: bool,
         durability: Durability | None,
+        naming: Naming,
     ) -> None:
         """`start` is the position of the first item among all."""
+        self._naming = naming
         self._engine = engine
         self._durability = durability
         self._start = start
@@ -112,7 +129,7 @@ class Chunk:
         except AgentMemError as error:
             if error.position is None:
                 raise
-            raise type(error)(f"Item {self._start + error.position}: {error}") from error
+            raise type(error)(f"{self._naming(self._start + error.position)}: {error}") from error
         finally:
             if self._deferred:
                 engine.backlog.wake(missed=_missed(drafts, stored))
@@ -139,6 +156,7 @@ def store_all(
     together: bool,
     defer: bool,
     durability: Durability | None = None,
+    naming: Naming = as_item,
 ) -> list[Record | AgentMemError]:
     """Stores the items, a commit a chunk. When the items or a chunk raise, what came before is stored and nothing after
     it."""
@@ -147,7 +165,7 @@ def store_all(
     def chunks() -> Iterator[Chunk]:
         start = 0
         while items := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
-            yield Chunk(engine, items, timeout, start=start, defer=defer, durability=durability)
+            yield Chunk(engine, items, timeout, start=start, defer=defer, durability=durability, naming=naming)
             start += len(items)
 
     one_ahead(chunks(), lambda chunk: results.extend(chunk.store(timeout, together=together)))

@@ -15,11 +15,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 
-from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, put_off, store_all
+from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
 from agentmem.config import Config, Durability
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
@@ -88,6 +88,9 @@ class ScopedMemory:
         self._bound = bound
         self._opener = opener  # A Memory that nobody holds any more closes; its views hold it.
 
+    def __repr__(self) -> str:
+        return f"ScopedMemory({self._engine.store.path!r}, {self._bound})"
+
     # -- remembering ----------------------------------------------------------------------------------------------
 
     def add(
@@ -143,6 +146,48 @@ class ScopedMemory:
         assert isinstance(record, Record)
         return record
 
+    @overload
+    def add_batch(
+        self,
+        contents: Iterable[str | Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        role: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        ttl: float | None = None,
+        dedupe: bool = False,
+        on_error: Literal["raise"] = "raise",
+        defer: bool = False,
+        durability: Durability | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> list[Record]: ...
+
+    @overload
+    def add_batch(
+        self,
+        contents: Iterable[str | Mapping[str, Any]],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        role: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime | None = None,
+        expires_at: datetime | None = None,
+        ttl: float | None = None,
+        dedupe: bool = False,
+        on_error: Literal["return"],
+        defer: bool = False,
+        durability: Durability | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> list[Record | AgentMemError]: ...
+
     def add_batch(
         self,
         contents: Iterable[str | Mapping[str, Any]],
@@ -161,7 +206,7 @@ class ScopedMemory:
         durability: Durability | None = None,
         progress: bool = False,
         timeout: float | None = None,
-    ) -> list[Any]:
+    ) -> list[Record] | list[Record | AgentMemError]:
         """Remembers many texts, in order. An item is a text, or a mapping with the fields of `add`; what an item does
         not say, the keywords say (of `expires_at` and `ttl`, an item says both when it has one).
 
@@ -191,12 +236,30 @@ class ScopedMemory:
         }  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
         together = on_error == "raise"
-        drafter = Drafter(defaults, self._scope, self._engine)
-        if together and isinstance(contents, Sequence):
-            for _ in drafter.draw(contents, together=True):
+        return self._add_items(
+            contents, defaults, seconds, together=together, defer=defer, durability=durability, progress=progress
+        )
+
+    def _add_items(
+        self,
+        items: Iterable[str | Mapping[str, Any]],
+        defaults: dict[str, Any],
+        timeout: float,
+        *,
+        together: bool = True,
+        defer: bool,
+        durability: Durability | None = None,
+        progress: bool = False,
+        naming: Naming = as_item,
+    ) -> list[Record | AgentMemError]:
+        drafter = Drafter(defaults, self._scope, self._engine, naming)
+        if together and isinstance(items, Sequence):
+            for _ in drafter.draw(items, together=True):
                 pass
-        drawn = drafter.draw(with_progress(contents, "memories") if progress else contents, together=together)
-        return store_all(self._engine, drawn, seconds, together=together, defer=defer, durability=durability)
+        drawn = drafter.draw(with_progress(items, "memories") if progress else items, together=together)
+        return store_all(
+            self._engine, drawn, timeout, together=together, defer=defer, durability=durability, naming=naming
+        )
 
     def add_messages(
         self,
@@ -214,21 +277,28 @@ class ScopedMemory:
         timeout: float | None = None,
     ) -> list[Record]:
         """Remembers chat messages in order, as in the OpenAI format: `{"role", "content", "name"?}`, where `content` is
-        a text or a list of parts whose texts are joined. `name` goes into the metadata. Messages that only call tools
-        hold no text and are left out. Otherwise like `add_batch`: a commit for every 256 messages, and on return all of
-        them are stored.
+        a text or a list of parts whose texts are joined. `name` goes into the metadata. Messages that hold no text
+        (blank, or only images or calls of tools) are left out. Otherwise like `add_batch`: a commit for every 256
+        messages, and on return all of them are stored. Returns a Record for each that holds text.
 
         Raises:
-            InvalidInputError: a message, which is named by its position, cannot be used; nothing was stored.
-            EmbeddingError, OverloadedError, DeadlineError: as `add` does.
+            InvalidInputError: a message, which is named by its position among all, cannot be used; nothing was stored.
+            DuplicateIdError, EmbeddingError: likewise, but the commits before its own stay.
+            OverloadedError, DeadlineError: as `add` does.
         """
         if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
             raise InvalidInputError(f"messages is {shorten(messages)}; pass a list of mappings with role and content.")
-        return self.add_batch(
-            _items_of(messages, metadata),
-            user_id=user_id, agent_id=agent_id, run_id=run_id, created_at=created_at, expires_at=expires_at,
-            ttl=ttl, dedupe=dedupe, defer=defer, timeout=timeout,
+        defaults = {
+            "user_id": user_id, "agent_id": agent_id, "run_id": run_id, "role": None, "metadata": None,
+            "created_at": created_at, "expires_at": expires_at, "ttl": ttl, "dedupe": dedupe,
+        }  # fmt: skip
+        items = _items_of(messages, metadata)
+        positions = list(items)
+        records = self._add_items(
+            list(items.values()), defaults, check_timeout(timeout, self._engine.config), defer=defer,
+            naming=lambda position: f"Message {positions[position]}",
         )  # fmt: skip
+        return [record for record in records if isinstance(record, Record)]  # Together, they are stored or one raises.
 
     def _remember(self, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
         """Embeds and commits."""
@@ -1008,14 +1078,14 @@ def _position_of(after: Any, order: str) -> tuple[int, int] | None:
     return position
 
 
-def _items_of(messages: Iterable[Any], metadata: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The messages that hold text, as items of `add_batch`."""
-    items = []
+def _items_of(messages: Iterable[Any], metadata: Mapping[str, Any] | None) -> dict[int, dict[str, Any]]:
+    """The messages that hold text, by their positions, as items of `add_batch`."""
+    items = {}
     for position, message in enumerate(messages):
         try:
             item = item_of_message(message, metadata)
         except InvalidInputError as error:
             raise InvalidInputError(f"Message {position}: {error}") from None
         if item is not None:
-            items.append(item)
+            items[position] = item
     return items

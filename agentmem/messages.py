@@ -11,19 +11,20 @@ NOT_TEXT = frozenset({"tool_calls", "tool_call_id", "function_call", "refusal", 
 
 
 def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A message as an item, or None when it only calls tools and so holds no text by design. `content` is a text or a
-    list of parts, whose texts are joined; `name` goes into the metadata, beside `metadata` unless the message brings
-    its own. The fields of `add` may stand in a message too.
+    """A message as an item, or None when it holds no text: it is blank, has only images, or only calls tools. `content`
+    is a text or a list of parts, whose texts are joined; `name` goes into the metadata, beside `metadata` unless the
+    message brings its own. The fields of `add` may stand in a message too.
 
     Raises:
         InvalidInputError: it is not a message, or has a key that neither messages nor items have.
     """
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+    carries = isinstance(message, Mapping) and any(message.get(name) for name in NOT_TEXT)
+    if not isinstance(message, Mapping) or "role" not in message or not ("content" in message or carries):
         raise InvalidInputError(f"{shorten(message)} is no chat message; it needs the keys role and content.")
     item = {name: part for name, part in message.items() if name not in NOT_TEXT and name != "name"}
     check_fields(item)
-    item["content"] = text_of(item["content"])
-    if not item["content"] and (message.get("tool_calls") or message.get("function_call")):
+    item["content"] = text_of(message.get("content"))
+    if (item["content"] is None and carries) or (isinstance(item["content"], str) and not item["content"].strip()):
         return None
     item.setdefault("metadata", metadata)
     if message.get("name") is not None and (item["metadata"] is None or isinstance(item["metadata"], Mapping)):

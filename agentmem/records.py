@@ -100,7 +100,7 @@ class Page:
     records: list[Record]
     next: str | None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
 
     def __len__(self) -> int:

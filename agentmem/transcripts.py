@@ -30,8 +30,8 @@ _DECODER = json.JSONDecoder()
 
 
 def read_lines(stream: IO[bytes], metadata: Mapping[str, Any] | None = None) -> Iterator[Line]:
-    """The items of a stream with the numbers of the lines on which they begin. Messages that only call tools hold no
-    text and are left out. `metadata` is for the items that bring none."""
+    """The items of a stream with the numbers of the lines on which they begin. Messages that hold no text
+    (blank, or only images or calls of tools) are left out. `metadata` is for the items that bring none."""
     begun = False
     for number, raw in enumerate(stream, 1):
         if number == 1:

@@ -158,10 +158,10 @@ def test_skipped_lines_are_reported_and_the_others_are_stored(run):
 
 
 def test_a_bad_member_of_an_array_is_named_by_its_line(run):
-    stdin = '[\n  {"role": "user", "content": "one"},\n\n  {"role": "user",\n   "content": ""},\n  "three"\n]\n'
+    stdin = '[\n  {"role": "user", "content": "one"},\n\n  {"role": "user",\n   "content": 5},\n  "three"\n]\n'
     result = run("add", "-", "--user", "ana", stdin=stdin)
     assert result.exit_code == 2
-    assert "Error: Line 4: content is ''" in result.stderr
+    assert "Error: Line 4: content is 5" in result.stderr
     assert contents(run) == ["one"]
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import agentmem
 from agentmem import (
+    AgentMemError,
     ClosedError,
     Config,
     DuplicateIdError,
@@ -610,6 +613,47 @@ def test_chat_messages_are_remembered_in_order_with_role_and_name(memory):
     assert memory.add_messages([], user_id="ana") == []
 
 
+WITHOUT_TEXT = [
+    {"role": "user", "content": ""},
+    {"role": "user", "content": " \n"},
+    {"role": "user", "content": []},
+    {"role": "user", "content": [{"type": "image_url", "image_url": {}}]},
+    {"role": "user", "content": [{"type": "text", "text": " "}]},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+    {"role": "assistant", "content": "", "function_call": {"name": "f"}},
+    {"role": "assistant", "tool_calls": [{"id": "1"}]},
+    {"role": "assistant", "content": None, "refusal": "I cannot."},
+    {"role": "assistant", "content": None, "audio": {"id": "1"}},
+]
+
+
+@pytest.mark.parametrize("message", WITHOUT_TEXT, ids=repr)
+def test_a_message_without_text_is_left_out(memory, message):
+    said = [{"role": "user", "content": "before"}, message, {"role": "user", "content": "after"}]
+    assert [record.content for record in memory.add_messages(said, user_id="ana")] == ["before", "after"]
+    assert memory.add_messages([message], user_id="ana") == []
+
+
+@given(
+    before=st.lists(st.sampled_from([None, *WITHOUT_TEXT])),
+    wrong=st.sampled_from([
+        {"role": "user", "content": 5}, {"role": "user", "content": None}, {"role": "user", "content": "x" * 200},
+        {"role": " ", "content": "x"}, {"role": "user", "content": "x", "mood": 1}, {"role": "user"}, "text",
+        {"role": "user", "content": "x", "id": "taken"}, {"role": "user", "content": "poison"},
+    ]),
+    defer=st.booleans(),
+)  # fmt: skip
+def test_a_message_is_named_by_its_position_among_all_that_were_given(before, wrong, defer):
+    with Memory(":memory:", embedder=Fussy(), config=Config(max_content_bytes=100)) as memory:
+        memory.add("x", user_id="ana", id="taken")
+        messages = [each or {"role": "user", "content": "fine"} for each in before]
+        deferred = defer and "poison" not in str(wrong)  # What fails later fails nobody's call.
+        with pytest.raises(AgentMemError, match=f"^Message {len(before)}: "):
+            memory.add_messages([*messages, wrong], user_id="ana", defer=deferred)
+        assert memory.count(user_id="ana") == 1
+        assert memory.check() == []
+
+
 @pytest.mark.parametrize(
     "message", [{"role": "user"}, {"content": "x"}, "text", {"role": "user", "content": "x", "mood": 1}]
 )
@@ -617,6 +661,13 @@ def test_a_message_that_is_none_is_refused_with_its_position(memory, message):
     with pytest.raises(InvalidInputError, match="Message 1"):
         memory.add_messages([{"role": "user", "content": "fine"}, message], user_id="ana")
     assert memory.count(user_id="ana") == 0
+
+
+def test_a_view_says_whose_it_is_and_of_which_store(memory):
+    view = memory.scope(user_id="ana")
+    assert repr(view) == f"ScopedMemory({memory.path!r}, user_id='ana')"
+    assert repr(view.scope(run_id="chat")) == f"ScopedMemory({memory.path!r}, user_id='ana', run_id='chat')"
+    assert repr(memory).startswith("Memory(")
 
 
 # -- statistics, check, closing -----------------------------------------------------------------------------------

@@ -53,6 +53,39 @@ with app.app_context():
 """
 
 
+TYPED_PROGRAM = """
+from typing import assert_type
+
+from agentmem import AgentMemError, Event, Match, Memory, Page, Record, ScopedMemory, Stats
+from agentmem.testing import HashEmbedder
+
+
+def use(memory: Memory) -> None:
+    assert_type(memory.add("x", user_id="ana"), Record)
+    assert_type(memory.add_batch(["x"], user_id="ana"), list[Record])
+    assert_type(memory.add_batch(["x"], user_id="ana", on_error="raise"), list[Record])
+    assert_type(memory.add_batch(["x"], user_id="ana", on_error="return"), list[Record | AgentMemError])
+    assert_type(memory.add_messages([{"role": "user", "content": "x"}], user_id="ana"), list[Record])
+    page = memory.get_all(user_id="ana")
+    assert_type(page, Page)
+    for record in page:
+        assert_type(record, Record)
+    assert_type([record.content for record in page], list[str])
+    assert_type(memory.search("x", user_id="ana"), list[Match])
+    assert_type(memory.search_batch(["x"], user_id="ana"), list[list[Match]])
+    assert_type(memory.history(page.records[0].id), list[Event])
+    assert_type(memory.get("x"), Record | None)
+    assert_type(memory.scope(user_id="ana"), ScopedMemory)
+    assert_type(memory.stats(), Stats)
+    memory.add(5, user_id="ana")  # type: ignore[arg-type]
+    memory.forget("x")  # type: ignore[attr-defined]
+
+
+with Memory(":memory:", embedder=HashEmbedder()) as opened:
+    use(opened)
+"""
+
+
 def run(*command: str, **options) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
@@ -60,13 +93,19 @@ def run(*command: str, **options) -> str:
 
 
 @pytest.fixture(scope="module")
-def distributions(tmp_path_factory) -> dict[str, Path]:
-    """A wheel and a source distribution, built from a copy so that the checkout stays clean."""
+def source(tmp_path_factory) -> Path:
+    """A copy of the checkout, which stays clean, with the links that it has."""
     copy = tmp_path_factory.mktemp("source") / "agentmem"
     ignored = shutil.ignore_patterns(".git", "*.egg-info", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
-    shutil.copytree(ROOT, copy, ignore=ignored)
+    shutil.copytree(ROOT, copy, ignore=ignored, symlinks=True)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def distributions(source, tmp_path_factory) -> dict[str, Path]:
+    """A wheel and a source distribution."""
     target = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", str(target), str(copy))
+    run(sys.executable, "-m", "build", "--outdir", str(target), str(source))
     return {"wheel": next(target.glob("*.whl")), "sdist": next(target.glob("*.tar.gz"))}
 
 
@@ -77,6 +116,16 @@ def installed(distributions, tmp_path_factory) -> Path:
     run(sys.executable, "-m", "venv", str(environment))
     python = environment / "bin" / "python"
     run(str(python), "-m", "pip", "install", "--quiet", str(distributions["wheel"]), env=clean_environment())
+    return python
+
+
+@pytest.fixture(scope="module")
+def editable(source, tmp_path_factory) -> Path:
+    """The Python of an environment in which the copy of the checkout is installed to be edited, and nothing else."""
+    environment = tmp_path_factory.mktemp("editable") / "environment"
+    run(sys.executable, "-m", "venv", str(environment))
+    python = environment / "bin" / "python"
+    run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-e", str(source), env=clean_environment())
     return python
 
 
@@ -111,7 +160,7 @@ def test_the_wheel_and_the_source_distribution_carry_the_models_and_every_module
     for folder in (path.parent for path in (ROOT / "models").glob("*/model.toml")):
         for file in folder.iterdir():
             assert f"agentmem/models/{folder.name}/{file.name}" in wheel
-            assert f"models/{folder.name}/{file.name}" in sdist
+            assert f"agentmem/models/{folder.name}/{file.name}" in sdist
     assert {"agentmem/py.typed", "agentmem/demo.jsonl", "agentmem/calibration.txt"} <= wheel
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "agentmem").rglob("*.py")}
     assert modules <= wheel, "a package that setup.cfg does not name"
@@ -149,3 +198,23 @@ def test_the_extra_for_servers_is_asked_for_by_name_and_is_all_that_flask_needs(
     run(str(installed), "-m", "pip", "install", "--quiet", wheel, env=clean_environment())
     assert run(str(installed), "-c", FLASK_PROGRAM, cwd=tmp_path, env=clean_environment()) == "Prefers window seats\n"
     assert run(str(installed), "-m", "gunicorn", "--version").startswith("gunicorn")
+
+
+@pytest.mark.parametrize("how", ["installed", "editable"])
+def test_type_checkers_see_the_types_of_every_installation(request, how, tmp_path):
+    """An ignored error that is none, as where the package is unknown, is an error too."""
+    python = request.getfixturevalue(how)
+    (tmp_path / "program.py").write_text(TYPED_PROGRAM)
+    mypy = [sys.executable, "-m", "mypy", "--strict", f"--python-executable={python}", "--cache-dir=/dev/null"]
+    assert "Success" in run(*mypy, "program.py", cwd=tmp_path, env=clean_environment())
+
+
+@pytest.mark.parametrize("how", ["installed", "editable"])
+def test_a_folder_of_the_same_name_hides_no_installation(request, how, tmp_path):
+    """Such as a checkout, seen from the folder that it is in."""
+    python = request.getfixturevalue(how)
+    (tmp_path / "agentmem" / "models").mkdir(parents=True)
+    program = "from agentmem import Config, __version__; from agentmem import errors, models; print(__version__)"
+    for command in (["-c", program], ["-m", "program"]):
+        (tmp_path / "program.py").write_text(program)
+        assert run(str(python), *command, cwd=tmp_path, env=clean_environment()).strip() == agentmem.__version__

@@ -146,5 +146,5 @@ def downloaded_models() -> Iterator[tuple[str, str]]:
 
 
 def _bundled_roots() -> tuple[Path, ...]:
-    """Where the models are: inside an installed package, beside it in a checkout."""
+    """Where the models are: inside the package, and beside it in a checkout whose links to there were lost."""
     return (PACKAGE / "models", PACKAGE.parent / "models")

@@ -288,6 +288,17 @@ def shorten(value: Any) -> str:
         return f"a huge {type(value).__name__}"
 
 
+def shape(value: Any) -> str:
+    """How a value is named in a message that may be a secret, or somebody's text: its kind and size."""
+    kind = type(value).__name__
+    if value is None:
+        return kind
+    if isinstance(value, str):
+        return f"a text of {len(value):,} characters"
+    size = f" of {len(value):,}" if isinstance(value, bytes | dict | list | tuple | set | frozenset) else ""
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}{size}"
+
+
 def check_text(name: str, text: str) -> bytes:
     """The UTF-8 of `text`.
 

@@ -11,7 +11,7 @@ from agentmem.dates import end_of, end_of_reference
 from agentmem.errors import InvalidInputError, ModelError, NotFoundError
 from agentmem.llm import Endpoint
 from agentmem.mem0 import items
-from agentmem.mem0.facts import LanguageModel, learn, summarise
+from agentmem.mem0.facts import LanguageModel, check_model, learn, summarise
 from agentmem.mem0.filters import Owners, owners, owners_and_filters
 from agentmem.mem0.messages import Fields, Turn, fields_of, turns_of, without_identity
 from agentmem.mem0.settings import read_settings
@@ -52,8 +52,8 @@ class Memory:
         embedder: Any = None,
         store: Store | None = None,
     ) -> None:
-        if llm is not None and not callable(llm):
-            raise InvalidInputError(f"llm is {shorten(llm)}; pass a callable that takes messages and returns text.")
+        if llm is not None:
+            check_model("llm", llm)
         if store is not None and embedder is not None:
             raise InvalidInputError(
                 "Both store= and embedder= were given; the store has its embedder, drop the latter."
@@ -63,6 +63,7 @@ class Memory:
         self._llm = llm or settings.llm
         self._endpoint = self._llm if llm is None and isinstance(self._llm, Endpoint) else None
         self._instructions = settings.instructions
+        self._max_changes = settings.max_changes
         self._owned = store is None
         if store is None:
             if settings.path != ":memory:":
@@ -85,7 +86,8 @@ class Memory:
         `history_db_path`, else in the working folder. What Mem0 stored there is left alone; see `import_mem0`.
         `embedder` (huggingface, fastembed): the model by its name. `llm` (openai, or another that speaks its protocol:
         deepseek, lmstudio, ollama, vllm), with the extra `[llm]`; a callable may stand there too. The two parts are not
-        looked at when `embedder=` or `llm=` is given. `custom_instructions` goes to the language model.
+        looked at when `embedder=` or `llm=` is given. `custom_instructions` goes to the language model; of what is
+        known, one answer of it updates or deletes no more than `max_changes` memories (5; with 0, `add` only adds).
 
         Raises:
             InvalidInputError: something is not supported; the message names every such key.
@@ -111,8 +113,10 @@ class Memory:
 
         With `infer=False` each message is kept as it is. With `infer=True` the language model extracts facts (`prompt`
         tells it what to look for), compares them with what is known of the owner, and what it adds, updates and deletes
-        is committed in one transaction; when others change what is known meanwhile, it is asked again. Where its answer
-        cannot be read, nothing is added, or all the facts are.
+        is committed in one transaction; when others change what is known meanwhile, it is asked again. No more than
+        `max_changes` memories of the configuration are updated or deleted; the result says what was `withheld`, and
+        under which `call` the log names what changed. Where its answer cannot be read, nothing is added, or all the
+        facts are.
         `memory_type="procedural_memory"` with an `agent_id` keeps one summary of what was done.
 
         `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories. From the end of the day `expiration_date`
@@ -134,7 +138,7 @@ class Memory:
             return {"results": self._procedure(turns, named, fields, prompt)}
         if infer:
             instructions = prompt or self._instructions
-            return {"results": learn(self.store, self._model(), turns, named, fields, instructions)}
+            return learn(self.store, self._model(), turns, named, fields, instructions, self._max_changes)
         return {"results": self._keep(turns, named, fields)}
 
     def _keep(self, turns: list[Turn], named: Owners, fields: Fields) -> list[AddedMemory]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentmem.errors import InvalidInputError
 from agentmem.llm import Endpoint
+from agentmem.mem0.facts import MOST_CHANGES, check_model
 from agentmem.records import shorten
 
 FILE = "agentmem.db"
@@ -34,19 +35,20 @@ _LLM_KEYS = frozenset({"model", "api_key", "temperature", "max_tokens", "top_p"}
 
 _KEYS = frozenset({
     "vector_store", "embedder", "llm", "history_db_path", "version", "custom_instructions",
-    "custom_fact_extraction_prompt",
+    "custom_fact_extraction_prompt", "max_changes",
 })  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a configuration says: the store's file, the embedding model (None: nothing), the language model and what it
-    is told."""
+    is told, and how many memories one of its answers may change."""
 
     path: str
     model: str | None
     llm: Callable[[list[dict[str, str]]], str] | None
     instructions: str | None
+    max_changes: int
 
 
 def read_settings(config: Any, *, own_embedder: bool, own_llm: bool) -> Settings:
@@ -68,8 +70,14 @@ def read_settings(config: Any, *, own_embedder: bool, own_llm: bool) -> Settings
     llm = None if own_llm else reading.llm(config.get("llm"))
     instructions = [config.get(key) for key in ("custom_instructions", "custom_fact_extraction_prompt")]
     told = "\n".join(text for text in instructions if isinstance(text, str)) or None
+    max_changes = config.get("max_changes")
+    if max_changes is None:
+        max_changes = MOST_CHANGES
+    elif isinstance(max_changes, bool) or not isinstance(max_changes, int) or max_changes < 0:
+        reading.refuse("max_changes", max_changes, "a whole number from 0")
+        max_changes = 0
     reading.finish()
-    return Settings(path, model, llm, told)
+    return Settings(path, model, llm, told, max_changes)
 
 
 class _Reading:
@@ -123,6 +131,7 @@ class _Reading:
         if part is None:
             return None
         if callable(part):
+            check_model("llm", part)
             own: Callable[[list[dict[str, str]]], str] = part
             return own
         provider = part.get("provider", "openai") if isinstance(part, Mapping) else None

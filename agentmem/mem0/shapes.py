@@ -82,9 +82,12 @@ class AddedMemory(TypedDict):
 
 
 class Added(TypedDict):
-    """What `add` gives."""
+    """What `add` gives. Where a language model had memories updated or deleted, `call` is the id under which the log
+    names them; `withheld` is what it would have had changed beyond `max_changes`, and was not."""
 
     results: list[AddedMemory]
+    call: NotRequired[str]
+    withheld: NotRequired[list[AddedMemory]]
 
 
 class Confirmation(TypedDict):

@@ -86,8 +86,9 @@ class HashEmbedder:
 
 def _text_vector(text: str, dimension: int) -> Vector:
     total = np.zeros(dimension)
-    for word in _WORD.findall(text.casefold()):
-        total += _word_vector(word, dimension)
+    for found in _WORD.finditer(text.casefold()):
+        word = found.group()
+        total += (_known_vector if len(word) <= LONGEST_WORD else _word_vector)(word, dimension)
     length = float(np.linalg.norm(total))
     if length:
         total /= length
@@ -96,7 +97,6 @@ def _text_vector(text: str, dimension: int) -> Vector:
     return vector
 
 
-@lru_cache(maxsize=4096)
 def _word_vector(word: str, dimension: int) -> Vector:
     vector = _signs(f"word:{word}", dimension)
     padded = f"^{word[:LONGEST_WORD]}$"
@@ -104,6 +104,9 @@ def _word_vector(word: str, dimension: int) -> Vector:
         vector += TRIGRAM_WEIGHT * _signs(f"part:{padded[start : start + 3]}", dimension)
     vector.flags.writeable = False  # It is shared by all callers.
     return vector
+
+
+_known_vector = lru_cache(maxsize=4096)(_word_vector)
 
 
 def _signs(feature: str, dimension: int) -> Vector:

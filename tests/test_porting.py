@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -560,6 +561,15 @@ BAD = {
     b'{"content": "a", "id": ""}': "id is empty",
     b'{"content": "a", "digest": "xyz"}': "digest is 'xyz'",
 }
+
+
+def test_a_key_that_stands_twice_among_very_many_is_found_in_time(memory):
+    keys = ", ".join(f'"k{number}": 1' for number in range(100_000))
+    line = f'{{"content": "a", "metadata": {{{keys}, "k99999": 2}}}}'
+    began = time.thread_time()
+    with pytest.raises(InvalidInputError, match="the key 'k99999' stands twice"):
+        memory.import_(io.BytesIO(line.encode()), user_id="ana")
+    assert time.thread_time() - began < 10  # 0.1; with a look through all keys for each it was a minute.
 
 
 @pytest.mark.parametrize("line", BAD, ids=lambda line: line[:40].decode("latin-1"))

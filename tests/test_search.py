@@ -1,6 +1,12 @@
 """Search by words and by meaning: what is found, in which order, and why."""
 
+# ruff: noqa: RUF001 - letters of many scripts are the point.
+
+import time
+import tracemalloc
+import unicodedata
 import zlib
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -41,6 +47,9 @@ class Blind:
 
 # -- words ----------------------------------------------------------------------------------------------------------
 
+SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+ENGLAND = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+
 FOUND = [
     ("She adopted two kittens", "adopting a kitten"),
     ("Café Müller in Zürich", "cafe muller zurich"),
@@ -73,6 +82,56 @@ FOUND = [
     ("meeting with 田中さん about ERR-7", "err-7"),
     ("to be or not to be", "to be or not to be"),
     ("the year was 1987", "1987"),
+    ("L'école ferme à midi", "école"),
+    ("L\u2019école ferme à midi", "ecole"),
+    ("L\u02bcécole ferme à midi", "l'école"),
+    ("un bicchier d'acqua", "acqua"),
+    ("parla dell\u2019amicizia", "amicizia"),
+    ("İzmir'de yaşıyor", "İzmir"),
+    ("\u0130ZM\u0130R\u2019DE YAŞIYOR", "izmir"),
+    ("IZMIR'DE", "\u0131zmir"),
+    ("met Conor O'Brien", "Brien"),
+    ("Conor O\u2019Brien's house", "brien"),
+    ("Conor O\u2019Brien's house", "O'Brien"),
+    ("Jeanne D\u02bcArcy", "arcy"),
+    ("l'avant-garde", "avant"),
+    ("John's car", "John"),
+    ("they don\u2019t know", "don't"),
+    ("גר בתל\u05beאביב", "אביב"),
+    ("גר בתל\u05beאביב", "תל-אביב ובתל-אביב"),
+    ("שירת בצה\u05f4ל שלוש שנים", 'בצה"ל'),
+    ("שירת בצה\u05f4ל שלוש שנים", "בצהל"),
+    ("ראיתי ג\u05f3ירפה", "ג'ירפה"),
+    ("ראיתי ג'ירפה", "גירפה"),
+    ("שָׁלוֹם עולם", "שלום"),
+    ("الغرفة ٣١٤", "314"),
+    ("اتاق ۳۱۴", "٣١٤"),
+    ("room 314", "۳۱۴"),
+    ("कमरा ३१४", "314"),
+    ("ห้อง๓๑๔", "314"),
+    ("٣٫١٤", "3.14"),
+    ("مرحبـــا", "مرحبا"),
+    ("Loves 🍕 on Fridays", "🍕"),
+    ("Loves🍕🍝on Fridays", "🍝"),
+    ("👍🏽 from Ana", "👍"),
+    ("👍 from Ana", "👍🏿"),
+    ("a picture of 👨‍👩‍👧", "👨‍👩‍👧"),
+    ("a picture of 👨‍👩‍👧", "👧"),
+    ("she is 👩🏾‍🚀 now", "👩‍🚀"),
+    ("moved to 🇩🇪🇫🇷", "🇫🇷"),
+    (f"{SCOTLAND} forever", SCOTLAND),
+    ("❤\ufe0f you", "❤"),
+    ("❤ you", "❤\ufe0f"),
+    ("press 1\ufe0f\u20e3 now", "1\u20e3"),
+    ("press 1\ufe0f\u20e3 now", "1"),
+    ("press #\ufe0f\u20e3 now", "#\u20e3"),
+    ("ＥＲＲ－１０４２", "err-1042"),
+    ("ca\u00adfé cr\u200bème \ufeffbrûlée", "café crème brûlée"),
+    ("well\u2011known", "well-known"),
+    (unicodedata.normalize("NFD", "서울에서 살아요"), "서울"),
+    (unicodedata.normalize("NFD", "カフェでガム"), "ガム"),
+    ("葛\U000e0100城市", "葛城"),
+    ("ދިވެހި", "ދިވެހި"),
 ]
 
 
@@ -87,8 +146,12 @@ def test_words_are_found_in_every_script(open_memory, content, query):
 
 @pytest.mark.parametrize(
     ("content", "query"),
-    [("the error was ERR-1042", "2042"), ("one", "none"), ("北京", "東西"), ("ca", "cat"), ("tea", "coffee")],
-)
+    [
+        ("the error was ERR-1042", "2042"), ("one", "none"), ("北京", "東西"), ("ca", "cat"), ("tea", "coffee"),
+        ("they don't know", "Don"), ("l'école", "l"), ("גר בתל\u05beאביב", "בתלאביב"), ("🍕", "🍔"), ("🇩🇪🇫🇷", "🇪🇫"),
+        (ENGLAND, SCOTLAND),
+    ],
+)  # fmt: skip
 def test_other_words_are_no_match(open_memory, content, query):
     memory = open_memory(":memory:")
     memory.add(content, user_id="ana")
@@ -118,6 +181,92 @@ def test_terms_stay_as_they_were_stored():
 def test_every_text_has_terms_and_finds_itself(content):
     stored = set(np.frombuffer(stored_terms(content, DAY), "<u4").tolist())
     assert set(query_terms(content)) <= stored
+
+
+SCRIPTS = (
+    "abcdefgh", "ABC'-._@/:+&#0123",
+    "éüßıİŁøñ'’ʼ\u0301\u0327\u00ad\u200b", "абвгдеё", "αβγδάώ", "אבגדהו׳״־\u05b8",
+    "ابتثجح٣١٤ـ\u064b", "हिन्दीकमरा३१४", "ไทยห้อง๓๑๔",
+    "我住在北京東京。", "カフェでガム\u3099", "서울에서\u1112\u1161\u11ab",
+    "🍕👍🏽👨‍👩‍👧🇩🇪❤\ufe0f1\u20e3", "ＥＲＲ－１０４２ﷺ㍿½",
+)  # fmt: skip
+
+
+def _words_of(alphabet):
+    return st.text(alphabet, min_size=1, max_size=20)
+
+
+@given(st.lists(st.one_of(*map(_words_of, SCRIPTS), _words_of("".join(SCRIPTS))), max_size=20), st.integers(1, 60))
+def test_a_text_of_any_length_in_any_scripts_has_the_words_that_its_parts_have(parts, times):
+    parts *= times
+    day = np.frombuffer(stored_terms("", DAY), "<u4").tolist()
+    expected = Counter(day)
+    for part in parts:
+        terms = Counter(np.frombuffer(stored_terms(part, DAY), "<u4").tolist())
+        assert Counter(query_terms(part).keys()) <= terms
+        expected += terms - Counter(day)
+    assert Counter(np.frombuffer(stored_terms(" ".join(parts), DAY), "<u4").tolist()) == expected
+
+
+HOSTILE = {
+    "marks of several classes": "\u0301\u0327\u0316",
+    "vowel signs": "\u0951\u094d\u0952",
+    "voiced marks": "\u20d0\u3099",
+    "letters of Hangul": "\u1100\u1161\u11a8",
+    "vowels of Hangul": "\u1161",
+    "what becomes a sentence": "\ufdfa",
+    "a word": "a",
+    "a compound": "ab-",
+    "apostrophes": "ab'",
+    "joints": "é-.",
+    "Hebrew quotes": 'א"',
+    "Chinese": "".join(map(chr, range(0x4E00, 0x9000))),
+    "flags": "\U0001f1e9",
+    "spaces": "é \n",
+}
+
+
+@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
+def test_no_text_takes_more_time_than_its_length(unit):
+    with Memory(":memory:", embedder=Blind()) as memory:
+        memory.add("tea", user_id="ana")
+        text = "a" + unit * (200_000 // len(unit))
+        began = time.thread_time()
+        memory.add(text, user_id="ben")
+        assert memory.search(text, user_id="ben", mode="keyword")
+        assert time.thread_time() - began < 10  # Mostly 0.2; marks took the square of their number, 20 and more.
+        assert memory.check() == []
+
+
+@pytest.mark.parametrize("unit", ["a", "ab-", "ab'", "éa-"])
+def test_long_words_are_not_kept(unit):
+    tracemalloc.start()
+    try:
+        for number in range(30):
+            query_terms(f"{number}{unit * 10_000}")
+        assert tracemalloc.get_traced_memory()[0] < 300_000
+    finally:
+        tracemalloc.stop()
+
+
+@settings(max_examples=25)
+@given(st.lists(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=4), st.data())
+def test_no_repetition_of_any_characters_takes_more_time_than_its_length(characters, data):
+    text = "a" + "".join(
+        characters + data.draw(st.lists(st.sampled_from("\u0301\u0316\u094d\u3099\u1161'\"-"), max_size=4))
+    )
+    text *= 50_000 // len(text)
+    began = time.thread_time()
+    stored_terms(text, DAY)
+    query_terms(text)
+    assert time.thread_time() - began < 5
+
+
+def test_of_a_query_of_endless_words_the_first_are_looked_for(memory):
+    memory.add("tea", user_id="ana")
+    memory.add("coffee", user_id="ana")
+    others = " ".join(f"n{number}" for number in range(5000))
+    assert words(memory, f"tea {others} coffee") == ["tea"]
 
 
 @given(st.text("abZ09 .,:;!?'\"()-_@/+&#~%\t\n\x1c", max_size=24))

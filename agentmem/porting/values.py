@@ -7,6 +7,7 @@ few times its largest value.
 
 import codecs
 import json
+from collections import Counter
 from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any, NamedTuple
@@ -118,8 +119,7 @@ class _Reader:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
             self._fault = f"the key {twice[:60]!r} stands twice in one object; keep one of them."
         return found
 

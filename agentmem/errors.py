@@ -37,7 +37,8 @@ class OverloadedError(AgentMemError, TimeoutError):
 
 
 class DeadlineError(AgentMemError, TimeoutError):
-    """The answer did not come within the timeout; nothing was written, a retry is safe."""
+    """The answer did not come within the timeout; nothing was written, unless the message says otherwise, and a retry
+    is safe."""
 
 
 class EmbeddingError(AgentMemError, RuntimeError):

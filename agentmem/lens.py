@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from agentmem.config import Config
+from agentmem.deadline import Deadline
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
@@ -140,12 +141,13 @@ class Lenses:
 
     # -- following ------------------------------------------------------------------------------------------------
 
-    def through(self, call: Callable[[Lens], T]) -> T:
+    def through(self, call: Callable[[Lens], T], deadline: Deadline | None = None) -> T:
         """What the call returns of the lens of the store's model. It is called again when the store has moved to
         another one meanwhile, nothing of it was stored then, and when what it searches had to be sealed first.
 
         Raises:
             ModelMismatchError: the store's model is not here.
+            DeadlineError: the sealing went on beyond the deadline; what is sealed stays so, for the next call.
         """
         sealed: set[Owner] = set()
         while True:
@@ -155,8 +157,10 @@ class Lenses:
             except ModelMoved:
                 self.follow(lens)
             except Unsealed as found:
-                lens.shelves.seal_tail(found.owner, again=found.owner in sealed)
+                lens.shelves.seal_tail(found.owner, again=found.owner in sealed, deadline=deadline)
                 sealed.add(found.owner)
+                if deadline is not None:
+                    deadline.check()
             except ClosedError:
                 if self.current is lens:
                     raise

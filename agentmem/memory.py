@@ -21,6 +21,7 @@ import numpy as np
 
 from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
 from agentmem.config import Config, Durability
+from agentmem.deadline import Deadline
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
@@ -372,6 +373,9 @@ class ScopedMemory:
         the system's clock was changed, an instant means the state after the last event that is dated up to it. Either
         reads every memory of the owner, instead of a shelf that stays.
 
+        `timeout` covers the reading too: a search that is not done by then, whatever its filters ask, raises
+        `DeadlineError` (within a second of it in all but extreme stores) and holds nobody up.
+
         Raises:
             InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: as `add` does.
         """
@@ -429,17 +433,18 @@ class ScopedMemory:
         while chunk := list(islice(remaining, CHUNK)):
             for query in chunk:
                 check_query(query, config)
-            answer = partial(self._answer, asked, chunk, seconds, show_expired, as_of)
-            results += self._engine.lenses.through(answer)
+            deadline = Deadline(seconds)
+            answer = partial(self._answer, asked, chunk, deadline, show_expired, as_of)
+            results += self._engine.lenses.through(answer, deadline)
         return results
 
-    def _questions(self, lens: Lens, asked: Question, queries: Sequence[str], timeout: float) -> list[Question]:
+    def _questions(self, lens: Lens, asked: Question, queries: Sequence[str], deadline: Deadline) -> list[Question]:
         """One for each query, with its terms and its vector, as far as the mode needs them."""
         terms = [{} if asked.mode == "vector" else query_terms(query) for query in queries]
         if asked.mode == "keyword":
             return [replace(asked, terms=words) for words in terms]
         urgent = len(queries) <= URGENT_TEXTS
-        vectors = lens.embedder.embed(queries, "query", urgent=urgent, timeout=timeout)
+        vectors = lens.embedder.embed(queries, "query", urgent=urgent, timeout=deadline.left)
         failure = failure_of(vectors)
         if failure is not None:
             raise failure
@@ -453,7 +458,7 @@ class ScopedMemory:
         self,
         asked: Question,
         queries: Sequence[str],
-        timeout: float,
+        deadline: Deadline,
         show_expired: bool,
         as_of: datetime | None,
         lens: Lens,
@@ -461,16 +466,16 @@ class ScopedMemory:
         """Searches in one snapshot, in which nothing of the scope that was there before waits for a vector which the
         mode needs."""
         engine = self._engine
-        questions = self._questions(lens, asked, queries, timeout)
-        with self._snapshot(show_expired, as_of) as snapshot:
+        questions = self._questions(lens, asked, queries, deadline)
+        with self._snapshot(show_expired, as_of, deadline) as snapshot:
             snapshot.require_model(lens.identity)
             if asked.mode == "keyword" or not snapshot.has_pending:
                 return self._matches(lens, snapshot, questions, usual=not show_expired and as_of is None)
         engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
         # A store that takes no vectors can still be searched; these memories have their keywords until it does.
         with suppress(StoreFullError, StoreReadOnlyError):
-            engine.backlog.settle(asked.scope, timeout, urgent=True)
-        with self._snapshot(show_expired, as_of) as snapshot:
+            engine.backlog.settle(asked.scope, deadline.left, urgent=True)
+        with self._snapshot(show_expired, as_of, deadline) as snapshot:
             snapshot.require_model(lens.identity)
             return self._matches(lens, snapshot, questions, usual=not show_expired and as_of is None)
 
@@ -481,16 +486,24 @@ class ScopedMemory:
         engine = self._engine
         retriever = lens.retriever if usual else Retriever(Shelves(lens.embedder.dimension, 0))
         began = time.perf_counter()
-        matches = [retriever.search(snapshot, question) for question in questions]
+        matches: list[list[Match]] = []
+        for question in questions:
+            if matches and snapshot.deadline is not None:
+                snapshot.deadline.check()
+            matches.append(retriever.search(snapshot, question))
         engine.timings.record("search", (time.perf_counter() - began) / len(questions))
         return matches
 
-    def _snapshot(self, show_expired: bool, as_of: Any) -> AbstractContextManager[Snapshot]:
+    def _snapshot(self, show_expired: bool, as_of: Any, deadline: Deadline) -> AbstractContextManager[Snapshot]:
         engine = self._engine
         if as_of is None:
-            return engine.store.snapshot(show_expired=show_expired)
+            return engine.store.snapshot(show_expired=show_expired, deadline=deadline)
         instant = cast(datetime, check_time("as_of", as_of))
-        return engine.store.past(instant, show_expired=show_expired)
+        return engine.store.past(instant, show_expired=show_expired, deadline=deadline)
+
+    def _deadline(self, timeout: Any = None) -> Deadline:
+        """Of a call that begins now; its `timeout`, or else that of the Config."""
+        return Deadline(check_timeout(timeout, self._engine.config))
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until every deferred memory that was there has its vector (in a scoped view: those of the scope), and
@@ -510,9 +523,10 @@ class ScopedMemory:
 
         Raises:
             InvalidInputError: the id or the instant cannot be one.
+            DeadlineError: the reading took longer than `Config.timeout`.
         """
         check_id(id)
-        with self._snapshot(show_expired, as_of) as snapshot:
+        with self._snapshot(show_expired, as_of, self._deadline()) as snapshot:
             return snapshot.get(id, self._bound)
 
     def get_all(
@@ -529,6 +543,7 @@ class ScopedMemory:
         after: str | None = None,
         order: Literal["newest", "oldest"] = "newest",
         all_scopes: bool = False,
+        timeout: float | None = None,
     ) -> Page:
         """One page of memories by `created_at`. Pages are stable: memories added or deleted meanwhile make no other
         appear twice or be left out. Hand `page.next` to `after` for the following one, with the same order. `filters`,
@@ -536,14 +551,16 @@ class ScopedMemory:
 
         Raises:
             InvalidInputError: an argument cannot be used; `after` is of a listing in the other order.
+            DeadlineError: the reading took longer than `timeout` seconds (default `Config.timeout`).
         """
         if order not in ("newest", "oldest"):
             raise InvalidInputError(f"order is {shorten(order)}; use 'newest' or 'oldest'.")
         check_limit(limit)
+        deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
         position = _position_of(after, order)
-        with self._snapshot(show_expired, as_of) as snapshot:
+        with self._snapshot(show_expired, as_of, deadline) as snapshot:
             rows = snapshot.listing(scope, condition, newest_first=order == "newest", after=position, limit=limit + 1)
         more = f"{order}:{rows[limit - 1][0][0]}:{rows[limit - 1][0][1]}" if len(rows) > limit else None
         return Page([record for _, record in rows[:limit]], more)
@@ -559,15 +576,17 @@ class ScopedMemory:
         show_expired: bool = False,
         as_of: datetime | None = None,
         all_scopes: bool = False,
+        timeout: float | None = None,
     ) -> int:
         """How many memories `get_all` would list on all its pages.
 
         Raises:
-            InvalidInputError: an argument cannot be used.
+            InvalidInputError, DeadlineError: as `get_all` does.
         """
+        deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
-        with self._snapshot(show_expired, as_of) as snapshot:
+        with self._snapshot(show_expired, as_of, deadline) as snapshot:
             return snapshot.count(scope, condition)
 
     def history(self, id: str) -> list[Event]:
@@ -658,19 +677,28 @@ class ScopedMemory:
         between: Between = None,
         all_scopes: bool = False,
         dry_run: bool = False,
+        timeout: float | None = None,
     ) -> int:
-        """Hides every memory that `get_all` would list (expired ones are gone already), in one transaction, and returns
-        how many; with `dry_run` it only counts. `restore` brings them back one by one. Other writers wait meanwhile.
+        """Hides every memory that `get_all` would list (expired ones are gone already), and returns how many; with
+        `dry_run` it only counts. `restore` brings them back one by one.
+
+        The memories are found without keeping any writer waiting, and hidden in one transaction as they are then: all
+        or none, and what changed meanwhile is looked at once more. More than 10,000 are hidden in several transactions,
+        oldest first, so that other writers pass in between; a crash or an error leaves those that were hidden so, and
+        calling again hides the rest.
 
         Raises:
             InvalidInputError: no owner was given, or an argument cannot be used.
+            DeadlineError: it took longer than `timeout` seconds (default `Config.timeout`); nothing was hidden, unless
+                the message says how many.
         """
+        deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
         if dry_run:
-            with self._engine.store.snapshot() as snapshot:
+            with self._engine.store.snapshot(deadline=deadline) as snapshot:
                 return snapshot.count(scope, condition)
-        return self._engine.store.delete_all(scope, condition)
+        return self._engine.store.delete_all(scope, condition, deadline)
 
     def purge(
         self,
@@ -722,6 +750,7 @@ class ScopedMemory:
         vectors: bool = False,
         overwrite: bool = False,
         progress: bool = False,
+        timeout: float | None = None,
     ) -> int:
         """Writes every memory that `get_all` would list into a file, JSON Lines in the order of adding, and returns how
         many it were. What it holds is described in `agentmem.porting.lines`; `import_` reads it.
@@ -734,10 +763,12 @@ class ScopedMemory:
         Everything is of the moment when it begins, however long it takes and whatever others write meanwhile; it holds
         up nobody, and no read of it stays open (what is purged meanwhile is left out). It needs 8 bytes a memory, and a
         page of 1,000. Deleted memories and earlier versions are not in it: `backup` has them. The same memories make
-        the same bytes.
+        the same bytes. `timeout` (default `Config.timeout`) bounds the search for what passes the filters; the writing
+        takes as long as the file does.
 
         Raises:
             InvalidInputError: there is such a file, or it is the store itself; an argument cannot be used.
+            DeadlineError: finding took longer than `timeout` seconds; there is no file.
             StoreFullError, StoreOpenError: there is no room for it, or no such folder. What an open file of yours
                 raises comes as it is.
         """
@@ -747,6 +778,7 @@ class ScopedMemory:
         return export(
             self._engine, scope, compile_filters(filters, between), file,
             vectors=vectors, show_expired=show_expired, overwrite=overwrite, progress=progress,
+            timeout=check_timeout(timeout, self._engine.config),
         )  # fmt: skip
 
     def import_(

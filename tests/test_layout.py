@@ -17,6 +17,7 @@ GROUND = {
     "config",
     "cores",
     "dates",
+    "deadline",
     "errors",
     "failpoints",
     "filters",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Embedder
 from agentmem.engine import Engine
 from agentmem.errors import InvalidInputError
@@ -28,6 +29,7 @@ def export(
     show_expired: bool,
     overwrite: bool,
     progress: bool,
+    timeout: float,
 ) -> int:
     """Writes them and returns how many it were; see `Memory.export`."""
     model = model_of(engine.embedder) if vectors else None
@@ -35,7 +37,7 @@ def export(
         raise InvalidInputError("The store has no vectors yet, of no model; export without vectors.")
     count = 0
     with target_of(file, engine.store.path, overwrite=overwrite) as write:
-        frozen = engine.store.freeze(scope, condition, show_expired=show_expired)
+        frozen = engine.store.freeze(scope, condition, show_expired=show_expired, deadline=Deadline(timeout))
         write(header_of(model))
         lines = _lines(engine, frozen, vectors=vectors)
         lines = iter(with_progress(lines, "memories")) if progress else lines

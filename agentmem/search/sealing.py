@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agentmem.deadline import Deadline, is_over
 from agentmem.errors import StoreError
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
@@ -92,16 +93,16 @@ class Sealer:
         """Whether `seal_tail` is worth a try."""
         return self.files.possible and owner not in self._given_up
 
-    def seal_tail(self, owner: Owner) -> None:
+    def seal_tail(self, owner: Owner, deadline: Deadline | None = None) -> None:
         """Seals what fills further segments behind the owner's last one, part of a second each, if that can be done, or
-        waits (bounded) while another process is at it. Not to be called amid a read: it writes, and others wait for
-        reads to end."""
+        waits (bounded) while another process is at it; stops at the deadline. Not to be called amid a read: it writes,
+        and others wait for reads to end."""
         if self._pid != os.getpid():
             restart(self, self._restart)
-        deadline = time.monotonic() + TAIL_WAIT_SECONDS
+        patience = Deadline(TAIL_WAIT_SECONDS)
         # The disk is full, or the folder cannot be written: what is not sealed is loaded.
         with suppress(StoreError, OSError):
-            while not self._sealed_all_of_tail(owner) and time.monotonic() < deadline:
+            while not self._sealed_all_of_tail(owner, deadline) and not (is_over(deadline) or is_over(patience)):
                 if self._stopped.wait(TAIL_LOOK_SECONDS):  # Nothing tells of what another process does.
                     break
 
@@ -184,13 +185,14 @@ class Sealer:
             finally:
                 self.files.release(TAILS, self._owner)
 
-    def _sealed_all_of_tail(self, owner: Owner) -> bool:
+    def _sealed_all_of_tail(self, owner: Owner, deadline: Deadline | None) -> bool:
         """Seals what there is to be; False when another process has the right."""
         with self._right_to_tails() as granted:
             if granted:
                 self._strike_unusable()  # Of a copy without the folder, all of them.
             while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
-                pass
+                if is_over(deadline):
+                    break
         return granted
 
     def _seal_next_of_tail(self, owner: Owner, *, ready: bool) -> bool:

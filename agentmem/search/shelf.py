@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.cores import usable_cores
+from agentmem.deadline import Deadline
 from agentmem.forks import abandon, restart
 from agentmem.search.jobs import DEAD_SHARE
 from agentmem.search.keywords import Mask, Terms
@@ -334,13 +335,13 @@ class Shelves:
                 if shelf is not None:
                     self.bytes -= shelf.charged_bytes
 
-    def seal_tail(self, owner: Owner, *, again: bool) -> None:
-        """Seals what is too much to load, as far as it can be. When that is asked for again, nothing helps, and it is
-        loaded."""
+    def seal_tail(self, owner: Owner, *, again: bool, deadline: Deadline | None = None) -> None:
+        """Seals what is too much to load, as far as it can be until the deadline. When that is asked for again, nothing
+        helps, and it is loaded."""
         if self._sealer is not None and again:
             self._sealer.give_up(owner, whether=True)
         elif self._sealer is not None:
-            self._sealer.seal_tail(owner)
+            self._sealer.seal_tail(owner, deadline)
 
     def seal(self) -> None:
         """Has what was found to be sealed sealed, and waits for it."""

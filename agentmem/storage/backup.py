@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agentmem.errors import InvalidInputError, StoreDamagedError, StoreFullError, StoreOpenError
+from agentmem.errors import AgentMemError, InvalidInputError, StoreDamagedError, StoreFullError, StoreOpenError
 from agentmem.storage.database import Connection, Database, copying, only_row, other_file
 from agentmem.storage.modes import make_file
 
@@ -120,6 +120,8 @@ def new_file(path: str, *, like: str, overwrite: bool) -> Iterator[str]:
         sync(os.path.dirname(path))  # noqa: PTH120
     except FileExistsError:
         raise InvalidInputError(f"{path!r} exists already; pass another path, or overwrite=True.") from None
+    except AgentMemError:  # Some of which are OSErrors too.
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFullError(f"{path!r}: the disk is full; nothing was kept, free some space.") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from agentmem.deadline import Deadline
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.database import Connection, all_rows, key_array
 from agentmem.storage.rows import SENSELESS, senseless
@@ -60,9 +61,15 @@ class PastSnapshot(Snapshot):
     _together = sys.maxsize
 
     def __init__(
-        self, connection: Connection, moment: int, digest_of: Callable[[str], bytes], *, show_expired: bool = False
+        self,
+        connection: Connection,
+        moment: int,
+        digest_of: Callable[[str], bytes],
+        *,
+        show_expired: bool = False,
+        deadline: Deadline | None = None,
     ) -> None:
-        super().__init__(connection, moment, show_expired=show_expired)
+        super().__init__(connection, moment, show_expired=show_expired, deadline=deadline)
         self._digest_of = digest_of
         last = connection.execute(
             "SELECT seq FROM history WHERE at <= ? ORDER BY seq DESC LIMIT 1", (moment,)

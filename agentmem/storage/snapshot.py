@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.deadline import Deadline
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
-from agentmem.storage.database import Connection, all_rows, blob_array, key_array, only_row
+from agentmem.storage.database import Connection, all_rows, blob_array, is_kept, key_array, only_row
 from agentmem.storage.model import ModelMoved
 from agentmem.storage.pending import PENDING
 from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless
@@ -78,9 +79,18 @@ class Snapshot:
     threads. 13,400 memories at 512, 2,048, 4,096 and all at once took 77, 65, 105 and 111 ms of a loaded machine's
     processor (medians of 7 in a prototype; with a larger page cache 96, 86, 102 and 106)."""
 
-    def __init__(self, connection: Connection, moment: int, *, show_expired: bool = False) -> None:
+    RECORDS_TOGETHER = 256
+    """Records that are read at once, without those that are large: what decodes them keeps the GIL meanwhile."""
+
+    LARGE = 16_384
+    """Bytes of content, or of metadata, above which a record is read by itself."""
+
+    def __init__(
+        self, connection: Connection, moment: int, *, show_expired: bool = False, deadline: Deadline | None = None
+    ) -> None:
         self._connection = connection
         self._show_expired = show_expired
+        self.deadline = deadline
         self._known_state: tuple[int, bool, str | None, int] | None = None
         self.moment = moment
 
@@ -172,6 +182,8 @@ class Snapshot:
         """Those of the owner's memories with these keys that are live, some thousands at a time. Reads two pages of the
         file for each memory whose neighbours are others'."""
         for start in range(0, len(keys), self._together):
+            if start:
+                self._in_time()
             yield self._states(owner, keys[start : start + self._together])
 
     def _states(self, owner: Owner, keys: Keys) -> States:
@@ -192,15 +204,19 @@ class Snapshot:
         )
         return _states_of(row)
 
-    def keys(self, scope: Scope, condition: Condition | None, among: Keys | None = None) -> Keys:
-        """The keys of the visible memories of a scope (or those among some) that satisfy a filter, in no order."""
+    def keys(self, scope: Scope, condition: Condition | None, among: Keys | None = None, *, since: int = 0) -> Keys:
+        """The keys of the visible memories of a scope (or those among some) that satisfy a filter, in no order; of
+        those that changed after `since`."""
         source, parameters = self._source(scope)
         where, bound = self._visible(scope, condition)
+        if since:
+            where, bound = f"{where} AND memory.seq > ?", (*bound, since)
         memories, named = ("memory", ()) if among is None else (self._wanted, (key_array(among),))
         # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
         query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM {memories} WHERE {where})"
-        keys = only_row(self._connection, query, (*parameters, *named, *bound))[0]
-        return _numbers(keys)
+        values = (*parameters, *named, *bound)
+        kept = condition is None or is_kept(query, values)
+        return _numbers(only_row(self._connection, query, values, kept=kept)[0])
 
     def numbers(self, keys: Keys, scope: Scope, field: Condition) -> dict[int, float]:
         """The number that those of the memories of a scope have which have one at `field` (see `filters.number_at`)."""
@@ -217,18 +233,33 @@ class Snapshot:
         """The records of those keys that are visible in the scope; whatever an index believed, this decides."""
         if not len(keys):
             return {}
+        found = self._records(keys[: self.RECORDS_TOGETHER], scope)
+        for start in range(self.RECORDS_TOGETHER, len(keys), self.RECORDS_TOGETHER):
+            self._in_time()
+            found |= self._records(keys[start : start + self.RECORDS_TOGETHER], scope)
+        return found
+
+    def _records(self, keys: Keys, scope: Scope) -> dict[int, Record]:
         source, parameters = self._source(scope)
         where, bound = self._visible(scope, None)
+        is_large = f"octet_length(content) > {self.LARGE} OR octet_length(metadata) > {self.LARGE}"
         rows = only_row(  # As one value, like the keys.
             self._connection,
-            f"{source}SELECT json_group_array(json_array({RECORD_COLUMNS})) FROM {self._wanted} WHERE {where}",
+            f"{source}SELECT json_group_array(CASE WHEN {is_large} THEN memory.key ELSE json_array({RECORD_COLUMNS}) "
+            f"END) FROM {self._wanted} WHERE {where}",
             (*parameters, key_array(keys), *bound),
         )[0]
         try:
-            decoded = json.loads(rows)
+            decoded: list[Any] = json.loads(rows)
         except SENSELESS as error:
             raise senseless("What the rows of some memories hold", error) from error
-        return {row[0]: record_of(row) for row in decoded}
+        found = {row[0]: record_of(row) for row in decoded if not isinstance(row, int)}
+        if len(found) < len(decoded):
+            query = f"{source}SELECT {RECORD_COLUMNS} FROM {self._wanted}"
+            for key in [row for row in decoded if isinstance(row, int)]:
+                self._in_time()
+                found[key] = record_of(only_row(self._connection, query, (*parameters, key_array(np.array([key])))))
+        return found
 
     def get(self, id: str, scope: Scope) -> Record | None:
         source, parameters = self._source(scope, id)
@@ -241,8 +272,9 @@ class Snapshot:
     def count(self, scope: Scope, condition: Condition | None) -> int:
         source, parameters = self._source(scope)
         where, bound = self._visible(scope, condition)
-        query = f"{source}SELECT count(*) FROM memory WHERE {where}"
-        return int(only_row(self._connection, query, (*parameters, *bound))[0])
+        query, values = f"{source}SELECT count(*) FROM memory WHERE {where}", (*parameters, *bound)
+        kept = condition is None or is_kept(query, values)
+        return int(only_row(self._connection, query, values, kept=kept)[0])
 
     def listing(
         self,
@@ -260,12 +292,21 @@ class Snapshot:
         if after is not None:
             where += f" AND (memory.created_at, memory.key) {beyond} (?, ?)"
             bound = (*bound, *after)
-        rows = self._connection.execute(
+        query = (
             f"{source}SELECT memory.created_at, {RECORD_COLUMNS} FROM memory WHERE {where} "
-            f"ORDER BY memory.created_at {direction}, memory.key {direction} LIMIT ?",
-            (*parameters, *bound, limit),
+            f"ORDER BY memory.created_at {direction}, memory.key {direction} LIMIT ?"
         )
-        return [((row[0], row[1]), record_of(row[1:])) for row in rows]
+        values = (*parameters, *bound, limit)
+        found = []
+        for row in self._connection.execute(query, values, can_cache=condition is None or is_kept(query, values)):
+            self._in_time()
+            found.append(((row[0], row[1]), record_of(row[1:])))
+        return found
+
+    def _in_time(self) -> None:
+        """Between two statements, or two rows. Raises DeadlineError when the time is over."""
+        if self.deadline is not None:
+            self.deadline.check()
 
     def _source(self, scope: Scope, id: str | None = None) -> tuple[str, tuple[Any, ...]]:
         """What stands before a query on the memories of a scope (or the one with an id), and its parameters: nothing,

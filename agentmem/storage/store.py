@@ -4,13 +4,19 @@ Nothing outside this folder knows that it is SQLite: what comes in and goes out 
 """
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from agentmem.config import Config, Durability
+from agentmem.deadline import Deadline
 from agentmem.errors import (
     AgentMemError,
+    DeadlineError,
     NotFoundError,
     StoreError,
     StoreReadOnlyError,
@@ -38,7 +44,7 @@ from agentmem.storage.checksums import page_problems
 from agentmem.storage.claims import claim, release
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
-from agentmem.storage.database import Connection, Database
+from agentmem.storage.database import Connection, Database, bounded, is_kept, key_array
 from agentmem.storage.frozen import Frozen, freeze, thaw
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
@@ -57,7 +63,7 @@ from agentmem.storage.repair import repair
 from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
 from agentmem.storage.segments import Segments
-from agentmem.storage.snapshot import Keys, Snapshot, known_vectors, visible
+from agentmem.storage.snapshot import NEVER, Keys, Snapshot, known_vectors, visible
 from agentmem.storage.space import Space
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import outcomes
@@ -65,6 +71,16 @@ from agentmem.terms import stored_terms
 
 Change = Callable[[Transaction], Any]
 """Something to be done in a transaction; as `Write.apply` does, it checks first and changes afterwards."""
+
+
+HIDDEN_TOGETHER = 10_000
+"""Memories that `delete_all` hides in one transaction: 0.06 seconds for the writers that wait meanwhile (2 cores)."""
+
+CHANGED_SECONDS = 0.1
+"""How long a transaction may look for what changed since its memories were found; then they are looked for again
+outside it."""
+
+NO_KEYS = np.empty(0, np.int64)
 
 
 class Outdated(AgentMemError):
@@ -121,17 +137,24 @@ class Store:
     # -- reading --------------------------------------------------------------------------------------------------
 
     @block
-    def snapshot(self, *, show_expired: bool = False) -> Generator[Snapshot, None, None]:
-        """A view of one moment, for the length of the block, seeing all that was acknowledged before it began."""
-        with self._database.reading() as connection:
-            yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired)
+    def snapshot(
+        self, *, show_expired: bool = False, deadline: Deadline | None = None
+    ) -> Generator[Snapshot, None, None]:
+        """A view of one moment, for the length of the block, seeing all that was acknowledged before it began. What is
+        read through it raises DeadlineError when that goes on beyond the deadline."""
+        with self._database.reading(deadline=deadline) as connection:
+            yield Snapshot(connection, to_microseconds(now()), show_expired=show_expired, deadline=deadline)
 
     @block
-    def past(self, instant: datetime, *, show_expired: bool = False) -> Generator[Snapshot, None, None]:
+    def past(
+        self, instant: datetime, *, show_expired: bool = False, deadline: Deadline | None = None
+    ) -> Generator[Snapshot, None, None]:
         """A view of what was known at an instant."""
-        with self._database.reading() as connection:
+        with self._database.reading(deadline=deadline) as connection:
             digest_of = (stored_model(connection) or UNKNOWN).digests()
-            yield PastSnapshot(connection, to_microseconds(instant), digest_of, show_expired=show_expired)
+            yield PastSnapshot(
+                connection, to_microseconds(instant), digest_of, show_expired=show_expired, deadline=deadline
+            )
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """The vectors that the store has, of these digests."""
@@ -149,9 +172,11 @@ class Store:
             ).fetchall()
             return events_of(events, record_of(row))
 
-    def freeze(self, scope: Scope, condition: Condition | None, *, show_expired: bool) -> Frozen:
+    def freeze(
+        self, scope: Scope, condition: Condition | None, *, show_expired: bool, deadline: Deadline | None = None
+    ) -> Frozen:
         """Fixes what is visible now, to be read in pages; see `thaw`."""
-        with self.snapshot(show_expired=show_expired) as snapshot:
+        with self.snapshot(show_expired=show_expired, deadline=deadline) as snapshot:
             return freeze(snapshot, scope, condition)
 
     def thaw(self, keys: Keys, seq: int, digest_of: Digest | None) -> list[tuple[Record, Embedded | None]]:
@@ -432,14 +457,37 @@ class Store:
 
         return apply
 
-    def delete_all(self, scope: Scope, condition: Condition | None) -> int:
-        """Hides every visible memory of a scope that passes the filter, in one transaction; how many it were."""
+    def delete_all(self, scope: Scope, condition: Condition | None, deadline: Deadline) -> int:
+        """Hides every visible memory of a scope that passes the filter; how many it were. They are found outside the
+        write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several, oldest first.
 
-        def apply(transaction: Transaction) -> int:
-            where, parameters = visible(scope, condition, transaction.moment)
-            return transaction.hide("delete", f"{where} ORDER BY memory.key", parameters)
-
-        return self.writes.commit(apply)
+        Raises:
+            DeadlineError: the time is over; what was hidden, which the message counts, stays so.
+        """
+        hidden = since = 0
+        try:
+            while True:
+                with self.snapshot(deadline=deadline) as snapshot:
+                    found, seq = snapshot.keys(scope, condition, since=since), snapshot.seq
+                found.sort()
+                for start in range(0, max(1, len(found)), HIDDEN_TOGETHER):
+                    if hidden:
+                        deadline.check()
+                    some = found[start : start + HIDDEN_TOGETHER]
+                    is_last = start + HIDDEN_TOGETHER >= len(found)
+                    count, complete = self.writes.commit(partial(_hide, scope, condition, some, seq, is_last))
+                    hidden += count
+                if complete:
+                    return hidden
+                deadline.check()
+                since = seq
+        except DeadlineError as error:
+            if not hidden:
+                raise
+            raise DeadlineError(
+                f"{hidden:,} memories were deleted within the {deadline.seconds:g} seconds allowed, and there are "
+                "more; call again for the rest, or raise timeout."
+            ) from error
 
     def purge(self, scope: Scope, id: str | None, tell: Tell) -> Erased:
         """Erases memories of a scope for good; see `purge`."""
@@ -466,6 +514,27 @@ class Store:
             (id, *(value for _, value in scope.owners())),
         ).fetchone()
         return row
+
+
+def _hide(
+    scope: Scope, condition: Condition | None, found: Keys, seq: int, is_last: bool, transaction: Transaction
+) -> tuple[int, bool]:
+    """Hides those of the memories found that are unchanged since `seq`, and with the last of them those that were
+    changed, or came, since then and pass the filter; how many, and whether nothing is left to look at."""
+    connection, complete, changed = transaction.connection, False, NO_KEYS
+    if is_last:
+        where, parameters = visible(scope, condition, transaction.moment)
+        query, values = f"SELECT memory.key FROM memory WHERE {where} AND memory.seq > ?", (*parameters, seq)
+        with suppress(DeadlineError), bounded(connection, Deadline(CHANGED_SECONDS), late=CHANGED_SECONDS):
+            rows = connection.execute(query, values, can_cache=is_kept(query, values)).fetchall()
+            changed, complete = np.array([row[0] for row in rows], np.int64), True
+    where, parameters = visible(scope, None, transaction.moment)
+    hidden = 0
+    for keys, bound in ((found, seq), (changed, NEVER)):
+        if len(keys):
+            among = f"memory.key IN (SELECT value FROM carray(?)) AND memory.seq <= ? AND {where} ORDER BY memory.key"
+            hidden += transaction.hide("delete", among, (key_array(keys), bound, *parameters))
+    return hidden, complete
 
 
 def _not_found(id: str, scope: Scope) -> NotFoundError:

@@ -106,6 +106,12 @@ def stored_terms(content: str, created_at: datetime) -> bytes:
     return b"".join(packed)
 
 
+def redated_terms(terms: bytes, created_at: datetime) -> bytes:
+    """Stored terms with those of another day at the end."""
+    day = _day_terms(created_at.toordinal())
+    return terms[: -len(day)] + day
+
+
 def _packed(words: Sequence[str]) -> bytes:
     return struct.pack(f"<{len(words)}I", *map(_hash, words))
 
@@ -213,7 +219,12 @@ def _words(text: str) -> list[str]:
                         parts += _parts_of(word)
         return found + parts
     for word in _compiled(_WORDS).findall(_folded(text)):
-        found += (*word, *_pairs_of(word)) if _is_unspaced(word) else (word[:_LONGEST_WORD], *_parts_of(word))
+        if _is_unspaced(word):
+            found += (*word, *_pairs_of(word))
+        else:
+            found.append(word[:_LONGEST_WORD])
+            if not word.isalnum():
+                found += _parts_of(word)
     return found
 
 
@@ -222,7 +233,8 @@ def _query_words(query: str) -> Iterator[str]:
     for word in _ASCII_WORDS.findall(query.lower()) if query.isascii() else _compiled(_WORDS).findall(_folded(query)):
         if not _is_unspaced(word):
             yield word[:_LONGEST_WORD]
-            yield from _parts_of(word)
+            if not word.isalnum():
+                yield from _parts_of(word)
         elif len(word) == 1:
             yield word
         else:

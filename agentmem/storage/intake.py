@@ -17,7 +17,7 @@ from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, record_of
 from agentmem.storage.transaction import Transaction
 from agentmem.storage.twins import existing
-from agentmem.terms import stored_terms
+from agentmem.terms import redated_terms
 
 OnConflict = Literal["error", "skip", "replace", "new_id"]
 
@@ -81,7 +81,7 @@ def take_in(
         if outcome == "imported":
             transaction.insert(arrival.draft, vector, words)
         elif outcome == "replaced":
-            _replace(transaction, arrival.draft, vector)
+            _replace(transaction, arrival.draft, vector, words)
     return outcomes
 
 
@@ -173,7 +173,7 @@ def _find(connection: Connection, ids: Sequence[str]) -> dict[str, _Found]:
     return found
 
 
-def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None) -> None:
+def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None, words: bytes) -> None:
     """Gives the memory that has the draft's id a new version; role and `created_at` stay, as in every update."""
     found = _find(transaction.connection, [draft.id])[draft.id]
     assert found.key is not None
@@ -186,8 +186,8 @@ def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None) 
         updated_at=from_microseconds(transaction.moment),
     )
     if _version(old) != _version(new):
-        # Not those of the draft, which was made at another time: the words of the day are among the terms.
-        terms = stored_terms(new.content, old.created_at) if old.content != new.content else None
+        # The draft was made at another time. Nothing is analysed here, where others wait for the write lock.
+        terms = redated_terms(words, old.created_at) if old.content != new.content else None
         revise(
             transaction, found.key, old, new, metadata_json=draft.metadata_json, terms=terms, embedded=embedded
         )  # fmt: skip

@@ -440,7 +440,11 @@ class ScopedMemory:
 
     def _questions(self, lens: Lens, asked: Question, queries: Sequence[str], deadline: Deadline) -> list[Question]:
         """One for each query, with its terms and its vector, as far as the mode needs them."""
-        terms = [{} if asked.mode == "vector" else query_terms(query) for query in queries]
+        terms: list[dict[int, str]] = []
+        for query in queries:
+            if terms:
+                deadline.check()
+            terms.append({} if asked.mode == "vector" else query_terms(query))
         if asked.mode == "keyword":
             return [replace(asked, terms=words) for words in terms]
         urgent = len(queries) <= URGENT_TEXTS

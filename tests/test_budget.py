@@ -13,6 +13,7 @@ import pytest
 from agentmem import AgentMemError, DeadlineError, Memory, Record
 from agentmem.deadline import Deadline
 from agentmem.storage import store
+from agentmem.terms import stored_terms
 
 HEAVY = {"AND": [{"list": {"icontains": f"x{number}"}} for number in range(8900, 8990)]}
 """Looks through nearly the whole list of every memory of `laden`, ninety times."""
@@ -64,6 +65,50 @@ def test_a_search_in_batches_ends_by_its_timeout_between_two_queries(memory, mon
     assert len(memory.search_batch(["text"], user_id="ana", mode="keyword")) == 1
     with pytest.raises(DeadlineError):
         memory.search_batch(["text", "one"], user_id="ana", mode="keyword")
+
+
+def test_many_queries_end_by_their_timeout_while_their_words_and_tokens_are_found(memory, monkeypatch):
+    found: list[str] = []
+
+    def slowly(*arguments):
+        found.append(arguments[-1])
+        time.sleep(0.05)
+        return ({}, 1) if len(arguments) > 1 else {}
+
+    queries = [f"text {number}" for number in range(250)]
+    with monkeypatch.context() as patched:
+        patched.setattr("agentmem.memory.query_terms", slowly)
+        with pytest.raises(DeadlineError):
+            memory.search_batch(queries, user_id="ana", timeout=0.2)
+    assert 1 < len(found) < 100
+    found.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("agentmem.embedding.embedder._GivenEncoder.prepare", slowly)
+        for call in (memory.search_batch, memory.add_batch):
+            with pytest.raises(DeadlineError):
+                call(queries, user_id="ana", timeout=0.2)
+    assert 2 < len(found) < 100
+    assert memory.add_batch(queries, user_id="ana", timeout=SECONDS)
+    assert memory.search("text 7", user_id="ana")[0].record.content == "text 7"
+
+
+def test_a_search_of_the_past_ends_by_its_timeout_between_two_texts_that_were_replaced(memory, monkeypatch):
+    records = memory.add_batch(["one text", "another text", "a third"], user_id="ana")
+    moment = memory.history(records[-1].id)[0].at
+    for record in records:
+        memory.update(record.id, "changed")
+    calls: list[str] = []
+
+    def slowly(content, created_at):
+        calls.append(content)
+        time.sleep(0.3)
+        return stored_terms(content, created_at)
+
+    monkeypatch.setattr("agentmem.storage.past.stored_terms", slowly)
+    with pytest.raises(DeadlineError):
+        memory.search("text", user_id="ana", mode="keyword", as_of=moment, timeout=0.2)
+    assert len(calls) < 3
+    assert len(memory.search("text", user_id="ana", mode="keyword", as_of=moment, timeout=SECONDS)) == 2
 
 
 def test_a_timeout_of_nothing_is_enough_for_what_takes_no_time(memory):

@@ -148,7 +148,11 @@ class Embedder:
         missing = collector.join_flying(ticket, missing, urgent=urgent)
         prefix = self._prefixes[kind]
         began = time.perf_counter()
-        prepared = [(index, digest, *encoder.prepare(prefix + texts[index])) for index, digest in missing]
+        prepared: list[tuple[int, bytes, Any, int]] = []
+        for index, digest in missing:
+            if prepared and time.perf_counter() - began > timeout:
+                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
+            prepared.append((index, digest, *encoder.prepare(prefix + texts[index])))
         self._timings.record("tokenise", time.perf_counter() - began)
         if answers:
             collector.settle(ticket, answers)

@@ -91,6 +91,7 @@ class PastSnapshot(Snapshot):
         try:
             for key, embedded, own in zip(states.keys.tolist(), states.embedded.tolist(), all_terms, strict=True):
                 if key in replaced:
+                    self._in_time()
                     text, created_at = replaced[key]
                     vectors.append(known.get(digests[key], b""))
                     terms.append(stored_terms(text, from_microseconds(created_at)))

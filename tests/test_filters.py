@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from agentmem import filters as language
 from agentmem.errors import InvalidInputError
-from agentmem.filters import MAX_DEPTH, MAX_TERMS, OPERATORS, compile_filters
+from agentmem.filters import LONG_PART, MAX_COST, MAX_DEPTH, MAX_SIZE, OPERATORS, VALUE_SIZE, compile_filters
+from agentmem.storage.database import _contains
 
 TABLE = """
 CREATE TABLE memory (
@@ -42,6 +43,7 @@ class Table:
         self.connection.execute(TABLE)
         casefold: Any = str.casefold
         self.connection.create_scalar_function("agentmem_casefold", casefold, 1, deterministic=True)
+        self.connection.create_scalar_function("agentmem_contains", _contains, 2, deterministic=True)
 
     def fill(self, records: list[dict[str, Any]]) -> None:
         self.connection.execute("DELETE FROM memory")
@@ -372,15 +374,34 @@ def test_a_hundred_thousand_values_are_one_parameter(table: Table) -> None:
 
 
 @pytest.mark.parametrize("word", ["AND", "OR", "NOT"])
-def test_the_largest_filter_runs_and_a_larger_one_is_refused(table: Table, word: str) -> None:
+def test_the_costliest_filter_runs_and_a_costlier_one_is_refused(table: Table, word: str) -> None:
     mixed = {'"é"': {"in": ["a", "b", 1, 2, True, False, None]}}
     folded = {'"é"': {"icontains": "x"}}
-    for each in (mixed, folded):
-        table.select({word: [each] * (MAX_TERMS - 1)}, [record({"é": [1]})])
-    with pytest.raises(InvalidInputError, match="1000 terms"):
-        compile_filters({word: [mixed] * MAX_TERMS})
-    with pytest.raises(InvalidInputError, match="1000 terms"):
-        compile_filters({f"k{number}": 1 for number in range(MAX_TERMS + 1)})
+    for each, count in ((mixed, MAX_COST - 1), (folded, MAX_COST // 10 - 1), ({"id": {"contains": "x"}}, MAX_COST - 1)):
+        table.select({word: [each] * count}, [record({"é": [1]})])
+        with pytest.raises(InvalidInputError, match=r"filters cost more than 1,000 .* ask several times"):
+            compile_filters({word: [each] * (count + 1)})
+    with pytest.raises(InvalidInputError, match="filters cost more than 1,000"):
+        compile_filters({f"k{number}": 1 for number in range(MAX_COST + 1)})
+
+
+def test_the_largest_filter_runs_and_a_larger_one_is_refused(table: Table) -> None:
+    values = ["x" * (MAX_SIZE - 4 * VALUE_SIZE - len("nsought")), 7, "sought"]  # Of one key, and three values.
+    assert one(table, {"n": values}, {"n": "sought"})
+    for filters in ({"n": [*values, 1]}, {"n" * MAX_SIZE: 1}, {"n": ["x" * 20_000] * 100}, {"n": [1] * 250_000}):
+        with pytest.raises(InvalidInputError, match=r"more than 2,000,000 characters .* with a part of them"):
+            compile_filters(filters)
+
+
+@pytest.mark.parametrize("size", [1, LONG_PART - 1, LONG_PART, LONG_PART + 1, 50_000])
+@pytest.mark.parametrize("word", ["contains", "icontains"])
+def test_a_part_of_any_length_is_found(table: Table, word: str, size: int) -> None:
+    part = "ä" * size + "B"
+    assert one(table, {"n": {word: part}}, {"n": f"a{part}c"})
+    assert one(table, {"n": {word: part}}, {"n": ["c", part]})
+    assert not one(table, {"n": {word: part}}, {"n": f"a{part[1:]}c"})
+    assert not one(table, {"n": {word: part}}, {"n": 1})
+    assert not one(table, {"n": {word: part}})
 
 
 @pytest.mark.parametrize("word", ["AND", "OR", "NOT"])

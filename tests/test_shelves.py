@@ -1,11 +1,14 @@
 """Shelves: loaded in parts, caught up, evicted; whatever happens on the way, a search finds each memory once."""
 
+import gc
 import threading
+import tracemalloc
 
 import pytest
 
 from agentmem import Config, StoreDamagedError
 from agentmem.errors import StoreError
+from agentmem.storage.database import KEPT_BYTES, is_kept
 from agentmem.storage.past import PastSnapshot
 from agentmem.storage.snapshot import Snapshot
 
@@ -153,3 +156,55 @@ def test_what_others_erase_takes_no_room(memory):
     memory.add("one more", user_id="ana")
     assert found(memory) == sorted([*texts(5), "one more"])
     assert memory.stats().shelf_bytes < 2 * before
+
+
+def test_nothing_is_kept_of_owners_that_have_nothing(memory):
+    memory.add("a text", user_id="ana")
+    gone = memory.add("a text", user_id="ben")
+    assert len(memory.search("text", user_id="ben", mode="keyword")) == 1
+    memory.delete(gone.id)
+    memory.add("another text", user_id="cleo")
+    memory.purge(user_id="cleo")
+    for number in range(20):
+        assert memory.search("text", user_id=f"ghost {number}", mode="keyword", filters={"n": number}) == []
+    for owner in ("ben", "cleo"):
+        assert memory.search("text", user_id=owner, mode="keyword") == []
+    assert memory.stats().shelves == 0
+    memory.add("at last a text", user_id="ghost 7")
+    assert len(memory.search("text", user_id="ghost 7", mode="keyword")) == 1
+    assert memory.stats().shelves == 1
+
+
+def test_a_shelf_counts_what_it_takes_beside_its_memories(open_memory):
+    memory = open_memory(config=Config(shelf_bytes=100_000))
+    for number in range(30):
+        memory.add("a text", user_id=f"user {number}")
+        memory.search("text", user_id=f"user {number}", mode="keyword")
+    stats = memory.stats()
+    assert 0 < stats.shelves <= 10
+    assert stats.shelf_bytes >= 10_000 * stats.shelves
+
+
+def test_a_large_filter_is_not_kept_with_its_answer(open_memory):
+    memory = open_memory()
+    memory.add("a text", user_id="ana", metadata={"n": "x"})
+    filters = [{"n": ["x", str(number) * 200_000]} for number in range(8)]
+    for wanted in filters:
+        assert len(memory.search("text", user_id="ana", mode="keyword", filters=wanted)) == 1
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for wanted in [{"n": ["x", str(number) * 400_000]} for number in range(8)]:
+            assert len(memory.search("text", user_id="ana", mode="keyword", filters=wanted)) == 1
+        del wanted
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_connection_keeps_no_large_statement_and_no_large_values():
+    assert is_kept("SELECT ?", ("x", 1, b"y", None))
+    assert not is_kept("SELECT ?", ("x" * KEPT_BYTES,))
+    assert not is_kept("SELECT ?", (b"x" * KEPT_BYTES,))
+    assert not is_kept("SELECT 1" + " " * KEPT_BYTES)

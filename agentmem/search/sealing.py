@@ -144,7 +144,9 @@ class Sealer:
             with suppress(Exception):
                 pause = self._seal_all(owner)
             with self._lock:
-                self._not_before[owner] = time.monotonic() + pause
+                now = time.monotonic()
+                self._not_before = {each: moment for each, moment in self._not_before.items() if moment > now}
+                self._not_before[owner] = now + pause
                 self._wanted.pop(owner, None)
 
     def _seal_all(self, owner: Owner) -> float:

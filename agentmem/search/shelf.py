@@ -36,6 +36,10 @@ VIEW_BYTES = 17 + FILTERS_KEPT
 SEALED_BYTES = 5 + FILTERS_KEPT
 """What a sealed memory takes: how many terms it has, and flags."""
 
+SHELF_BYTES = 10_240
+"""What a shelf takes beside its places: its objects, and the answers of filters. Measured as the growth of RSS over
+5,000 owners with one memory each: 4.7 KB, and 4.9 KB more when eight filters were asked of each."""
+
 MAPPED_BYTES = 65_536
 """Of an array, from which on it is a mapping of its own, whose pages are a sixteenth of that."""
 
@@ -72,6 +76,7 @@ class Shelf:
         self._reset()
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
         self.to_seal = False
+        self.is_empty = False
         self.bytes = 0
 
     def _reset(self) -> None:
@@ -107,8 +112,10 @@ class Shelf:
                 self.to_seal = self._is_to_seal()
                 held = sum(array[: self._count].nbytes for array in self._arrays.values())
                 self.bytes = (
-                    held + self._terms.size + VIEW_BYTES * self._count + SEALED_BYTES * self._parts.places
+                    SHELF_BYTES + held + self._terms.size + VIEW_BYTES * self._count
+                    + SEALED_BYTES * self._parts.places
                 )  # fmt: skip
+                self.is_empty = self._count == self._dead and not len(self._parts)
             return self._view
 
     def _begin(self, snapshot: Snapshot) -> None:
@@ -309,6 +316,10 @@ class Shelves:
                 shelf = self._shelves[owner] = Shelf(owner, self._dimension, self._sealer, in_int8=self._in_int8)
             self._shelves.move_to_end(owner)
         view = shelf.view(snapshot)
+        if shelf.is_empty:
+            # Nothing is kept of owners that have nothing: anybody may ask about any number of them.
+            self.drop([owner])
+            return view
         if shelf.bytes != shelf.charged_bytes:
             self._charge(owner, shelf)
         if shelf.to_seal and self._sealer is not None:

@@ -1,6 +1,7 @@
 """A view: a shelf as it stands between two changes of its owner's memories."""
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,23 +28,23 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """What the database answered of the filters that were asked last. Shared by the views of a shelf for as long as its
-    places only become more; may be used from any thread."""
+    """What the database answered of the filters that were asked last, by their digests: a filter may be large. Shared
+    by the views of a shelf for as long as its places only become more; may be used from any thread."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[Scope, Condition | None], Answer] = {}
+        self._kept: dict[bytes, Answer] = {}
 
-    def get(self, scope: Scope, condition: Condition | None, snapshot: Snapshot) -> Answer | None:
-        answer = self._kept.get((scope, condition))
+    def get(self, asked: bytes, snapshot: Snapshot) -> Answer | None:
+        answer = self._kept.get(asked)
         # When a later moment was asked about, more had expired.
         if answer is None or answer.moment > snapshot.moment or answer.seq > snapshot.seq:
             return None
         return answer
 
-    def keep(self, scope: Scope, condition: Condition | None, answer: Answer) -> None:
+    def keep(self, asked: bytes, answer: Answer) -> None:
         if len(self._kept) >= FILTERS_KEPT:
             self._kept.clear()
-        self._kept[scope, condition] = answer
+        self._kept[asked] = answer
 
 
 class View:
@@ -84,17 +85,18 @@ class View:
         if snapshot.seq < self._seq:
             return self._at(snapshot.keys(scope, condition))
         count = len(self.keys)
-        answer = self._answers.get(scope, condition, snapshot)
+        asked = blake2b(repr((scope, condition)).encode(), digest_size=16).digest()
+        answer = self._answers.get(asked, snapshot)
         if answer is None:
             answer = Answer(snapshot.seq, snapshot.moment, self._at(snapshot.keys(scope, condition)))
-            self._answers.keep(scope, condition, answer)
+            self._answers.keep(asked, answer)
         elif (known := len(answer.masks[0])) < count:
             more = self.keys[known:]
             found = np.isin(more, snapshot.keys(scope, condition, more))
             answer = Answer(
                 snapshot.seq, snapshot.moment, [np.concatenate((answer.masks[0], found)), *answer.masks[1:]]
             )
-            self._answers.keep(scope, condition, answer)
+            self._answers.keep(asked, answer)
         return [answer.masks[0][:count], *answer.masks[1:]]
 
     def _at(self, keys: Keys) -> list[Mask]:

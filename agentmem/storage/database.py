@@ -440,6 +440,7 @@ class Database:
             # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
             connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
+            connection.create_scalar_function("agentmem_contains", _contains, 2, deterministic=True)
             return connection
         except BaseException:
             _close(connection)
@@ -970,6 +971,11 @@ def text_array(texts: tuple[str, ...]) -> Any:
 def _casefold(*arguments: Any) -> Any:
     [text] = arguments
     return text.casefold() if isinstance(text, str) else text
+
+
+def _contains(*arguments: Any) -> int:
+    text, part = arguments
+    return int(isinstance(text, str) and part in text)
 
 
 _open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()

@@ -20,6 +20,10 @@ ROWS_A_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
 """Rows that an INSERT takes at once: any number is few statements, of so few kinds that each stays prepared."""
 
 
+KEPT_ROWS_BYTES = 1 << 20
+"""Of texts and vectors that such a statement may keep for the next time, as apsw has it: it keeps the values too."""
+
+
 class Transaction:
     """Belongs to the thread that leads the commit. `connection` shows everything that was done before, the gathered
     memories included; `moment` is the transaction's, in microseconds."""
@@ -228,7 +232,8 @@ def _insert_rows(connection: Connection, head: str, places: str, rows: Sequence[
     for size in ROWS_A_STATEMENT:
         while len(rows) - start >= size:
             values = [value for row in rows[start : start + size] for value in row]
-            connection.execute(f"{head} {', '.join([places] * size)}", values)
+            kept = sum([len(value) for value in values if isinstance(value, str | bytes)]) <= KEPT_ROWS_BYTES
+            connection.execute(f"{head} {', '.join([places] * size)}", values, can_cache=kept)
             start += size
 
 

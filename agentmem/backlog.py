@@ -37,7 +37,8 @@ class _Chunk(Parcel):
     """Some pending memories on their way through the model."""
 
     def __init__(self, embedder: Embedder, memories: list[Pending], *, urgent: bool, timeout: float) -> None:
-        super().__init__(embedder, [memory.content for memory in memories], urgent=urgent, timeout=timeout)
+        texts, homes = [memory.content for memory in memories], [memory.home for memory in memories]
+        super().__init__(embedder, texts, homes, urgent=urgent, timeout=timeout)
         self.memories = memories
         self.model = embedder.identity
 

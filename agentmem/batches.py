@@ -10,7 +10,7 @@ from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.lens import Lens
-from agentmem.records import Draft, Record, Scope, check_fields, shorten
+from agentmem.records import Draft, Home, Record, Scope, check_fields, owners_of, shorten
 
 CHUNK = 256
 """Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
@@ -105,8 +105,10 @@ class Chunk:
 
     def _send(self, lens: Lens, timeout: float) -> tuple[Lens, Sent]:
         urgent = len(self._drafts) <= URGENT_TEXTS
-        texts = [draft.content for draft in self._drafts]
-        return lens, lens.embedder.send(texts, "document", urgent=urgent, timeout=timeout)
+        return lens, lens.embedder.send(*self._texts(), "document", urgent=urgent, timeout=timeout)
+
+    def _texts(self) -> tuple[list[str], list[Home]]:
+        return [draft.content for draft in self._drafts], [draft.scope.home for draft in self._drafts]
 
     def cancel(self) -> None:
         """Gives the items up."""
@@ -140,9 +142,8 @@ class Chunk:
         if self._sent is None or self._sent[0] is not lens:  # The store has moved to another model since.
             self._sent = None
             self._sent = self._send(lens, timeout)
-        texts = [draft.content for draft in self._drafts]
         # Errors of a model that was left meanwhile are told to nobody: the store refuses its answers.
-        embedded = lens.embedder.embedded(texts, self._sent[1].answers(timeout))
+        embedded = lens.embedder.embedded(*self._texts(), self._sent[1].answers(timeout))
         return self._engine.store.insert(
             self._drafts, embedded, model=lens.identity, together=together, durability=self._durability
         )
@@ -214,5 +215,6 @@ def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | Agent
 def _missed(drafts: list[Draft], stored: list[Record | AgentMemError]) -> int:
     """How many of the drafts were not stored: they failed, or the same text was there. (A draft that was given the id
     of that very memory is taken for stored; the backlog counts for itself when its work is done.)"""
-    new = {draft.id for draft in drafts} & {record.id for record in stored if isinstance(record, Record)}
+    records = [record for record in stored if isinstance(record, Record)]
+    new = {(draft.scope.home, draft.id) for draft in drafts} & {(owners_of(each).home, each.id) for each in records}
     return len(drafts) - len(new)

@@ -10,7 +10,18 @@ from agentmem.embedding.embedder import failure_of
 from agentmem.errors import AgentMemError
 from agentmem.lens import Lens
 from agentmem.memory import ScopedMemory, new_expiry
-from agentmem.records import Draft, Embedded, Record, check_content, check_id, check_metadata, check_timeout
+from agentmem.records import (
+    Draft,
+    Embedded,
+    Home,
+    Record,
+    Scope,
+    check_content,
+    check_id,
+    check_metadata,
+    check_timeout,
+    owners_of,
+)
 from agentmem.storage.store import KEEP, Change, Keep, Revision
 from agentmem.storage.store import Outdated as Outdated
 from agentmem.storage.transaction import Transaction
@@ -33,6 +44,7 @@ class Changes:
         self._memory = memory
         self._engine = memory._engine
         self._texts: list[str] = []
+        self._homes: list[Home] = []  # Of the texts.
         self._changes: list[Callable[[list[Embedded], str], Change]] = []  # Of the vectors, and whose they are.
 
     def __len__(self) -> int:
@@ -41,7 +53,7 @@ class Changes:
     def expect(self, record: Record) -> None:
         """Has nothing of it all be committed unless this memory is still there to see, with the same content. Its
         result is None."""
-        change = self._engine.store.to_expect(record.id, self._memory._bound, record.content)
+        change = self._engine.store.to_expect(record.id, owners_of(record), record.content)
         self._changes.append(lambda _vectors, _model: change)
 
     def add(
@@ -56,7 +68,7 @@ class Changes:
         """Remembers a text. Its result is the Record."""
         scope = self._memory._scope(user_id, agent_id, run_id)
         draft = Draft.of(content, scope, self._engine.config, **fields)
-        place = self._embed(content)
+        place = self._embed(content, scope)
         self._changes.append(lambda vectors, model: self._insertion(draft, vectors[place], model))
 
     def bring(
@@ -75,7 +87,7 @@ class Changes:
         first, last, config = versions[0], versions[-1], self._engine.config
         final = Draft.of(last.content, scope, config, **fields)
         if len(versions) == 1:
-            draft, only = replace(final, updated_at=last.since), self._embed(last.content)
+            draft, only = replace(final, updated_at=last.since), self._embed(last.content, scope)
             self._changes.append(lambda vectors, model: self._insertion(draft, vectors[only], model))
             return
         fields |= {"expires_at": None, "id": final.id}
@@ -86,7 +98,7 @@ class Changes:
             terms = stored_terms(version.content, final.created_at)
             expires_at = final.expires_at if version is last else KEEP
             revisions.append((Revision(version.content, terms, None, False, expires_at), version.since))
-        place = self._embed(last.content)
+        place = self._embed(last.content, scope)
 
         def change(vectors: list[Embedded], model: str) -> Change:
             store = self._engine.store
@@ -103,6 +115,9 @@ class Changes:
         id: str,
         content: str | None = None,
         *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         expires_at: datetime | Keep | None = KEEP,
     ) -> None:
@@ -111,27 +126,33 @@ class Changes:
         Raises:
             NotFoundError: there is no such memory, expired ones included; `commit` raises it too.
         """
-        config, store, bound = self._engine.config, self._engine.store, self._memory._bound
+        config, store = self._engine.config, self._engine.store
+        scope = self._memory._whose(user_id, agent_id, run_id)
         check_id(id)
         checked = None if metadata is None else check_metadata(metadata, config)[0]
         revision = Revision(content, None, checked, False, new_expiry(expires_at, None))
         if content is None:
-            self._changes.append(lambda _, model: store.to_revise(id, bound, revision, None, model=model))
+            self._changes.append(lambda _, model: store.to_revise(id, scope, revision, None, model=model))
             return
         check_content(content, config)
-        created_at = store.require(id, bound, show_expired=True).created_at
-        revision = replace(revision, terms=stored_terms(content, created_at))
-        place = self._embed(content)
-        self._changes.append(lambda vectors, model: store.to_revise(id, bound, revision, vectors[place], model=model))
+        old = store.require(id, scope, show_expired=True)
+        whose = owners_of(old)
+        revision = replace(revision, terms=stored_terms(content, old.created_at))
+        place = self._embed(content, whose)
+        self._changes.append(lambda vectors, model: store.to_revise(id, whose, revision, vectors[place], model=model))
 
-    def delete(self, id: str) -> None:
+    def delete(
+        self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> None:
         """Hides a memory. Its result is whether there was one to see."""
-        change = self._engine.store.to_delete(check_id(id), self._memory._bound)
+        change = self._engine.store.to_delete(check_id(id), self._memory._whose(user_id, agent_id, run_id))
         self._changes.append(lambda _vectors, _model: change)
 
-    def restore(self, id: str) -> None:
+    def restore(
+        self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> None:
         """Brings a deleted or expired memory back, without the expiry that has passed. Its result is the Record."""
-        change = self._engine.store.to_restore(check_id(id), self._memory._bound)
+        change = self._engine.store.to_restore(check_id(id), self._memory._whose(user_id, agent_id, run_id))
         self._changes.append(lambda _vectors, _model: change)
 
     def commit(self, timeout: float | None = None) -> list[Any]:
@@ -150,17 +171,18 @@ class Changes:
         vectors: list[Embedded] = []
         if self._texts:
             urgent = len(self._texts) <= URGENT_TEXTS
-            answers = lens.embedder.embed(self._texts, "document", urgent=urgent, timeout=timeout)
+            answers = lens.embedder.embed(self._texts, self._homes, "document", urgent=urgent, timeout=timeout)
             failure = failure_of(answers)
             if failure is not None:
                 raise failure
-            embedded = lens.embedder.embedded(self._texts, answers)
+            embedded = lens.embedder.embedded(self._texts, self._homes, answers)
             vectors = [vector for vector in embedded if isinstance(vector, Embedded)]
         return self._engine.store.together([change(vectors, lens.identity) for change in self._changes])
 
-    def _embed(self, text: str) -> int:
-        """The place that the text's vector will have."""
+    def _embed(self, text: str, scope: Scope) -> int:
+        """The place that the vector of a scope's text will have."""
         self._texts.append(text)
+        self._homes.append(scope.home)
         return len(self._texts) - 1
 
     def _insertion(self, draft: Draft, vector: Embedded | None, model: str) -> Change:

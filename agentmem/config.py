@@ -61,7 +61,7 @@ class Config:
     """Deferred memories that may wait for their vectors before further deferred adds block (back-pressure)."""
 
     cache_bytes: int = 64 * MIB
-    """Memory for vectors of recently embedded texts, about 1 KB each."""
+    """Memory for vectors of recently embedded texts, about 1 KB each; a quarter of it for queries."""
 
     shelf_bytes: int = 256 * MIB
     """Memory for the vectors and terms of owners that are being searched, about 1 KB a memory; of sealed memories (see

@@ -21,7 +21,7 @@ class TooLongError(InvalidInputError):
 
 
 class DuplicateIdError(InvalidInputError):
-    """The id given to `add` belongs to a memory that is already stored (perhaps deleted); nothing was written."""
+    """The id given to `add` belongs to a memory that its home has already (perhaps deleted); nothing was written."""
 
 
 class NotFoundError(AgentMemError, LookupError):

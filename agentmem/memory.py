@@ -54,6 +54,7 @@ from agentmem.records import (
     check_time,
     check_timeout,
     now,
+    owners_of,
     shorten,
 )
 from agentmem.reembed import reembed
@@ -117,7 +118,7 @@ class ScopedMemory:
 
         On return the record, its history event and its vector are committed together, as durable as
         `Config.durability` says, and the next search of any thread or process finds it. Blocks while the text is
-        embedded (none of that for a text seen before) and committed.
+        embedded (none of that for a text that its home has seen before) and committed.
 
         With `defer=True` the record and its event are committed, the vector follows in the background: the call waits
         for the disk only. Such a memory is found all the same, because a search first has what is pending in its own
@@ -313,13 +314,15 @@ class ScopedMemory:
         write = store.insertion([draft], embedded, model=lens.identity, together=True)
 
         def commit(answers: list[Answer]) -> None:
-            embedded.extend(embedder.embedded([draft.content], answers))
+            embedded.extend(embedder.embedded([draft.content], [draft.scope.home], answers))
             store.writes.enqueue([write])
 
         deadline = time.monotonic() + timeout
         ticket = Ticket(1, commit)
         try:
-            embedder.submit(ticket, [draft.content], "document", urgent=True, timeout=timeout)
+            embedder.submit(
+                ticket, [draft.content], [draft.scope.home], "document", urgent=True, timeout=timeout
+            )  # fmt: skip
             return store.writes.finish(write, max(0.0, deadline - time.monotonic()), of=timeout)
         except BaseException:
             store.writes.leave(write)
@@ -448,7 +451,8 @@ class ScopedMemory:
         if asked.mode == "keyword":
             return [replace(asked, terms=words) for words in terms]
         urgent = len(queries) <= URGENT_TEXTS
-        vectors = lens.embedder.embed(queries, "query", urgent=urgent, timeout=deadline.left)
+        homes = [asked.scope.home] * len(queries)
+        vectors = lens.embedder.embed(queries, homes, "query", urgent=urgent, timeout=deadline.left)
         failure = failure_of(vectors)
         if failure is not None:
             raise failure
@@ -521,17 +525,32 @@ class ScopedMemory:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def get(self, id: str, *, show_expired: bool = False, as_of: datetime | None = None) -> Record | None:
-        """The memory with this id, or None when there is none to see: deleted, expired (unless `show_expired`), of
-        another owner, never was. `as_of` is as in `search`. Waits for no model and no writer.
+    def get(
+        self,
+        id: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        show_expired: bool = False,
+        as_of: datetime | None = None,
+    ) -> Record | None:
+        """The memory of an owner with this id, or None when there is none to see: deleted, expired (unless
+        `show_expired`), of another owner, never was. `as_of` is as in `search`. Waits for no model and no writer.
+
+        An id is unique within its home: the user, else the run, else the agent. So calls by id name the owner like all
+        others; where an agent or a run has the id in several homes, its own home comes first. On the Memory itself they
+        may name none, for administration: then every owner's memories are looked through.
 
         Raises:
-            InvalidInputError: the id or the instant cannot be one.
+            InvalidInputError: the id or the instant cannot be one; several homes have the id, so that an owner must be
+                named.
             DeadlineError: the reading took longer than `Config.timeout`.
         """
         check_id(id)
+        scope = self._whose(user_id, agent_id, run_id)
         with self._snapshot(show_expired, as_of, self._deadline()) as snapshot:
-            return snapshot.get(id, self._bound)
+            return snapshot.get(id, scope)
 
     def get_all(
         self,
@@ -593,14 +612,16 @@ class ScopedMemory:
         with self._snapshot(show_expired, as_of, deadline) as snapshot:
             return snapshot.count(scope, condition)
 
-    def history(self, id: str) -> list[Event]:
+    def history(
+        self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> list[Event]:
         """Every event of a memory, oldest first, also when it is deleted or expired; empty when there never was one, or
-        none of this scope, or it was purged.
+        none of this owner, or it was purged.
 
         Raises:
-            InvalidInputError: the id cannot be one.
+            InvalidInputError: the id cannot be one, or several homes have it; see `get`.
         """
-        return self._engine.store.history(check_id(id), self._bound)
+        return self._engine.store.history(check_id(id), self._whose(user_id, agent_id, run_id))
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -609,6 +630,9 @@ class ScopedMemory:
         id: str,
         content: str | None = None,
         *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         replace_metadata: bool = False,
         expires_at: datetime | Keep | None = KEEP,
@@ -621,10 +645,12 @@ class ScopedMemory:
 
         Raises:
             NotFoundError: there is no such memory to see.
-            InvalidInputError: nothing to change was given, or it cannot be used. Otherwise as `add`.
+            InvalidInputError: nothing to change was given, or it cannot be used; several homes have the id, see `get`.
+                Otherwise as `add`.
         """
         config = self._engine.config
         check_id(id)
+        scope = self._whose(user_id, agent_id, run_id)
         seconds = check_timeout(timeout, config)
         if content is None and metadata is None and ttl is None and isinstance(expires_at, Keep):
             raise InvalidInputError(
@@ -640,36 +666,44 @@ class ScopedMemory:
             new_expiry(expires_at, ttl),
         )
         if content is not None:
-            old = self._engine.store.require(id, self._bound)  # Before the text is embedded for nothing.
+            old = self._engine.store.require(id, scope)  # Before the text is embedded for nothing.
             revision = replace(revision, terms=stored_terms(content, old.created_at))
-        return self._engine.lenses.through(lambda lens: self._revise(lens, id, revision, seconds))
+            scope = owners_of(old)
+        return self._engine.lenses.through(lambda lens: self._revise(lens, id, scope, revision, seconds))
 
-    def _revise(self, lens: Lens, id: str, revision: Revision, timeout: float) -> Record:
+    def _revise(self, lens: Lens, id: str, scope: Scope, revision: Revision, timeout: float) -> Record:
         embedded = None
         if revision.content is not None:
-            [answer] = lens.embedder.embed([revision.content], "document", urgent=True, timeout=timeout)
+            texts, homes = [revision.content], [scope.home]
+            answers = lens.embedder.embed(texts, homes, "document", urgent=True, timeout=timeout)
+            [answer] = lens.embedder.embedded(texts, homes, answers)
             if isinstance(answer, AgentMemError):
                 raise answer
-            embedded = Embedded(lens.embedder.digest(revision.content), answer)
-        return self._engine.store.revise(id, self._bound, revision, embedded, model=lens.identity)
+            embedded = answer
+        return self._engine.store.revise(id, scope, revision, embedded, model=lens.identity)
 
-    def delete(self, id: str) -> bool:
+    def delete(
+        self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> bool:
         """Hides a memory from every read; `restore` undoes it, `history` still tells. False when there is none to see.
         On return that is committed, and the next read of any thread or process goes without it.
 
         Raises:
-            InvalidInputError: the id cannot be one.
+            InvalidInputError: the id cannot be one, or several homes have it; see `get`.
         """
-        return self._engine.store.delete(check_id(id), self._bound)
+        return self._engine.store.delete(check_id(id), self._whose(user_id, agent_id, run_id))
 
-    def restore(self, id: str) -> Record:
+    def restore(
+        self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> Record:
         """Brings a deleted or expired memory back; one whose `expires_at` has passed comes back without it. One that is
         there to see is returned as it is. On return it is committed and found again.
 
         Raises:
             NotFoundError: there never was such a memory, it is of another owner, or was purged.
+            InvalidInputError: the id cannot be one, or several homes have it; see `get`.
         """
-        return self._engine.store.restore(check_id(id), self._bound)
+        return self._engine.store.restore(check_id(id), self._whose(user_id, agent_id, run_id))
 
     def delete_all(
         self,
@@ -713,11 +747,12 @@ class ScopedMemory:
         run_id: str | None = None,
         progress: bool = False,
     ) -> int:
-        """Erases for good the memory with this id, or (without one) every memory of an owner, in a scoped view those of
-        the scope; deleted and expired ones too. Returns how many it were.
+        """Erases for good the memory of an owner with this id, or (without one) every memory of the owner, in a scoped
+        view those of the scope; deleted and expired ones too. Returns how many it were.
 
         On return no byte of their texts, of earlier versions, of metadata or owners is left in the file or its log, and
-        no read finds them, `history` and `as_of` included; a vector stays only where another memory has the same text.
+        no read finds them, `history` and `as_of` included; a vector stays only where its home has the same text in
+        another memory.
         Their ids are free again. What remains is a number and the time of the purge. Other processes' shelves let go of
         them with their next search. Copies (`backup`, `export`) are yours to erase.
 
@@ -725,13 +760,12 @@ class ScopedMemory:
         again. Waits for other reads of the file, as long as `Config.busy_timeout`. `progress` shows a bar.
 
         Raises:
-            InvalidInputError: neither an id nor an owner was given, or both.
+            InvalidInputError: neither an id nor an owner was given; several homes have the id, see `get`.
             StoreBusyError: they are erased, but a read that began before keeps their bytes in the log; purge again.
         """
-        if id is not None and (user_id, agent_id, run_id) != (None, None, None):
-            raise InvalidInputError(f"Both the id {shorten(id)} and an owner were given; drop one of them.")
-        scope = self._bound if id is not None else self._scope(user_id, agent_id, run_id)
-        return self._erase(scope, None if id is None else check_id(id), shown=progress)
+        if id is None:
+            return self._erase(self._scope(user_id, agent_id, run_id), None, shown=progress)
+        return self._erase(self._whose(user_id, agent_id, run_id), check_id(id), shown=progress)
 
     def _erase(self, scope: Scope, id: str | None, *, shown: bool) -> int:
         with stages(shown=shown) as tell:
@@ -812,9 +846,9 @@ class ScopedMemory:
         Run again after it broke off, whatever broke it off, it goes on where it was: every memory is stored once. A
         line without an id gets one from its place in the file and the digest of the whole, so that the same file does
         not come in twice under the same owner, and two equal lines are two memories. What is here already, as it is, is
-        skipped. When an id belongs to another memory (a deleted one too), `on_conflict` decides: `"error"`; `"skip"`
-        the line; `"replace"` content, metadata and expiry of that memory by a new version (never across owners); or
-        store it with a `"new_id"`, the same one every time. `dedupe` and `defer` are as in `add`.
+        skipped. When an id belongs to another memory of its home (a deleted one too), `on_conflict` decides: `"error"`;
+        `"skip"` the line; `"replace"` content, metadata and expiry of that memory by a new version (never across
+        owners); or store it with a `"new_id"`, the same one every time. `dedupe` and `defer` are as in `add`.
 
         Goes chunk by chunk, one commit each: at most 256 texts to embed, or 1,000 lines. Vectors are taken from an
         export of the same model; others are left aside, and the report says so. With `on_error="raise"` a bad line
@@ -851,6 +885,12 @@ class ScopedMemory:
             return self._bound.narrowed(user_id, agent_id, run_id)
         return Scope.of(user_id, agent_id, run_id, all_scopes=all_scopes)
 
+    def _whose(self, user_id: Any, agent_id: Any, run_id: Any) -> Scope:
+        """The scope of a call by id: that of every owner, where neither it nor this view names one."""
+        if not self._bound and (user_id, agent_id, run_id) == (None, None, None):
+            return Scope()
+        return self._scope(user_id, agent_id, run_id)
+
 
 class Memory(ScopedMemory):
     """Memories in one file, or in RAM with `":memory:"`.
@@ -867,9 +907,9 @@ class Memory(ScopedMemory):
     `close`.
 
     Every call about memories names whose: at least one of `user_id`, `agent_id`, `run_id`, or, to read across owners,
-    `all_scopes=True`; a call with an id needs none. Times are aware datetimes. What an argument means is said where it
-    is used first: those of adding at `add`, those of finding and reading at `search`. `timeout` is in seconds;
-    `progress=True` shows a bar on standard error.
+    `all_scopes=True`; a call by id may go without, for administration. Times are aware datetimes. What an argument
+    means is said where it is used first: those of adding at `add`, those of finding and reading at `search`. `timeout`
+    is in seconds; `progress=True` shows a bar on standard error.
 
     Opening is cheap: the model loads with the first text. Any number of threads may share a Memory, and any number of
     processes the file; what one was told is stored, all others see. Use it as a context manager or call `close`; a

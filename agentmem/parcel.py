@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from agentmem.embedding.collector import Answer
 from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, EmbeddingError
-from agentmem.records import Embedded
+from agentmem.records import Embedded, Home
 
 
 class Parcel:
     """Some texts on their way through the model, as documents; belongs to the thread that sends them. Making one blocks
     and raises as `Embedder.send` does."""
 
-    def __init__(self, embedder: Embedder, texts: Sequence[str], *, urgent: bool, timeout: float) -> None:
+    def __init__(
+        self, embedder: Embedder, texts: Sequence[str], homes: Sequence[Home], *, urgent: bool, timeout: float
+    ) -> None:
         self.texts = texts
+        self._homes = homes
         self._embedder = embedder
-        self._sent = embedder.send(texts, "document", urgent=urgent, timeout=timeout)
+        self._sent = embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
         self.cancel = self._sent.cancel
 
     def answers(self, timeout: float) -> list[Embedded | AgentMemError]:
@@ -27,29 +30,30 @@ class Parcel:
             EmbeddingError: the fault is the model's, which fails on a harmless text too.
             ClosedError: they will never come.
         """
-        answers = dict(zip(self.texts, self._sent.answers(timeout), strict=True))
+        answers = dict(enumerate(self._sent.answers(timeout)))
         if failed := _failures(answers):
             if not self._model_works(timeout):
                 raise failed[min(failed)]
             # Once more: the model may have come back only after it had failed on them.
-            again = self._embedder.embed(list(failed), "document", urgent=False, timeout=timeout)
+            texts, homes = [self.texts[place] for place in failed], [self._homes[place] for place in failed]
+            again = self._embedder.embed(texts, homes, "document", urgent=False, timeout=timeout)
             answers |= zip(failed, again, strict=True)
             _failures(answers)
-        return self._embedder.embedded(self.texts, [answers[text] for text in self.texts])
+        return self._embedder.embedded(self.texts, self._homes, list(answers.values()))
 
     def _model_works(self, timeout: float) -> bool:
         """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred
         in it, and a text that no model takes would be tried for ever."""
-        [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], "document", urgent=True, timeout=timeout)
+        [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], [None], "document", urgent=True, timeout=timeout)
         return isinstance(answer, bytes)
 
 
-def _failures(answers: Mapping[str, Answer]) -> dict[str, EmbeddingError]:
-    """The texts that the embedder failed on; any other error (the end, a full line) is raised."""
+def _failures(answers: Mapping[int, Answer]) -> dict[int, EmbeddingError]:
+    """The places of the texts that the embedder failed on; any other error (the end, a full line) is raised."""
     failed = {}
-    for text, answer in answers.items():
+    for place, answer in answers.items():
         if isinstance(answer, EmbeddingError):
-            failed[text] = answer
+            failed[place] = answer
         elif isinstance(answer, AgentMemError):
             raise answer
     return failed

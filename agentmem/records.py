@@ -8,13 +8,13 @@ import json
 import math
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from random import Random
 from reprlib import Repr
 from typing import Any
 
@@ -30,8 +30,6 @@ MAX_NAME_LENGTH = 512
 MAX_METADATA_DEPTH = 32
 MAX_LIMIT = 1_000_000
 
-_random = Random()
-os.register_at_fork(after_in_child=_random.seed)
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SHORT = Repr()
 _SHORT.maxother = _SHORT.maxlong = 60
@@ -107,6 +105,11 @@ class Page:
         return len(self.records)
 
 
+Home = tuple[str, str] | None
+"""Where a memory lives: the field and the name of its user, else its run, else its agent; None of no owner. Ids are
+unique, and vectors are shared, within a home only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Whose memories: each owner that is named must match. An empty scope means every owner and is only made by
@@ -141,6 +144,15 @@ class Scope:
         named = (("user_id", self.user_id), ("agent_id", self.agent_id), ("run_id", self.run_id))
         return [(name, value) for name, value in named if value is not None]
 
+    @property
+    def home(self) -> Home:
+        """Where a memory of exactly this scope lives."""
+        if self.user_id is not None:
+            return "user_id", self.user_id
+        if self.run_id is not None:
+            return "run_id", self.run_id
+        return None if self.agent_id is None else ("agent_id", self.agent_id)
+
     def narrowed(self, user_id: Any, agent_id: Any, run_id: Any) -> "Scope":
         """This scope with further owners named.
 
@@ -156,6 +168,11 @@ class Scope:
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.owners()) or "every owner"
+
+
+def owners_of(record: Record) -> Scope:
+    """Exactly the scope that a memory is of."""
+    return Scope(record.user_id, record.agent_id, record.run_id)
 
 
 @dataclass(slots=True)  # Not frozen, which would make it three times as slow to make; nobody changes it.
@@ -195,7 +212,7 @@ class Draft:
         metadata, metadata_json = check_metadata(metadata, config)
         moment = now()
         return cls(
-            id=new_id() if id is None else str(check_name("id", id)),
+            id=new_id(scope.home) if id is None else str(check_name("id", id)),
             id_given=id is not None,
             content=content,
             scope=scope,
@@ -237,9 +254,18 @@ def digests_by(identity: str) -> Callable[[str], bytes]:
     return digest
 
 
+def at_home(digest: bytes, home: Home) -> bytes:
+    """The digest under which a home keeps the vector of a text with this digest: no two homes share one."""
+    return blake2b(digest + _home_bytes(home), digest_size=DIGEST_BYTES).digest()
+
+
+def _home_bytes(home: Home) -> bytes:
+    return b"" if home is None else f"{home[0]}\0{home[1]}".encode()  # Names hold no NUL.
+
+
 @dataclass(slots=True)  # Like Draft.
 class Embedded:
-    """A text's vector on its way into the store: the digest of what was embedded and the float16 bytes."""
+    """A text's vector on its way into the store: the digest of text and home, and the float16 bytes."""
 
     digest: bytes
     vector: bytes
@@ -263,19 +289,52 @@ def from_microseconds(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
-def new_id() -> str:
-    """A UUID version 7 (RFC 9562, section 5.7): milliseconds, then the fraction of the millisecond in 12 bits
-    (section 6.2, method 3), then 62 random bits, so that ids sort by time of creation.
+BUCKET_BITS = 12
+"""Of a home, in the ids that are generated for it: the last three hexadecimal digits."""
 
-    The bits come from a generator of our own, seeded by the system: asking the system each time would let go of the
-    GIL, which costs 25 microseconds an `add` when 50 threads want it; the one of `random` may be seeded by a test.
-    """
+
+def bucket_of(home: Home) -> int:
+    """A number below 4,096 that is the same for a home in every store and version: the first 12 bits of BLAKE2b (of 2
+    bytes) over the field, NUL and the name, without a key. Whoever knows an owner's name can tell it."""
+    digest = blake2b(_home_bytes(home), digest_size=2).digest()
+    return int.from_bytes(digest, "big") >> 16 - BUCKET_BITS
+
+
+def bucket_in(id: str) -> int:
+    """The bucket of the home that a generated id was made for."""
+    return int(id[-3:], 16)
+
+
+def new_id(home: Home) -> str:
+    """A UUID version 7 (RFC 9562, section 5.7): milliseconds, then the fraction of the millisecond in 12 bits (section
+    6.2, method 3), then 50 random bits of the system, then the bucket of the home. Ids sort by time of creation."""
     nanoseconds = time.time_ns()
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     fraction = (rest << 12) // 1_000_000
-    tail = _random.getrandbits(62) | (1 << 63)
+    tail = 1 << 63 | _random_bits() >> 14 << BUCKET_BITS | bucket_of(home)
     text = f"{(milliseconds << 16 | 7 << 12 | fraction) & (2**64 - 1):016x}{tail:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+RANDOM_TOGETHER = 512
+"""Numbers that are asked of the system at once: each question lets go of the GIL, which costs 25 microseconds an `add`
+when 50 threads want it."""
+
+_random: list[int] = []
+_random_pid = 0
+
+
+def _random_bits() -> int:
+    """64 bits of the system's generator, given out once: a forked child asks for its own."""
+    global _random_pid
+    if _random_pid != (pid := os.getpid()):  # Some servers skip Python's fork hooks.
+        _random.clear()
+        _random_pid = pid
+    while True:
+        try:
+            return _random.pop()
+        except IndexError:
+            _random.extend(struct.unpack(f"{RANDOM_TOGETHER}Q", os.urandom(8 * RANDOM_TOGETHER)))
 
 
 def shorten(value: Any) -> str:

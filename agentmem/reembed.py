@@ -137,7 +137,8 @@ class _Mover:
         return position
 
     def _sent(self, lens: Lens, page: Page) -> Parcel:
-        return Parcel(lens.embedder, page.texts, urgent=False, timeout=min(self._patience, self._left()))
+        homes, texts = [home for home, _ in page.texts], [text for _, text in page.texts]
+        return Parcel(lens.embedder, texts, homes, urgent=False, timeout=min(self._patience, self._left()))
 
     def _kept(self, page: Page, parcel: Parcel) -> Move:
         try:

@@ -436,7 +436,7 @@ def test_unknown_keywords_are_a_type_error_on_every_call(memory):
         lambda: memory.get_all(user_id="ana", filter={}),
         lambda: memory.count(user="ana"),
         lambda: memory.delete_all(user_id="ana", filter={"a": 1}),
-        lambda: memory.update(stored, "tea", user_id="ben"),
+        lambda: memory.update(stored, "tea", user="ben"),
         lambda: memory.scope(user="ana"),
         lambda: memory.add("tea", "ana"),
         lambda: memory.search("tea", "ana"),

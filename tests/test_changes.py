@@ -53,7 +53,7 @@ def test_when_one_cannot_be_made_none_is(memory, place):
 
 def test_who_shares_the_commit_is_not_touched_by_changes_that_cannot_be_made(memory):
     store = memory._engine.store
-    [vector] = memory._engine.embedder.embed(["x"], "document", urgent=True, timeout=10)
+    [vector] = memory._engine.embedder.embed(["x"], [("user_id", "ana")], "document", urgent=True, timeout=10)
     kept = memory.add("Likes tea", user_id="ana")
 
     def refused(transaction):

@@ -403,7 +403,7 @@ def test_an_unhealthy_store_is_told_and_exits_with_1(filled, db):
     result = filled("check")
     assert result.exit_code == 1
     problems = [
-        "memory 'm3' points to the vector of another text.",
+        "memory 'm3' points to the vector of another text or owner.",
         "memory 'm3' is not found by its words: its terms are not those of its text.",
         "memory 'm3' is not found by its text: its twin is that of another text or scope.",
     ]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmem import Config, DuplicateIdError, Memory
-from agentmem.storage.schema import MIGRATIONS
 from agentmem.testing import HashEmbedder, contents, owners
 from tests.children import finish, start_python
 from tests.conftest import Clock
+from tests.earlier import make_store
 from tests.forgery import forge
 
 
@@ -200,15 +200,21 @@ def test_a_text_is_found_whichever_model_its_vector_is_of(open_memory):
     memory.delete(second.id)
 
 
-def test_a_store_of_an_earlier_schema_is_deduplicated_as_ever(open_memory, monkeypatch):
-    with monkeypatch.context() as earlier:
-        earlier.setattr("agentmem.storage.database.MIGRATIONS", MIGRATIONS[:5])
-        memory = open_memory()
-        first = memory.add("tea", user_id="ana")
-        waiting = memory.add("coffee", user_id="ana", id="waits")
-        memory.close()
+@pytest.mark.parametrize("schema", [5, 6])
+def test_a_store_of_an_earlier_schema_is_deduplicated_as_ever(open_memory, store_path, schema):
+    make_store(
+        store_path,
+        [
+            {"id": "first", "user_id": "ana", "versions": ["tea"]},
+            {"id": "of ben", "user_id": "ben", "versions": ["tea"]},
+            {"id": "waits", "user_id": "ana", "versions": ["coffee"], "pending": True},
+        ],
+        schema=schema,
+    )
     memory = open_memory()
-    assert memory.add_batch(["tea", "coffee"], user_id="ana", dedupe=True) == [first, waiting]
+    again = memory.add_batch(["tea", "coffee"], user_id="ana", dedupe=True)
+    assert [record.id for record in again] == ["first", "waits"]
+    assert memory.add("tea", user_id="ben", dedupe=True).id == "of ben"
     other = memory.add("water", user_id="ana", dedupe=True)
     assert memory.add("water", user_id="ana", dedupe=True) == other
     assert memory.check() == []

@@ -136,7 +136,7 @@ def test_a_store_that_is_empty_beside_its_log_is_not_taken_for_a_new_one(store_p
         "UPDATE vector SET data = x'4142'",
         "UPDATE history SET before = '{}'",
         "UPDATE history SET before = '[1'",
-        "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = replace(sql, 'digest', 'bigest') "
+        "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = replace(sql, 'home_digest', 'home_bigest') "
         "WHERE name = 'vector'",
         "UPDATE meta SET value = CAST(x'41ff42' AS TEXT) WHERE name = 'model'",
         "UPDATE meta SET value = '{' WHERE name = 'model'",

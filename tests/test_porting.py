@@ -420,11 +420,12 @@ def test_a_scoped_view_reads_and_writes_its_owner_only(memory, other):
     assert ana.import_(jsonl("without an owner")).imported == 1
     # The id of another owner's memory tells nothing and takes nothing.
     other.add("a secret of ben", user_id="ben", id="b2")
+    assert ana.import_(jsonl({"id": "b2", "content": "mine"})).imported == 1
+    other.add("a secret of a run", user_id="ana", run_id="r1", id="b3")
     for policy in ("error", "replace"):
         with pytest.raises(DuplicateIdError) as raised:
-            ana.import_(jsonl({"id": "b2", "content": "taken over"}), on_conflict=policy)
+            other.import_(jsonl({"id": "b3", "content": "taken over"}), user_id="ana", run_id="r2", on_conflict=policy)
         assert "secret" not in str(raised.value)
-    assert ana.import_(jsonl({"id": "b2", "content": "mine"}), on_conflict="new_id").imported == 1
     assert contents_of(other, user_id="ben") == ["a secret of ben"]
     assert ana.import_(io.BytesIO(raw), user_id="ana").skipped == 1
 

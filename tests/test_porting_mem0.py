@@ -292,6 +292,17 @@ def test_a_second_import_brings_only_what_is_new_and_revives_nothing(open_memory
     assert memory.count(user_id="ana") == 601
 
 
+def test_ids_that_another_home_has_keep_nothing_out(open_memory, folder):
+    write(folder, point("a", "tea"), point("b", "milk", user_id=None, run_id="r"), point("c", "water"))
+    memory = open_memory()
+    for name in "abc":
+        memory.add("squatted", id=name, user_id="eve")
+    memory.add("there already", id="c", user_id="ana", run_id="r")
+    assert import_mem0(memory, folder) == Imported(stored=2, present=1)
+    assert memory.get("a", user_id="ana").content == "tea"
+    assert memory.get("b", run_id="r").content == "milk"
+
+
 def test_an_import_that_fails_amid_goes_on_where_it_was(open_memory, folder):
     goes_on = threading.Event()
 

@@ -196,13 +196,15 @@ class Counting(HashEmbedder):
         return super().embed(texts)
 
 
-def test_a_text_that_one_process_has_embedded_no_other_embeds_again(open_memory, there):
+def test_a_text_that_one_process_has_embedded_for_a_home_no_other_embeds_again(open_memory, there):
     there.add_batch(["green tea", "black coffee"], user_id="ana")
     embedder = Counting()
     memory = open_memory(embedder=embedder)
-    memory.add("green tea", user_id="ben")
-    memory.add_batch(["black coffee", "water"], user_id="ben")
-    assert [match.record.content for match in memory.search("green tea", user_id="ben", limit=1)] == ["green tea"]
+    memory.add("green tea", user_id="ana", run_id="r")
+    memory.add_batch(["black coffee", "water"], user_id="ana", run_id="r")
+    assert [match.record.content for match in memory.search("green tea", user_id="ana", run_id="r", limit=1)] == [
+        "green tea"
+    ]
     assert embedder.texts == ["water"]
 
 

@@ -73,7 +73,7 @@ def test_one_memory_goes_with_its_past_its_vectors_and_its_place_in_searches(mem
     memory.update(first.id, "black tea")
     other = memory.add("plays the cello", user_id="ana")
     assert memory.search("tea", user_id="ana")[0].record.id == first.id
-    assert memory.stats().vectors == 3
+    assert memory.stats().vectors == 4
     moment = memory.history(other.id)[0].at
     assert memory.purge(first.id) == 1
     assert memory.stats().vectors == 2  # Ben's tea and the cello: nobody else has black tea.
@@ -159,9 +159,7 @@ def test_a_view_erases_only_within_its_scope(memory):
     assert memory.count(all_scopes=True) == 1
 
 
-@pytest.mark.parametrize(
-    "arguments", [{}, {"id": "m", "user_id": "ana"}, {"id": ""}, {"id": 3}, {"user_id": ""}, {"user_id": 3}], ids=str
-)
+@pytest.mark.parametrize("arguments", [{}, {"id": ""}, {"id": 3}, {"user_id": ""}, {"user_id": 3}], ids=str)
 def test_what_names_nothing_to_erase_is_refused(memory, arguments):
     memory.add("tea", user_id="ana", id="m")
     with pytest.raises(InvalidInputError):

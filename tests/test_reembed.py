@@ -133,8 +133,10 @@ def test_a_text_of_an_earlier_version_is_not_embedded_again(memory):
     memory.update(record.id, "the second version")
     target = Turned()
     memory.reembed(target)
-    memory.add("the first version", user_id="ben")
+    memory.add("the first version", user_id="ana")
     assert target.texts == 2
+    memory.add("the first version", user_id="ben")
+    assert target.texts == 3
 
 
 def test_memories_that_wait_for_their_vectors_get_those_of_the_new_model(open_memory, store_path):
@@ -693,7 +695,7 @@ def test_purge_erases_the_vectors_of_both_models(open_memory, store_path, point)
     before = vectors_of(store_path)
     assert len(before) == 2
     secrets = [
-        embedder._engine.embedder.embed([text], "document", urgent=True, timeout=60)[0]
+        embedder._engine.embedder.embed([text], [None], "document", urgent=True, timeout=60)[0]
         for embedder in (open_memory(":memory:"), open_memory(":memory:", embedder=Turned()))
         for text in ("the secret is in the teapot", "the secret is in the kettle")
     ]

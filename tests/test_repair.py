@@ -46,7 +46,7 @@ def filled(path: Path, count: int = 12, words: int = 1) -> list[str]:
         ("UPDATE vector SET data = zeroblob(128) WHERE key = 1", "vector 1 is not of unit length"),
         ("UPDATE vector SET data = x'00' WHERE key = 1", "vector 1 has 1 bytes"),
         ("UPDATE vector SET data = replace(hex(zeroblob(64)), '0000', x'007e') WHERE 0", None),
-        ("UPDATE vector SET digest = x'00' WHERE key = 1", "has a digest of 1 bytes"),
+        ("UPDATE vector SET home_digest = x'00' WHERE key = 1", "has a digest of 1 bytes"),
         ("DELETE FROM vector WHERE key = 1", "points to a vector that is not there"),
         ("DELETE FROM history WHERE memory_key = 1", "has no history"),
         ("DELETE FROM history WHERE memory_key = 2 AND what = 'add'", "begins with 'update', not with 'add'"),

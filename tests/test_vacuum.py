@@ -154,16 +154,18 @@ def test_a_vector_that_somebody_comes_to_need_meanwhile_stays(open_memory):
     def looked_at():
         """Whoever vacuums has decided; now others write."""
         yield from seen()
-        memory.add("tea", user_id="ben")
-        changed = memory.add("milk", user_id="ben")
+        memory.add("tea", user_id="ana", run_id="new")
+        changed = memory.add("milk", user_id="ana", run_id="new")
         memory.update(changed.id, "juice")
 
     steps._vectors = looked_at
     assert memory.vacuum().vectors == 1
-    moment = memory.history(memory.get_all(user_id="ben").records[0].id)[0].at
-    assert memory.search("tea", user_id="ben", mode="vector")[0].record.content == "tea"
+    moment = memory.history(memory.get_all(user_id="ana", run_id="new").records[0].id)[0].at
+    assert memory.search("tea", user_id="ana", run_id="new", mode="vector")[0].record.content == "tea"
     [match] = [
-        m for m in memory.search("milk", user_id="ben", as_of=moment, mode="vector") if m.record.content == "milk"
+        m
+        for m in memory.search("milk", user_id="ana", run_id="new", as_of=moment, mode="vector")
+        if m.record.content == "milk"
     ]
     assert match.score > 0.99
 

@@ -19,7 +19,7 @@ from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.forks import abandon, restart
-from agentmem.records import Embedded, digests_by
+from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by
 from agentmem.statistics import Timings
 
 Kind = Literal["query", "document"]
@@ -30,6 +30,14 @@ MOST_WORKERS = 16
 ms a text (medians of 5 of perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest on 2 cores with AVX2), `add_batch`
 reached 620, 2,180, 4,009, 4,571, 7,726, 5,144 texts a second, `add` from 100 threads 606, 2,191, 3,061, 2,719, 1,754,
 1,162."""
+
+
+ASKED = b"?"
+"""Stands behind the digests of queries on their way, whose vectors go into a cache of their own."""
+
+QUERY_SHARE = 4
+"""One part in so many of `Config.cache_bytes` is for queries: they have no store to fall back on, and no number of adds
+drives them out."""
 
 
 class GivenEmbedder(Protocol):
@@ -63,7 +71,11 @@ class _GivenEncoder:
 
 class Embedder:
     """Texts to vectors. Every method may be called from any thread. The model is loaded by the first text that is not
-    cached, once, by the thread that brings it."""
+    cached, once, by the thread that brings it.
+
+    Each text comes for a home, and spares a run to that home only: from the cache, from the store, or because it is on
+    its way already. Otherwise the time that a call takes would tell what others store and ask.
+    """
 
     def __init__(
         self,
@@ -72,7 +84,7 @@ class Embedder:
         recall: Callable[[Sequence[bytes]], dict[bytes, bytes]],
         timings: Timings,
     ) -> None:
-        """`recall` looks vectors up by digest in the store, which remembers every text that it has ever held. The
+        """`recall` looks vectors up by digest in the store, which remembers every text that a home has ever held. The
         collector asks it once a batch, which spares every caller a question of its own."""
         self._source = source
         self._config = config
@@ -92,18 +104,28 @@ class Embedder:
 
     def _start(self, *, closed: bool = False) -> None:
         self._closed = closed
-        self._cache = VectorCache(self._config.cache_bytes)
+        for_queries = self._config.cache_bytes // QUERY_SHARE
+        self._caches: dict[Kind, VectorCache] = {
+            "query": VectorCache(for_queries), "document": VectorCache(self._config.cache_bytes - for_queries),
+        }  # fmt: skip
         self._load_lock = threading.Lock()  # Guards: _encoder, _collector. Held while the model loads.
         self._encoder: _Encoder | None = None
         self._collector: Collector | None = None
         self._pid = os.getpid()  # Last, see Restartable.
 
-    def digest(self, text: str, kind: Kind = "document") -> bytes:
-        """The key of the text's vector. A query and a document share it where the model reads both alike."""
-        return self._digest(self._prefixes[kind] + text)
+    def text_digest(self, text: str) -> bytes:
+        """What ties a vector to the model and the text of a document, whosever it is."""
+        return self._digest(self.document_prefix + text)
 
-    def embed(self, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> list[Answer]:
-        """The vectors of the texts, each as float16 bytes of unit length, or the error of each that has none.
+    def digest(self, home: Home, text: str, kind: Kind = "document") -> bytes:
+        """The key of the text's vector. A home's query and document share it where the model reads both alike."""
+        return at_home(self._digest(self._prefixes[kind] + text), home)
+
+    def embed(
+        self, texts: Sequence[str], homes: Sequence[Home], kind: Kind, *, urgent: bool, timeout: float
+    ) -> list[Answer]:
+        """The vectors of the texts, each as float16 bytes of unit length, or the error of each that has none. Each text
+        comes for the home at its place.
 
         Waits for the model behind what was there before.
 
@@ -113,23 +135,32 @@ class Embedder:
         """
         sent = Sent(self, len(texts))
         try:
-            self.submit(sent.ticket, texts, kind, urgent=urgent, timeout=timeout)
+            self.submit(sent.ticket, texts, homes, kind, urgent=urgent, timeout=timeout)
             return sent.answers(timeout)
         except BaseException:
             sent.cancel()
             raise
 
-    def send(self, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> "Sent":
+    def send(self, texts: Sequence[str], homes: Sequence[Home], kind: Kind, *, urgent: bool, timeout: float) -> "Sent":
         """`embed` in two steps, for who has something to do in between. Blocks and raises as `submit` does."""
         sent = Sent(self, len(texts))
         try:
-            self.submit(sent.ticket, texts, kind, urgent=urgent, timeout=timeout)
+            self.submit(sent.ticket, texts, homes, kind, urgent=urgent, timeout=timeout)
             return sent
         except BaseException:
             sent.cancel()
             raise
 
-    def submit(self, ticket: Ticket, texts: Sequence[str], kind: Kind, *, urgent: bool, timeout: float) -> None:
+    def submit(
+        self,
+        ticket: Ticket,
+        texts: Sequence[str],
+        homes: Sequence[Home],
+        kind: Kind,
+        *,
+        urgent: bool,
+        timeout: float,
+    ) -> None:
         """Sends the texts off; the ticket's `then` is called once with all the answers, on a worker's thread or on this
         one. An interrupt may strike at any moment: whoever made the ticket cancels it then.
 
@@ -137,8 +168,10 @@ class Embedder:
         alone with the model, which happens on this thread. Raises as `embed` does.
         """
         self._ensure_open()
-        digests = [(index, self.digest(text, kind)) for index, text in enumerate(texts)]
-        answers, missing = self._look_up(digests)
+        digests = [
+            (index, self.digest(home, text, kind)) for index, (home, text) in enumerate(zip(homes, texts, strict=True))
+        ]
+        answers, missing = self._look_up(digests, kind)
         if not missing:
             for index, answer in answers:
                 ticket.answers[index] = answer
@@ -159,29 +192,47 @@ class Embedder:
         if prepared:
             collector.put(ticket, prepared, urgent=urgent, timeout=timeout)
 
-    def _look_up(self, digests: list[tuple[int, bytes]]) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
-        """What the cache has, and what it has not."""
+    def _look_up(
+        self, digests: list[tuple[int, bytes]], kind: Kind
+    ) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
+        """What the caches have, and what they have not, by the digest that it has on its way."""
         found: list[tuple[int, Answer]] = []
         missing = []
+        first, second = self._caches[kind], self._caches["document" if kind == "query" else "query"]
         for index, digest in digests:
-            vector = self._cache.get(digest)
+            vector = first.get(digest) or second.get(digest)
             if vector is None:
-                missing.append((index, digest))
+                missing.append((index, digest + ASKED if kind == "query" else digest))
             else:
                 found.append((index, vector))
         self.hits += len(found)
         return found, missing
 
-    def forget(self, digests: Iterable[bytes]) -> None:
-        """Drops vectors from the cache."""
-        for digest in digests:
-            self._cache.discard(digest)
+    def _keep(self, digest: bytes, vector: bytes) -> None:
+        if digest[DIGEST_BYTES:] == ASKED:
+            self._caches["query"].put(digest[:DIGEST_BYTES], vector)
+        else:
+            self._caches["document"].put(digest, vector)
 
-    def embedded(self, texts: Sequence[str], answers: Sequence[Answer]) -> list[Embedded | AgentMemError]:
+    def _recalled(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        known = self._recall([digest[:DIGEST_BYTES] for digest in digests])
+        if not known:
+            return known
+        return {digest: known[digest[:DIGEST_BYTES]] for digest in digests if digest[:DIGEST_BYTES] in known}
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Drops vectors from the caches."""
+        for digest in digests:
+            for cache in self._caches.values():
+                cache.discard(digest)
+
+    def embedded(
+        self, texts: Sequence[str], homes: Sequence[Home], answers: Sequence[Answer]
+    ) -> list[Embedded | AgentMemError]:
         """Answers for documents as the store takes them."""
         return [
-            Embedded(self.digest(text), answer) if isinstance(answer, bytes) else answer
-            for text, answer in zip(texts, answers, strict=True)
+            Embedded(self.digest(home, text), answer) if isinstance(answer, bytes) else answer
+            for text, home, answer in zip(texts, homes, answers, strict=True)
         ]
 
     def cancel(self, ticket: Ticket) -> None:
@@ -208,8 +259,8 @@ class Embedder:
                     batch_tokens=config.batch_tokens,
                     padding_waste=config.padding_waste,
                     queue_tokens=config.queue_tokens,
-                    keep=self._cache.put,
-                    recall=self._recall,
+                    keep=self._keep,
+                    recall=self._recalled,
                     timings=self._timings,
                 )
             assert self._encoder is not None
@@ -242,7 +293,8 @@ class Embedder:
         collector = self._collector
         stats: dict[str, Any] = {
             "cache_hits": self.hits,
-            "cache_entries": len(self._cache), "cache_bytes": self._cache.bytes,
+            "cache_entries": sum(map(len, self._caches.values())),
+            "cache_bytes": sum(cache.bytes for cache in self._caches.values()),
         }  # fmt: skip
         if collector is not None:
             counts = collector.counts

@@ -27,7 +27,7 @@ from agentmem.mem0.filters import Owners
 from agentmem.mem0.messages import Fields, Turn
 from agentmem.mem0.shapes import Added, AddedMemory
 from agentmem.memory import Memory
-from agentmem.records import Record, new_id, now, shape, shorten
+from agentmem.records import Record, Scope, new_id, now, owners_of, shape, shorten
 
 logger = logging.getLogger("agentmem.mem0")
 
@@ -152,7 +152,7 @@ def _told_of(results: list[AddedMemory], withheld: Sequence[Decision], max_chang
     changed = {event: [each["id"] for each in results if each["event"] == event] for event in ("UPDATE", "DELETE")}
     if not withheld and not any(changed.values()):
         return added
-    added["call"] = new_id()
+    added["call"] = new_id(None)
     logger.info(
         "Call %s: at the word of the language model these were updated: %s; and deleted: %s.", added["call"],
         ", ".join(changed["UPDATE"]) or "none", ", ".join(changed["DELETE"]) or "none",
@@ -308,7 +308,7 @@ def _apply(
     memory: Memory, known: Sequence[Record], decisions: Sequence[Decision], owners: Owners, fields: Fields
 ) -> list[AddedMemory]:
     """Raises Outdated, with nothing written, when something of what is known is not as it was shown."""
-    changes, ids = Changes(memory), [new_id() for _ in decisions]
+    changes, ids = Changes(memory), [new_id(Scope(**owners).home) for _ in decisions]
     for record in known:
         changes.expect(record)
     try:
@@ -327,9 +327,15 @@ def _gather(changes: Changes, decision: Decision, id: str, owners: Owners, field
             created_at=fields.created_at, expires_at=fields.expires_at,
         )  # fmt: skip
     elif decision.text is None:
-        changes.delete(decision.known.id)
+        changes.delete(decision.known.id, **_owners_of(decision.known))
     else:
-        changes.update(decision.known.id, decision.text, metadata=fields.metadata or None)
+        changes.update(
+            decision.known.id, decision.text, **_owners_of(decision.known), metadata=fields.metadata or None
+        )  # fmt: skip
+
+
+def _owners_of(record: Record) -> Owners:
+    return dict(owners_of(record).owners())
 
 
 def _told(decision: Decision, id: str, result: Any) -> AddedMemory | None:

@@ -296,8 +296,8 @@ class Memory:
         while page := self.store.get_all(**named, filters=expired, limit=PAGE, show_expired=True).records:
             changes = Changes(self.store)
             for record in page:
-                changes.restore(record.id)
-                changes.delete(record.id)
+                changes.restore(record.id, **named)
+                changes.delete(record.id, **named)
             changes.commit()
         return {"message": "Memories deleted successfully!"}
 

@@ -1,6 +1,7 @@
 """`export`: the memories of one moment into a file."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -51,7 +52,10 @@ def _lines(engine: Engine, frozen: Frozen, *, vectors: bool) -> Iterator[bytes]:
     digest_of = engine.embedder.digest if vectors else None
     for start in range(0, len(frozen.keys), PAGE):
         rows = engine.store.thaw(frozen.keys[start : start + PAGE], frozen.seq, digest_of)
-        yield from (line_of(record, embedded) for record, embedded in rows)
+        for record, embedded in rows:
+            if embedded is not None:  # Whoever reads the file may be of another home.
+                embedded = replace(embedded, digest=engine.embedder.text_digest(record.content))
+            yield line_of(record, embedded)
 
 
 def model_of(embedder: Embedder) -> VectorModel | None:

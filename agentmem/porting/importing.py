@@ -19,7 +19,7 @@ from agentmem.porting.exporting import model_of
 from agentmem.porting.files import source_of
 from agentmem.porting.reading import Entry, Format, Owner, Read, Reading, check_owner
 from agentmem.progress import with_progress
-from agentmem.records import Embedded, Scope, shorten
+from agentmem.records import Embedded, Home, Scope, shorten
 from agentmem.storage.intake import OnConflict, Outcome
 
 CHUNK_BYTES = 16 * MIB
@@ -79,7 +79,7 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
         reading = Reading(
             source, engine.config,
             format=options.format, owners=options.owners, scope_of=scope_of, dedupe=options.dedupe,
-            model=model_of(lens.embedder), digest_of=lens.embedder.digest,
+            model=model_of(lens.embedder), digest_of=lens.embedder.text_digest,
         )  # fmt: skip
         entries = iter(with_progress(reading, "memories") if options.progress else reading)
 
@@ -120,7 +120,7 @@ class _Chunk:
         here = engine.store.arrived([entry.arrival for entry in entries])
         self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
         self._entries = [entry for entry, is_here in zip(entries, here, strict=True) if not is_here]
-        self._texts = [entry.arrival.draft.content for entry in self._entries if entry.embedded is None]
+        self._texts, self._homes = self._to_embed()
         self._sent: Sent | None = None
         self._admitted = 0
         if self._texts and options.defer:
@@ -129,17 +129,22 @@ class _Chunk:
         elif self._texts:
             self._sent = engine.lenses.through(self._send)
 
+    def _to_embed(self) -> tuple[list[str], list[Home]]:
+        """The texts that brought no vector, and their homes."""
+        drafts = [entry.arrival.draft for entry in self._entries if entry.embedded is None]
+        return [draft.content for draft in drafts], [draft.scope.home for draft in drafts]
+
     def _follow(self, lens: Lens) -> None:
         """The store has moved to another model: the vectors that were brought along are worth nothing there."""
         if lens.identity != self._lens.identity:
             self._entries = [entry._replace(embedded=None) for entry in self._entries]
-            self._texts = [entry.arrival.draft.content for entry in self._entries]
+            self._texts, self._homes = self._to_embed()
         self._lens, self._sent = lens, None
 
     def _send(self, lens: Lens) -> Sent:
         self._follow(lens)
         urgent = len(self._texts) <= URGENT_TEXTS
-        return lens.embedder.send(self._texts, "document", urgent=urgent, timeout=self._options.timeout)
+        return lens.embedder.send(self._texts, self._homes, "document", urgent=urgent, timeout=self._options.timeout)
 
     def cancel(self) -> None:
         """Gives the entries up."""
@@ -185,7 +190,8 @@ class _Chunk:
         """The vector of each entry, or why it has none; None: it is deferred."""
         if self._sent is None:
             return [entry.embedded for entry in self._entries]
-        answers = iter(self._lens.embedder.embedded(self._texts, self._sent.answers(self._options.timeout)))
+        sent = self._sent.answers(self._options.timeout)
+        answers = iter(self._lens.embedder.embedded(self._texts, self._homes, sent))
         return [next(answers) if entry.embedded is None else entry.embedded for entry in self._entries]
 
 

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -16,7 +16,7 @@ from agentmem.errors import AgentMemError, DuplicateIdError, EmbeddingError, Inv
 from agentmem.memory import ScopedMemory
 from agentmem.porting.qdrant import Point, Points, collections, opened, points
 from agentmem.progress import with_progress
-from agentmem.records import now
+from agentmem.records import Scope, now
 
 COLLECTION = "mem0"
 OWNERS = ("user_id", "agent_id", "run_id")
@@ -111,14 +111,21 @@ def _new(memory: ScopedMemory, found: Points, rows: Sequence[int], imported: Imp
     for row in rows:
         try:
             point = found.read(row)
-            known = memory.history(point.id)
         except InvalidInputError as error:
             imported.failed[f"row {row}"] = error
             continue
-        if known:
+        if _is_known(memory, point):
             imported.present += 1
         else:
             yield point
+
+
+def _is_known(memory: ScopedMemory, point: Point) -> bool:
+    """Whether its home ever had it. What is wrong with its owners is said when it is stored."""
+    with suppress(InvalidInputError):
+        home = Scope.of(**_owners(point)).home
+        return home is not None and bool(memory.history(point.id, **dict([home])))
+    return False
 
 
 def _bring(memory: ScopedMemory, brought: Sequence[Point], told: dict[str, list[Row]], imported: Imported) -> None:
@@ -150,20 +157,20 @@ def _bring(memory: ScopedMemory, brought: Sequence[Point], told: dict[str, list[
 
 def _gather(changes: Changes, point: Point, rows: Sequence[Row]) -> None:
     payload = point.payload
-    owners = {name: _owner(payload.get(name)) for name in OWNERS}
     role, expiration_date = payload.get("role"), payload.get("expiration_date")
     created_at = _moment(payload, "created_at") or _earliest(rows) or _moment(payload, "updated_at") or now()
     updated_at = _moment(payload, "updated_at") or created_at
     changes.bring(
-        _versions(payload.get("data"), created_at, updated_at, rows), **owners, id=point.id, role=role,
+        _versions(payload.get("data"), created_at, updated_at, rows), **_owners(point), id=point.id, role=role,
         metadata={key: value for key, value in payload.items() if key not in _OWN}, created_at=created_at,
         expires_at=None if not expiration_date else end_of("expiration_date", expiration_date),
     )  # fmt: skip
 
 
-def _owner(value: Any) -> Any:
-    """As Mem0 reads it: without the spaces around it, and a number is a name too."""
-    return str(value).strip() if isinstance(value, str | int) else value
+def _owners(point: Point) -> dict[str, Any]:
+    """As Mem0 reads them: without the spaces around them, and a number is a name too."""
+    named = {name: point.payload.get(name) for name in OWNERS}
+    return {name: str(value).strip() if isinstance(value, str | int) else value for name, value in named.items()}
 
 
 def _moment(payload: dict[str, Any], name: str) -> datetime | None:

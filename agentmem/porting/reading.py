@@ -13,7 +13,7 @@ from agentmem.porting.chats import ChatFormat, Conversation, Message, conversati
 from agentmem.porting.files import Source
 from agentmem.porting.lines import Item, VectorModel, is_header, item_of, model_of
 from agentmem.porting.values import Value, Values
-from agentmem.records import Draft, Embedded, Scope, check_name, check_time, now, shorten
+from agentmem.records import Draft, Embedded, Scope, at_home, check_name, check_time, now, shorten
 from agentmem.storage.check import is_vector
 from agentmem.storage.intake import Arrival
 
@@ -171,15 +171,15 @@ class Reading:
         if item.updated_at is not None:
             draft.updated_at = check_time("updated_at", item.updated_at) or draft.updated_at
         arrival = Arrival(draft, own_id is None, dated, partial(_other_id_of, draft, dated))
-        return Entry(value.line, arrival, self._embedded(item, draft.content))
+        return Entry(value.line, arrival, self._embedded(item, draft))
 
-    def _embedded(self, item: Item, content: str) -> Embedded | None:
+    def _embedded(self, item: Item, draft: Draft) -> Embedded | None:
         if item.vector is None:
             return None
         if self._model is None or self._their_model is None or self._their_model.identity != self._model.identity:
             self.notes[NO_MODEL if self._their_model is None else OTHER_MODEL] += 1
             return None
-        digest = self._digest_of(content)
+        digest = self._digest_of(draft.content)
         if item.digest is not None and item.digest != digest:
             self.notes[OTHER_TEXT] += 1
             return None
@@ -188,7 +188,7 @@ class Reading:
                 f"vector has {len(item.vector)} bytes, which are no unit vector of {self._model.dimension} float16 "
                 "numbers; leave vector and digest out."
             )
-        return Embedded(digest, item.vector)
+        return Embedded(at_home(digest, draft.scope.home), item.vector)
 
 
 def check_owner(name: str, owner: Any) -> Owner:

@@ -12,12 +12,11 @@ from agentmem.errors import StoreError
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.database import Connection, DatabaseError, only_row
+from agentmem.storage.model import Digest
 from agentmem.storage.replay import Replay, Stored, replay
 from agentmem.storage.rows import SENSELESS, twin_of
 from agentmem.storage.standing import problems_of_move
 from agentmem.terms import stored_terms
-
-Digest = Callable[[str], bytes]
 
 _QUESTIONS = [
     (
@@ -154,7 +153,7 @@ def _length(data: bytes) -> float:
 
 
 def _vector_problems(connection: Connection, dimension: int, tell: Tell) -> Iterator[str]:
-    rows = connection.execute("SELECT key, data, length(digest) FROM vector")
+    rows = connection.execute("SELECT key, data, length(home_digest) FROM vector")
     for key, data, digest in each(rows, tell, "vectors", size_of(connection, "vector")):
         if len(data) != 2 * dimension:
             yield f"vector {key} has {len(data)} bytes instead of {2 * dimension}."
@@ -166,11 +165,12 @@ def _vector_problems(connection: Connection, dimension: int, tell: Tell) -> Iter
 
 def _text_problems(connection: Connection, digest_of: Digest, tell: Tell) -> Iterator[str]:
     rows = connection.execute(
-        "SELECT memory.id, memory.content, vector.digest FROM memory JOIN vector ON vector.key = memory.vector_key"
+        "SELECT memory.id, user_id, agent_id, run_id, memory.content, vector.home_digest "
+        "FROM memory JOIN vector ON vector.key = memory.vector_key"
     )
-    for memory, content, digest in each(rows, tell, "texts", size_of(connection, "memory")):
-        if digest_of(content) != digest:
-            yield f"memory {memory!r} points to the vector of another text."
+    for memory, *owners, content, digest in each(rows, tell, "texts", size_of(connection, "memory")):
+        if digest_of(Scope(*owners).home, content) != digest:
+            yield f"memory {memory!r} points to the vector of another text or owner."
 
 
 def _term_problems(connection: Connection, tell: Tell) -> Iterator[str]:

@@ -539,8 +539,8 @@ class Database:
             raise StoreDamagedError(f"{self.path!r}: the header of the file is damaged; {REPAIR_HINT}.")
         for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
             reach("open: before a migration")
-            for statement in migration:
-                connection.execute(statement)
+            for step in migration:
+                step(connection) if callable(step) else connection.execute(step)
                 reach("open: between the statements of a migration")
             connection.pragma("user_version", number)
             reach("open: after a migration")

@@ -6,16 +6,14 @@ listed once, 8 bytes each, and what a memory's row has become since is undone wi
 meanwhile is gone, as it should be.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from agentmem.filters import Condition
-from agentmem.records import Embedded, Record, Scope
+from agentmem.records import Embedded, Record, Scope, owners_of
 from agentmem.storage.database import Connection, all_rows, integer_array, key_array
+from agentmem.storage.model import Digest
 from agentmem.storage.rows import RECORD_COLUMNS, record_of, version_of_json
 from agentmem.storage.snapshot import Keys, Snapshot, known_vectors
-
-Digest = Callable[[str], bytes]
 
 _COLUMNS = RECORD_COLUMNS.count(",") + 1
 
@@ -39,12 +37,12 @@ def thaw(
     connection: Connection, keys: Keys, seq: int, digest_of: Digest | None
 ) -> list[tuple[Record, Embedded | None]]:
     """Those of the memories that are still there, as they were at `seq`, in the order of their keys; with their vectors
-    when asked for, by `digest_of`, which says under which digest the vector of a text is stored."""
+    when asked for, by `digest_of`, which says under which digest the vector of a home's text is stored."""
     if not len(keys):
         return []
     vector, join = "", ""
     if digest_of is not None:
-        vector, join = ", vector.digest, vector.data", "LEFT JOIN vector ON vector.key = memory.vector_key"
+        vector, join = ", vector.home_digest, vector.data", "LEFT JOIN vector ON vector.key = memory.vector_key"
     rows = all_rows(
         connection,
         f"SELECT {RECORD_COLUMNS}, memory.seq{vector} FROM carray(?) AS wanted "
@@ -59,7 +57,7 @@ def thaw(
         if row[0] in replaced:
             record = _as_it_was(record, replaced[row[0]])
         if digest_of is not None:
-            digest = digest_of(record.content)
+            digest = digest_of(owners_of(record).home, record.content)
             if row[-2] == digest:
                 embedded = Embedded(digest, row[-1])
             elif row[0] in replaced:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentmem.errors import AgentMemError, DuplicateIdError
-from agentmem.records import Draft, Embedded, Record, Scope, from_microseconds, to_microseconds
-from agentmem.storage.database import Connection, all_rows, text_array
+from agentmem.records import Draft, Embedded, Home, Record, Scope, from_microseconds, owners_of, to_microseconds
+from agentmem.storage.database import Connection, all_rows, integer_array
+from agentmem.storage.ids import home_named, keys_in
 from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, record_of
 from agentmem.storage.transaction import Transaction
@@ -22,6 +23,9 @@ from agentmem.terms import redated_terms
 OnConflict = Literal["error", "skip", "replace", "new_id"]
 
 Outcome = Literal["imported", "replaced", "skipped"]
+
+Named = tuple[Home, str]
+"""A home and an id, which is unique in it."""
 
 
 @dataclass(slots=True)
@@ -51,8 +55,9 @@ class _Found:
 
 def arrived(connection: Connection, arrivals: Sequence[Arrival]) -> list[bool]:
     """Which of them are here already, as they are."""
-    found = _find(connection, [arrival.draft.id for arrival in arrivals])
-    return [arrival.draft.id in found and _is_here(arrival, found[arrival.draft.id]) for arrival in arrivals]
+    found = _find(connection, [_named(arrival.draft) for arrival in arrivals])
+    there = [found.get(_named(arrival.draft)) for arrival in arrivals]
+    return [old is not None and _is_here(arrival, old) for arrival, old in zip(arrivals, there, strict=True)]
 
 
 def take_in(
@@ -92,16 +97,16 @@ def _outcomes(
     on_conflict: OnConflict,
 ) -> Iterator[Outcome | AgentMemError]:
     """What is to become of each. Changes nothing but the ids that have to be others."""
-    found = _find(transaction.connection, [arrival.draft.id for arrival in arrivals])
+    found = _find(transaction.connection, [_named(arrival.draft) for arrival in arrivals])
     texts: set[tuple[Scope, str]] = set()
     for arrival, vector in zip(arrivals, embedded, strict=True):
-        draft, old = arrival.draft, found.get(arrival.draft.id)
+        draft, old = arrival.draft, found.get(_named(arrival.draft))
         outcome: Outcome | AgentMemError = "imported"
         if old is not None and _is_here(arrival, old):
             outcome = "skipped"
         elif old is not None and on_conflict == "new_id":
             draft.id = arrival.other_id()
-            old = found.get(draft.id) or _find(transaction.connection, [draft.id]).get(draft.id)
+            old = found.get(_named(draft)) or _find(transaction.connection, [_named(draft)]).get(_named(draft))
             outcome = "imported" if old is None else "skipped"
         elif old is not None:
             outcome = _of_conflict(old, draft, on_conflict)
@@ -112,7 +117,7 @@ def _outcomes(
             # A copy: one error object may be the answer to several who waited for the same text.
             outcome = type(vector)(*vector.args)
         if outcome in ("imported", "replaced"):
-            found[draft.id] = _Found(None if old is None else old.key, draft.record(), deleted=False)
+            found[_named(draft)] = _Found(None if old is None else old.key, draft.record(), deleted=False)
             if not draft.expired(transaction.moment):
                 texts.add(twin)
         yield outcome
@@ -126,10 +131,10 @@ def _of_conflict(old: _Found, draft: Draft, on_conflict: OnConflict) -> Outcome 
             f"id {draft.id!r} belongs to another memory (perhaps a deleted one); decide with on_conflict='skip', "
             "'replace' or 'new_id'."
         )
-    if _owners(old.record) != draft.scope:
+    if owners_of(old.record) != draft.scope:
         return DuplicateIdError(
-            f"id {draft.id!r} belongs to a memory of another owner, which is not replaced; decide with "
-            "on_conflict='skip' or 'new_id'."
+            f"id {draft.id!r} belongs to another memory in {home_named(draft.scope)}, which is not replaced; decide "
+            "with on_conflict='skip' or 'new_id'."
         )
     return "replaced" if old.deleted or _version(old.record) != _version(draft.record()) else "skipped"
 
@@ -141,15 +146,15 @@ def _is_here(arrival: Arrival, found: _Found) -> bool:
     old, new = found.record, arrival.draft.record()
     return (
         not found.deleted
-        and _owners(old) == arrival.draft.scope
+        and owners_of(old) == arrival.draft.scope
         and old.role == new.role
         and (old.created_at == new.created_at or not arrival.dated)
         and _version(old) == _version(new)
     )
 
 
-def _owners(record: Record) -> Scope:
-    return Scope(record.user_id, record.agent_id, record.run_id)
+def _named(draft: Draft) -> Named:
+    return draft.scope.home, draft.id
 
 
 def _version(record: Record) -> tuple[Any, ...]:
@@ -157,25 +162,28 @@ def _version(record: Record) -> tuple[Any, ...]:
     return record.content, json.dumps(record.metadata, sort_keys=True), record.expires_at
 
 
-def _find(connection: Connection, ids: Sequence[str]) -> dict[str, _Found]:
+def _find(connection: Connection, named: Sequence[Named]) -> dict[Named, _Found]:
+    keys = keys_in(connection, named)
+    if not keys:
+        return {}
     rows = all_rows(
         connection,
         f"SELECT {RECORD_COLUMNS}, memory.deleted_at FROM carray(?) AS wanted "
-        "CROSS JOIN memory ON memory.id = wanted.value",
-        (text_array(tuple(ids)),),
+        "CROSS JOIN memory ON memory.key = wanted.value",
+        (integer_array(keys.values()),),
     )
     found = {}
     for row in rows:
         record, deleted_at = record_of(row[:-1]), row[-1]
         # Whoever deleted it at its expiry or later was the sweep.
         swept = record.expires_at is not None and (deleted_at or 0) >= to_microseconds(record.expires_at)
-        found[record.id] = _Found(row[0], record, deleted=deleted_at is not None and not swept)
+        found[owners_of(record).home, record.id] = _Found(row[0], record, deleted=deleted_at is not None and not swept)
     return found
 
 
 def _replace(transaction: Transaction, draft: Draft, embedded: Embedded | None, words: bytes) -> None:
     """Gives the memory that has the draft's id a new version; role and `created_at` stay, as in every update."""
-    found = _find(transaction.connection, [draft.id])[draft.id]
+    found = _find(transaction.connection, [_named(draft)])[_named(draft)]
     assert found.key is not None
     old = bring_back(transaction, found.key, found.record)
     new = replace(

@@ -9,9 +9,10 @@ from typing import Any
 from agentmem.errors import StoreDamagedError
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
-from agentmem.storage.check import Digest, histories, is_vector, size_of
+from agentmem.storage.check import histories, is_vector, size_of
 from agentmem.storage.database import Connection, all_rows
-from agentmem.storage.model import stored_model
+from agentmem.storage.ids import keys_in
+from agentmem.storage.model import Digest, stored_model
 from agentmem.storage.replay import Replay
 from agentmem.storage.rows import SENSELESS, senseless, twin_of
 from agentmem.storage.standing import mend_move
@@ -45,7 +46,7 @@ def mend(transaction: Transaction, digest_of: Digest, dimension: int, aside: Asi
 
 
 def _mend_vectors(connection: Connection, dimension: int, tell: Tell) -> Iterator[str]:
-    rows = connection.execute("SELECT key, data, length(digest) FROM vector")
+    rows = connection.execute("SELECT key, data, length(home_digest) FROM vector")
     bad = [
         key
         for key, data, digest in each(rows, tell, "vectors", size_of(connection, "vector"))
@@ -59,7 +60,7 @@ def _mend_vectors(connection: Connection, dimension: int, tell: Tell) -> Iterato
 def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: Aside, tell: Tell) -> Iterator[str]:
     question = (
         "SELECT memory.key, id, user_id, agent_id, run_id, content, created_at, terms, twin, vector_key, vector_error, "
-        "vector.digest, metadata IS NULL OR json_valid(metadata, 8), hex(metadata), "
+        "vector.home_digest, metadata IS NULL OR json_valid(metadata, 8), hex(metadata), "
         "memory.seq IN (SELECT seq FROM history WHERE memory_key IN (0, memory.key)) "
         "AND memory.seq >= coalesce((SELECT max(seq) FROM history WHERE memory_key = memory.key), 0) "
         "FROM memory LEFT JOIN vector ON vector.key = vector_key WHERE memory.key > ? ORDER BY memory.key LIMIT ?"
@@ -75,7 +76,7 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
                 words, right_twin = stored_terms(content, from_microseconds(at)), twin_of(Scope(*owners), content)
             except SENSELESS as problem:
                 raise senseless(f"The row of memory {name!r}", problem) from problem
-            wrong = vector is not None and digest != digest_of(content)
+            wrong = vector is not None and digest != digest_of(Scope(*owners).home, content)
             if twin != right_twin and (wrong or terms != words):
                 yield f"memory {name!r}: its text is not the one it was stored with; it is kept as it now reads."
             if terms != words:
@@ -95,14 +96,19 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
                 aside.append({"memory": name, "metadata": metadata})
                 yield f"memory {name!r}: its metadata could not be read and are set aside."
             if not any(owners):
-                changes["run_id"] = "repaired"
-                changes["twin"] = twin_of(Scope(run_id="repaired"), content)
-                yield f"memory {name!r}: it had no owner; its run_id is now 'repaired'."
+                changes["run_id"] = _free_run(connection, name, key)
+                changes["twin"] = twin_of(Scope(run_id=changes["run_id"]), content)
+                yield f"memory {name!r}: it had no owner; its run_id is now {changes['run_id']!r}."
             if not in_order:
                 yield f"memory {name!r}: its seq is put right."
             if changes or not in_order:
                 columns = "".join(f", {column} = ?" for column in changes)
                 connection.execute(f"UPDATE memory SET seq = ?{columns} WHERE key = ?", (seq, *changes.values(), key))
+
+
+def _free_run(connection: Connection, id: str, key: int) -> str:
+    """A run in which no other memory has this id."""
+    return f"repaired-{key}" if keys_in(connection, [(("run_id", "repaired"), id)]) else "repaired"
 
 
 def _mend_histories(transaction: Transaction, seq: int, aside: Aside, tell: Tell) -> Iterator[str]:

@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentmem.errors import AgentMemError
-from agentmem.records import digests_by
+from agentmem.records import Home, at_home, digests_by
 from agentmem.storage.database import Connection
 from agentmem.storage.rows import SENSELESS, senseless
+
+Digest = Callable[[Home, str], bytes]
+"""Under which digest the vector of a home's text is stored."""
 
 
 class ModelMoved(AgentMemError):
@@ -39,10 +42,10 @@ class StoredModel:
         """Whether the vectors of both may be compared."""
         return other is not None and (self.identity, self.dimension) == (other.identity, other.dimension)
 
-    def digests(self) -> Callable[[str], bytes]:
-        """What gives a text the digest under which its vector is stored."""
+    def digests(self) -> Digest:
+        """What gives a home's text the digest under which its vector is stored."""
         digest, prefix = digests_by(self.identity), self.document_prefix
-        return lambda text: digest(prefix + text)
+        return lambda home, text: at_home(digest(prefix + text), home)
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.identity[:80]}, {self.dimension} dimensions)"

@@ -24,7 +24,7 @@ from agentmem.storage.model import StoredModel, fact, remember, stored_model
 from agentmem.storage.schema import NEXT_VECTOR
 from agentmem.storage.standing import Move, MoveProgress, Standing, move_progress, standing
 from agentmem.storage.transaction import Transaction
-from agentmem.storage.walk import BEGINNING, Position, next_texts
+from agentmem.storage.walk import BEGINNING, HomeText, Position, next_texts
 
 CLEARED_TOGETHER = 300
 """Vectors that are erased in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
@@ -43,9 +43,10 @@ class Overtaken(AgentMemError):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Texts without a new vector, the position behind them, and whether they are the last of their pass."""
+    """Texts without a new vector, each with its home, the position behind them, and whether they are the last of their
+    pass."""
 
-    texts: list[str]
+    texts: list[HomeText]
     position: Position
     is_last: bool
 
@@ -155,11 +156,11 @@ class Moves:
             if current is None or not texts:
                 return Page([], position, is_last)
             digests = current.digests()
-            by_digest = {digests(text): text for text in texts}
+            by_digest = {digests(*text): text for text in texts}
             rows = all_rows(
                 connection,
-                "SELECT vector.digest, vector.key FROM carray(?) AS wanted CROSS JOIN vector "
-                "ON vector.digest = wanted.value LEFT JOIN next_vector ON next_vector.key = vector.key "
+                "SELECT vector.home_digest, vector.key FROM carray(?) AS wanted CROSS JOIN vector "
+                "ON vector.home_digest = wanted.value LEFT JOIN next_vector ON next_vector.key = vector.key "
                 "WHERE next_vector.key IS NULL ORDER BY vector.key",
                 (blob_array(tuple(by_digest)),),
             )
@@ -170,7 +171,7 @@ class Moves:
         owner: str,
         seconds: float,
         position: Position,
-        texts: Sequence[str],
+        texts: Sequence[HomeText],
         answers: Sequence[Embedded | AgentMemError],
     ) -> Move:
         """Keeps new vectors, and how far the move has come. Of a text that was erased meanwhile nothing is kept."""
@@ -179,11 +180,12 @@ class Moves:
             model, move = self._under_way(transaction, owner, seconds)
             connection = transaction.connection
             digests = model.digests()
-            by_digest = {digests(text): answer for text, answer in zip(texts, answers, strict=True)}
+            by_digest = {digests(*text): answer for text, answer in zip(texts, answers, strict=True)}
             keys = dict(
                 all_rows(
                     connection,
-                    "SELECT vector.key, digest FROM carray(?) AS wanted CROSS JOIN vector ON digest = wanted.value "
+                    "SELECT vector.key, home_digest FROM carray(?) AS wanted "
+                    "CROSS JOIN vector ON home_digest = wanted.value "
                     "ORDER BY vector.key",
                     (blob_array(tuple(by_digest)),),
                 )
@@ -203,7 +205,7 @@ class Moves:
                 if isinstance(answer := by_digest[digest], Embedded)
             ]
             reach("reembed: before new vectors are kept")
-            connection.executemany("INSERT OR IGNORE INTO next_vector (key, digest, data) VALUES (?, ?, ?)", rows)
+            connection.executemany("INSERT OR IGNORE INTO next_vector (key, home_digest, data) VALUES (?, ?, ?)", rows)
             reach("reembed: between new vectors and how far it has come")
             move = replace(move, position=position, refused=tuple(sorted(refused)))
             remember(connection, "next_model", move.as_json())

@@ -10,15 +10,16 @@ they were there or hidden, and the first one afterwards that replaced a version 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from agentmem.deadline import Deadline
-from agentmem.records import Scope, from_microseconds
+from agentmem.records import Home, Scope, from_microseconds
 from agentmem.storage.database import Connection, all_rows, key_array
+from agentmem.storage.model import Digest
 from agentmem.storage.rows import SENSELESS, senseless
 from agentmem.storage.snapshot import Keys, Snapshot, States, known_vectors, scope_of
 from agentmem.terms import stored_terms
@@ -64,7 +65,7 @@ class PastSnapshot(Snapshot):
         self,
         connection: Connection,
         moment: int,
-        digest_of: Callable[[str], bytes],
+        digest_of: Digest,
         *,
         show_expired: bool = False,
         deadline: Deadline | None = None,
@@ -82,7 +83,7 @@ class PastSnapshot(Snapshot):
         replaced = self._replaced(owner, states.keys)
         if not replaced:
             return states
-        digests = {key: self._digest_of(text) for key, (text, _) in replaced.items()}
+        digests = {key: self._digest_of(home, text) for key, (home, text, _) in replaced.items()}
         known = known_vectors(self._connection, list(set(digests.values())))
         have_vectors = iter(np.split(states.vectors, max(1, int(np.count_nonzero(states.embedded)))))
         all_terms = np.split(states.terms, np.cumsum(states.term_counts)[:-1])
@@ -92,7 +93,7 @@ class PastSnapshot(Snapshot):
             for key, embedded, own in zip(states.keys.tolist(), states.embedded.tolist(), all_terms, strict=True):
                 if key in replaced:
                     self._in_time()
-                    text, created_at = replaced[key]
+                    _, text, created_at = replaced[key]
                     vectors.append(known.get(digests[key], b""))
                     terms.append(stored_terms(text, from_microseconds(created_at)))
                 else:
@@ -108,20 +109,21 @@ class PastSnapshot(Snapshot):
             term_counts=np.array([len(each) // 4 for each in terms], np.int64),
         )
 
-    def _replaced(self, owner: tuple[str, str] | None, keys: Keys) -> dict[int, tuple[str, int]]:
-        """Those of the memories whose text was another one than now: the text and the time of each."""
+    def _replaced(self, owner: tuple[str, str] | None, keys: Keys) -> dict[int, tuple[Home, str, int]]:
+        """Those of the memories whose text was another one than now: the home, the text and the time of each."""
         if not len(keys):
             return {}
         source, parameters = self._source(scope_of(owner))
         rows = all_rows(
             self._connection,
-            f"{source}SELECT memory.key, memory.content, memory.created_at FROM {self._wanted} WHERE terms IS NULL",
+            f"{source}SELECT memory.key, memory.content, memory.created_at, user_id, agent_id, run_id "
+            f"FROM {self._wanted} WHERE terms IS NULL",
             (*parameters, key_array(keys)),
         )
-        return {key: (text, at) for key, text, at in rows}
+        return {key: (Scope(*owners).home, text, at) for key, text, at, *owners in rows}
 
-    def _source(self, scope: Scope, id: str | None = None) -> tuple[str, tuple[Any, ...]]:
-        named = scope.owners() if id is None else [("id", id)]
+    def _source(self, scope: Scope, key: int | None = None) -> tuple[str, tuple[Any, ...]]:
+        named: Sequence[tuple[str, Any]] = scope.owners() if key is None else [("key", key)]
         narrowed = "".join(f" AND {name} = ?" for name, _ in named)
         values = tuple(value for _, value in named)
         until = self._until

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
-from agentmem.records import Embedded, Scope, from_microseconds, now
+from agentmem.records import Embedded, Home, Scope, from_microseconds, now
 from agentmem.storage.database import Connection, all_rows, integer_array, only_row
 from agentmem.storage.transaction import Transaction
 
@@ -25,16 +25,18 @@ class Pending:
 
     key: int
     content: str
+    home: Home
 
 
 def pending_memories(connection: Connection, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:
     """Those of a scope, oldest first, beyond a key and up to another."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     rows = connection.execute(
-        f"SELECT key, content {PENDING}{owners} AND key > ? AND key <= ? ORDER BY key LIMIT ?",
+        f"SELECT key, content, user_id, agent_id, run_id {PENDING}{owners} AND key > ? AND key <= ? "
+        "ORDER BY key LIMIT ?",
         (*(value for _, value in scope.owners()), after_key, last_key, limit),
     )
-    return [Pending(*row) for row in rows]
+    return [Pending(key, content, Scope(*owners).home) for key, content, *owners in rows]
 
 
 def last_pending(connection: Connection, scope: Scope) -> int | None:

@@ -18,6 +18,7 @@ from agentmem.progress import Tell, untold
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
+from agentmem.storage.ids import key_of
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
 from agentmem.storage.segments import strike_touched, sweep
 from agentmem.storage.snapshot import Keys
@@ -66,8 +67,12 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
 
     Raises:
         StoreBusyError: they are gone, but others' reads keep the log from being cut.
+        InvalidInputError: several homes of the scope have the id.
     """
-    named = [*scope.owners(), *([] if id is None else [("id", id)])]
+    named: list[tuple[str, Any]] = [*scope.owners()]
+    if id is not None:
+        with database.reading() as connection:
+            named = [("key", key_of(connection, id, scope))]  # Nothing has the key None.
     where = " AND ".join(f"memory.{name} = ?" for name, _ in named) or "1"
     return _purge(database, writes, where, tuple(value for _, value in named), tell)
 
@@ -158,15 +163,17 @@ def _digests_of(connection: Connection, keys: Keys, model: StoredModel) -> dict[
     digest_of = model.digests()
     rows = all_rows(
         connection,
-        "SELECT key, content FROM carray(?) AS wanted CROSS JOIN memory ON key = wanted.value UNION ALL "
-        "SELECT memory_key, before ->> '$.content' FROM carray(?) AS wanted "
-        "CROSS JOIN history ON memory_key = wanted.value WHERE before IS NOT NULL",
+        "SELECT key, content, user_id, agent_id, run_id FROM carray(?) AS wanted "
+        "CROSS JOIN memory ON key = wanted.value UNION ALL "
+        "SELECT memory_key, before ->> '$.content', user_id, agent_id, run_id FROM carray(?) AS wanted "
+        "CROSS JOIN history ON memory_key = wanted.value CROSS JOIN memory ON key = wanted.value "
+        "WHERE before IS NOT NULL",
         (key_array(keys), key_array(keys)),
     )
     digests: dict[int, set[bytes]] = {}
-    for key, content in rows:
+    for key, content, *owners in rows:
         if isinstance(content, str):
-            digests.setdefault(key, set()).add(digest_of(content))
+            digests.setdefault(key, set()).add(digest_of(Scope(*owners).home, content))
     return digests
 
 
@@ -178,7 +185,7 @@ def _vectors_of(connection: Connection, keys: Keys, digests: dict[int, set[bytes
     stored = (
         all_rows(
             connection,
-            "SELECT vector.key, digest FROM carray(?) AS wanted CROSS JOIN vector ON digest = wanted.value",
+            "SELECT vector.key, home_digest FROM carray(?) AS wanted CROSS JOIN vector ON home_digest = wanted.value",
             (blob_array(tuple(newest)),),
         )
         if newest
@@ -220,16 +227,16 @@ def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, 
         return set()
     rows = all_rows(
         connection,
-        "SELECT digest, key FROM carray(?) AS wanted CROSS JOIN vector ON key = wanted.value",
+        "SELECT home_digest, key FROM carray(?) AS wanted CROSS JOIN vector ON key = wanted.value",
         (integer_array(wanted),),
     )
     by_digest = dict(rows)
     replaced = connection.execute(
-        "SELECT before ->> '$.content' FROM history WHERE before IS NOT NULL "
-        "AND memory_key NOT IN (SELECT value FROM carray(?))",
+        "SELECT before ->> '$.content', user_id, agent_id, run_id FROM history CROSS JOIN memory ON key = memory_key "
+        "WHERE before IS NOT NULL AND memory_key NOT IN (SELECT value FROM carray(?))",
         (key_array(besides),),
     )
-    digests = {digest_of(content) for (content,) in replaced if isinstance(content, str)}
+    digests = {digest_of(Scope(*owners).home, content) for content, *owners in replaced if isinstance(content, str)}
     return {key for digest, key in by_digest.items() if digest in digests}
 
 

@@ -17,23 +17,26 @@ from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.backup import SIDE_FILES, new_file, sync
-from agentmem.storage.check import Digest
 from agentmem.storage.checksums import damaged_pages, numbered, pages_at
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import (
     Connection,
     ConstraintError,
     Database,
+    integer_array,
     is_open_elsewhere,
     only_row,
     raw_file,
     write_locked_copy,
 )
+from agentmem.storage.homes import settle_vectors
+from agentmem.storage.ids import keys_in
 from agentmem.storage.mend import Aside, mend
+from agentmem.storage.model import Digest
 from agentmem.storage.modes import make_file
 from agentmem.storage.rows import twin_of
 from agentmem.storage.salvage import COLUMNS, Row, Text, rows_of, table_of
-from agentmem.storage.schema import CHECKSUMS
+from agentmem.storage.schema import CHECKSUMS, HOMES
 from agentmem.storage.transaction import Transaction
 
 GAP = 1000
@@ -160,6 +163,8 @@ def _fill(made: Database, path: str, tell: Tell) -> list[str]:
                 if row.sound == sound:
                     salvage.take(connection, row)
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('store_id', lower(hex(randomblob(16))))")
+        if 0 < pages.schema < HOMES:
+            settle_vectors(connection)
         moving = connection.execute("DELETE FROM meta WHERE name IN ('next_model', 'old_model', 'mover') RETURNING 1")
         if moving.fetchall() or not connection.execute("SELECT 1 FROM meta WHERE name = 'model'").fetchone():
             # Whose vectors they are is not known: those of two models look alike.
@@ -264,8 +269,11 @@ def _insert(connection: Connection, table: str, values: list[Any], *, sound: boo
             from_microseconds(row[name])
     if not sound and twin_of(Scope(row["user_id"], row["agent_id"], row["run_id"]), row["content"]) != row["twin"]:
         return False
+    home = Scope(row["user_id"], row["agent_id"], row["run_id"]).home
+    named = keys_in(connection, [(home, row["id"])] if home else [])
     rivals = connection.execute(
-        "SELECT key, seq FROM memory WHERE key = ? OR id = ?", (row["key"], row["id"])
+        "SELECT key, seq FROM memory WHERE key IN (SELECT value FROM carray(?))",
+        (integer_array([row["key"], *named.values()]),),
     ).fetchall()
     if (rivals and not sound) or any(seq >= row["seq"] for _, seq in rivals):
         return False

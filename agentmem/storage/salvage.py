@@ -58,6 +58,11 @@ class Pages:
         self.checked = (head[:6], head[20]) == (b"SQLite", CHECKSUM_BYTES) or self._mostly_sound()
         self.usable = self.size - CHECKSUM_BYTES if self.checked else self.size
 
+    @property
+    def schema(self) -> int:
+        """The version of the tables, as far as the header can be believed."""
+        return int.from_bytes(self.page(1)[60:64], "big")
+
     def page(self, number: int) -> bytes:
         """Zeros where the file has ended."""
         if number in self._in_log and self._log is not None:

@@ -1,8 +1,13 @@
 """The tables, as an append-only list of migrations.
 
 A store of schema `n` is brought up to date by running the migrations after the n-th, all in the transaction that opens
-it. Released migrations are never edited.
+it. Released migrations are never edited. A step is a statement, or a function of the connection.
 """
+
+from collections.abc import Callable
+from typing import Any
+
+from agentmem.storage.homes import settle_vectors
 
 APPLICATION_ID = 0x61676D65
 """"agme" in ASCII; marks the file as ours in SQLite's header."""
@@ -10,7 +15,12 @@ APPLICATION_ID = 0x61676D65
 CHECKSUMS = "page_checksums"
 """The name in `meta` that says that every page of the file has a checksum, since the header may be what is damaged."""
 
-MIGRATIONS: list[list[str]] = [
+Step = str | Callable[[Any], None]
+
+HOMES = 7
+"""The schema from which on ids are unique, and vectors shared, within a home only."""
+
+MIGRATIONS: list[list[Step]] = [
     [
         # One row a store's fact: its id, what made its vectors (model identity, dimension) and its terms.
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
@@ -93,11 +103,36 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX memory_vector ON memory (vector_key, twin)",
         "CREATE UNIQUE INDEX memory_sole ON memory (twin) WHERE sole = 1",
     ],
+    [
+        # An id is unique within its home. The index of the constraint that goes becomes an ordinary one, which can be
+        # dropped: to copy a million memories into a table without it takes five times as long, and twice the room.
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'id TEXT NOT NULL UNIQUE,', 'id TEXT NOT NULL,') "
+        "WHERE type = 'table' AND name = 'memory'",
+        "UPDATE sqlite_schema SET name = 'memory_id', sql = 'CREATE UNIQUE INDEX memory_id ON memory (id)' "
+        "WHERE type = 'index' AND name = 'sqlite_autoindex_memory_1'",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'digest BLOB NOT NULL UNIQUE,', 'digest BLOB NOT NULL,') "
+        "WHERE type = 'table' AND name = 'vector'",
+        "UPDATE sqlite_schema SET name = 'vector_digest', sql = 'CREATE UNIQUE INDEX vector_digest ON vector (digest)' "
+        "WHERE type = 'index' AND name = 'sqlite_autoindex_vector_1'",
+        "PRAGMA writable_schema = RESET",
+        "DROP INDEX memory_id",
+        "CREATE UNIQUE INDEX memory_user_id ON memory (id, user_id) WHERE user_id IS NOT NULL",
+        "CREATE UNIQUE INDEX memory_run_id ON memory (id, run_id) WHERE user_id IS NULL AND run_id IS NOT NULL",
+        "CREATE UNIQUE INDEX memory_agent_id ON memory (id, agent_id) WHERE user_id IS NULL AND run_id IS NULL",
+        # A move to another model is begun anew: its vectors are under the digests of before.
+        "DROP TABLE IF EXISTS next_vector",
+        "DROP TABLE IF EXISTS old_vector",
+        "DELETE FROM meta WHERE name IN ('next_model', 'old_model', 'mover')",
+        # Of model, text and home. Whatever has the file open and knows of no homes can store no vectors from here on.
+        "ALTER TABLE vector RENAME COLUMN digest TO home_digest",
+        settle_vectors,
+    ],
 ]
 
 NEXT_VECTOR = """CREATE TABLE next_vector (
     key INTEGER PRIMARY KEY,                -- of the vector that the same text has now
-    digest BLOB NOT NULL UNIQUE,
+    home_digest BLOB NOT NULL UNIQUE,
     data BLOB NOT NULL
 ) STRICT"""
 """Where the vectors of another model are gathered; it takes the place of `vector` in the end, and must be like it."""

@@ -12,6 +12,7 @@ from agentmem.deadline import Deadline
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
 from agentmem.storage.database import Connection, all_rows, blob_array, is_kept, key_array, only_row
+from agentmem.storage.ids import key_of
 from agentmem.storage.model import ModelMoved
 from agentmem.storage.pending import PENDING
 from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless
@@ -262,10 +263,14 @@ class Snapshot:
         return found
 
     def get(self, id: str, scope: Scope) -> Record | None:
-        source, parameters = self._source(scope, id)
+        """The visible memory of a scope with an id. Raises as `key_of` does."""
+        key = key_of(self._connection, id, scope)
+        if key is None:
+            return None
+        source, parameters = self._source(scope, key)
         where, bound = self._visible(scope, None)
         row = self._connection.execute(
-            f"{source}SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ? AND {where}", (*parameters, id, *bound)
+            f"{source}SELECT {RECORD_COLUMNS} FROM memory WHERE memory.key = ? AND {where}", (*parameters, key, *bound)
         ).fetchone()
         return None if row is None else record_of(row)
 
@@ -308,8 +313,8 @@ class Snapshot:
         if self.deadline is not None:
             self.deadline.check()
 
-    def _source(self, scope: Scope, id: str | None = None) -> tuple[str, tuple[Any, ...]]:
-        """What stands before a query on the memories of a scope (or the one with an id), and its parameters: nothing,
+    def _source(self, scope: Scope, key: int | None = None) -> tuple[str, tuple[Any, ...]]:
+        """What stands before a query on the memories of a scope (or the one with a key), and its parameters: nothing,
         when they are read as they are."""
         return "", ()
 
@@ -389,7 +394,7 @@ def known_vectors(connection: Connection, digests: Sequence[bytes]) -> dict[byte
     """The stored vectors of those digests, where there are any."""
     rows = all_rows(
         connection,
-        "SELECT digest, data FROM carray(?) AS wanted CROSS JOIN vector ON vector.digest = wanted.value",
+        "SELECT home_digest, data FROM carray(?) AS wanted CROSS JOIN vector ON home_digest = wanted.value",
         (blob_array(tuple(digests)),),
     )
     return dict(rows)

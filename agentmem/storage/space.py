@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.failpoints import reach
+from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.counts import size_of
 from agentmem.storage.database import (
@@ -107,7 +108,7 @@ class Space:
 
     def _vectors(self) -> Iterator[tuple[npt.NDArray[np.int64], Heads]]:
         """The keys of all vectors and the heads of their digests, without a look at the vectors."""
-        for rows in self._pages("SELECT digest, key FROM vector WHERE digest > ? ORDER BY digest LIMIT ?", b""):
+        for rows in self._pages("SELECT home_digest, key FROM vector WHERE home_digest > ? ORDER BY 1 LIMIT ?", b""):
             yield np.array([key for _, key in rows], np.int64), _heads(digest for digest, _ in rows)
 
     def _pages(self, query: str, after: Any) -> Iterator[list[tuple[Any, ...]]]:
@@ -173,7 +174,7 @@ def _drop(transaction: Transaction, keys: list[int], model: StoredModel, since: 
         return 0
     stored = all_rows(
         connection,
-        "SELECT key, digest FROM carray(?) AS wanted CROSS JOIN vector ON key = wanted.value "
+        "SELECT key, home_digest FROM carray(?) AS wanted CROSS JOIN vector ON key = wanted.value "
         "WHERE key < (SELECT max(key) FROM vector)",
         (integer_array(keys),),
     )
@@ -202,10 +203,12 @@ def _replaced(connection: Connection, model: StoredModel, since: int) -> tuple[l
     digest_of = model.digests()
     rows = all_rows(
         connection,
-        "SELECT seq, before ->> '$.content' FROM history WHERE seq > ? AND before IS NOT NULL ORDER BY seq LIMIT ?",
+        "SELECT history.seq, before ->> '$.content', user_id, agent_id, run_id "
+        "FROM history CROSS JOIN memory ON memory.key = memory_key "
+        "WHERE history.seq > ? AND before IS NOT NULL ORDER BY history.seq LIMIT ?",
         (since, ROWS_A_READ),
     )
-    digests = [digest_of(content) for _, content in rows if isinstance(content, str)]
+    digests = [digest_of(Scope(*owners).home, content) for _, content, *owners in rows if isinstance(content, str)]
     return digests, rows[-1][0] if len(rows) == ROWS_A_READ else None
 
 

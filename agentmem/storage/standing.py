@@ -79,7 +79,7 @@ def erase_beside(connection: Connection, keys: set[int], digests: set[bytes]) ->
         connection.execute("DELETE FROM next_vector WHERE key IN (SELECT value FROM carray(?))", (integer_array(keys),))
     if digests and fact(connection, "old_model") is not None:
         connection.execute(
-            "DELETE FROM old_vector WHERE digest IN (SELECT value FROM carray(?))", (blob_array(tuple(digests)),)
+            "DELETE FROM old_vector WHERE home_digest IN (SELECT value FROM carray(?))", (blob_array(tuple(digests)),)
         )
 
 

@@ -39,15 +39,16 @@ from agentmem.records import (
 from agentmem.statistics import Timings
 from agentmem.storage.analysis import bind_analysis
 from agentmem.storage.backup import back_up
-from agentmem.storage.check import Digest, problems_of
+from agentmem.storage.check import problems_of
 from agentmem.storage.checksums import page_problems
 from agentmem.storage.claims import claim, release
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database, bounded, is_kept, key_array
 from agentmem.storage.frozen import Frozen, freeze, thaw
+from agentmem.storage.ids import key_of
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
-from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.model import UNKNOWN, Digest, StoredModel, stored_model
 from agentmem.storage.move import Moves
 from agentmem.storage.past import PastSnapshot
 from agentmem.storage.pending import (
@@ -498,9 +499,11 @@ class Store:
         return purge_hidden(self._database, self.writes, to_microseconds(moment))
 
     def _visible_row(self, transaction: Transaction, id: str, scope: Scope) -> tuple[int, Record]:
+        connection = transaction.connection
         where, parameters = visible(scope, None, transaction.moment)
-        row = transaction.connection.execute(
-            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ? AND {where}", (id, *parameters)
+        row = connection.execute(
+            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.key = ? AND {where}",
+            (key_of(connection, id, scope), *parameters),
         ).fetchone()
         if row is None:
             raise _not_found(id, scope)
@@ -508,10 +511,8 @@ class Store:
 
     def _row(self, connection: Connection, id: str, scope: Scope) -> tuple[Any, ...] | None:
         """The memory's row whether it is visible or not, as long as it is of this scope."""
-        owners = "".join(f" AND memory.{name} = ?" for name, _ in scope.owners())
         row: tuple[Any, ...] | None = connection.execute(
-            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.id = ?{owners}",
-            (id, *(value for _, value in scope.owners())),
+            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.key = ?", (key_of(connection, id, scope),)
         ).fetchone()
         return row
 

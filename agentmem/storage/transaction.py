@@ -7,7 +7,7 @@ from typing import Any
 
 from agentmem.errors import AgentMemError
 from agentmem.failpoints import reach
-from agentmem.records import Draft, Embedded, Scope, now, to_microseconds
+from agentmem.records import Draft, Embedded, Home, Scope, now, to_microseconds
 from agentmem.storage.database import Connection, blob_array, integer_array, only_row
 from agentmem.storage.model import UNKNOWN, ModelMoved, StoredModel, stored_model
 from agentmem.storage.rows import twin_of
@@ -49,9 +49,9 @@ class Transaction:
         if model is not None and model.identity != identity:
             raise ModelMoved("The store moved to another model meanwhile.")
 
-    def digest_of(self, text: str) -> bytes:
-        """Under which the vector of a text stands, if it has one."""
-        return (self._stored_model() or UNKNOWN).digests()(text)
+    def digest_of(self, home: Home, text: str) -> bytes:
+        """Under which a home's vector of a text stands, if it has one."""
+        return (self._stored_model() or UNKNOWN).digests()(home, text)
 
     def moved_to(self, model: StoredModel) -> None:
         """For whoever gave the store another model in this transaction, in which others may follow."""
@@ -157,8 +157,8 @@ class Transaction:
         # All in one row, see _insert_rows.
         last, known = only_row(
             connection,
-            "SELECT (SELECT coalesce(max(key), 0) FROM vector), json_group_object(hex(digest), key) "
-            "FROM carray(?) AS wanted CROSS JOIN vector ON vector.digest = wanted.value",
+            "SELECT (SELECT coalesce(max(key), 0) FROM vector), json_group_object(hex(home_digest), key) "
+            "FROM carray(?) AS wanted CROSS JOIN vector ON vector.home_digest = wanted.value",
             (blob_array(digests),),
         )
         keys: dict[bytes, int] = {bytes.fromhex(digest): key for digest, key in json.loads(known).items()}
@@ -166,7 +166,7 @@ class Transaction:
         if new:
             rows = [(number, *pair) for number, pair in enumerate(new.items(), start=last + 1)]
             reach("rows: before the vectors")
-            _insert_rows(connection, "INSERT INTO vector (key, digest, data) VALUES", "(?, ?, ?)", rows)
+            _insert_rows(connection, "INSERT INTO vector (key, home_digest, data) VALUES", "(?, ?, ?)", rows)
             reach("rows: after the vectors")
             keys |= {digest: number for number, digest, _ in rows}
         return [None if entry is None else keys[entry.digest] for entry in embedded]

@@ -8,7 +8,8 @@ was none. The others, which were not deduplicated, are found by their vector, wh
 from collections.abc import Sequence
 
 from agentmem.errors import AgentMemError, DuplicateIdError
-from agentmem.records import Draft, Embedded, Record, Scope
+from agentmem.records import Draft, Embedded, Home, Record, Scope
+from agentmem.storage.ids import home_named, keys_in
 from agentmem.storage.rows import RECORD_COLUMNS, record_of, twin_of
 from agentmem.storage.snapshot import visible
 from agentmem.storage.transaction import Transaction
@@ -22,7 +23,7 @@ def outcomes(
     """What becomes of each draft, before anything is stored: None when it is to be stored, the record that takes its
     place, or what speaks against storing it."""
     decided: list[Record | AgentMemError | None] = []
-    ids: set[str] = set()
+    ids: set[tuple[Home, str]] = set()
     planned: dict[tuple[Scope, str], Record] = {}
     for draft, vector in zip(drafts, embedded, strict=True):
         outcome: Record | AgentMemError | None = None
@@ -31,7 +32,7 @@ def outcomes(
         if outcome is None:
             outcome = _refusal(transaction, draft, vector, ids)
         if outcome is None:
-            ids.add(draft.id)
+            ids.add((draft.scope.home, draft.id))
             if draft.dedupe and not draft.expired(transaction.moment):
                 planned[draft.scope, draft.content] = draft.record()
         decided.append(outcome)
@@ -39,18 +40,19 @@ def outcomes(
 
 
 def _refusal(
-    transaction: Transaction, draft: Draft, vector: Embedded | AgentMemError | None, ids: set[str]
+    transaction: Transaction, draft: Draft, vector: Embedded | AgentMemError | None, ids: set[tuple[Home, str]]
 ) -> AgentMemError | None:
     if isinstance(vector, AgentMemError):
         # A copy: one error object may be the answer to several callers who waited for the same text.
         return type(vector)(*vector.args)
     if not draft.id_given:
         return None
-    taken = transaction.connection.execute("SELECT 1 FROM memory WHERE id = ?", (draft.id,)).fetchone()
-    if not taken and draft.id not in ids:
+    named = draft.scope.home, draft.id
+    if named not in ids and not keys_in(transaction.connection, [named]):
         return None
     return DuplicateIdError(
-        f"id {draft.id!r} is taken (perhaps by a deleted memory); choose another or update that one."
+        f"id {draft.id!r} is taken in {home_named(draft.scope)} (perhaps by a deleted memory); choose another or "
+        "update that one."
     )
 
 
@@ -60,10 +62,10 @@ def existing(transaction: Transaction, draft: Draft) -> Record | None:
     where, parameters = visible(EVERYBODY, None, transaction.moment)
     row = transaction.stored.execute(
         f"SELECT {RECORD_COLUMNS} FROM memory INDEXED BY memory_vector "
-        "WHERE (vector_key = (SELECT key FROM vector WHERE digest = ?) OR vector_key IS NULL) AND twin = ? "
+        "WHERE (vector_key = (SELECT key FROM vector WHERE home_digest = ?) OR vector_key IS NULL) AND twin = ? "
         f"AND content = ? AND user_id IS ? AND agent_id IS ? AND run_id IS ? AND {where} ORDER BY key LIMIT 1",
         (
-            transaction.digest_of(draft.content), twin_of(scope, draft.content),
+            transaction.digest_of(scope.home, draft.content), twin_of(scope, draft.content),
             draft.content, scope.user_id, scope.agent_id, scope.run_id, *parameters,
         ),
     ).fetchone()  # fmt: skip

@@ -14,6 +14,7 @@ import apsw
 from agentmem import AgentMemError, Config, Memory
 from agentmem.storage import database, expiry
 from agentmem.testing import HashEmbedder
+from tests.earlier import turn_back
 from tests.forgery import forge
 from tests.torture.writers import Writer
 
@@ -209,9 +210,8 @@ def migrated_from_an_older_schema(play: Play) -> None:
 
 def made_an_older_one(play: Play) -> None:
     play.prepare(lambda writer: [writer.attempt(writer.add) for _ in range(5)] and None)
-    forge(play.path, "DROP INDEX history_purge")
+    turn_back(play.path)
     forge(play.path, "UPDATE meta SET value = 'of old' WHERE name = 'analysis'")
-    forge(play.path, "PRAGMA user_version = 1")
 
 
 def indexed_anew(play: Play) -> None:

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from agentmem.config import Durability
+from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -124,8 +125,9 @@ class Chunk:
         try:
             if self._deferred and drafts:
                 stored = engine.store.insert(
-                    drafts, [None] * len(drafts), model=None, together=together, durability=self._durability
-                )
+                    drafts, [None] * len(drafts), model=None, together=together, durability=self._durability,
+                    deadline=Deadline(timeout),
+                )  # fmt: skip
             elif drafts:
                 stored = engine.lenses.through(partial(self._store, timeout=timeout, together=together))
         except AgentMemError as error:
@@ -145,8 +147,9 @@ class Chunk:
         # Errors of a model that was left meanwhile are told to nobody: the store refuses its answers.
         embedded = lens.embedder.embedded(*self._texts(), self._sent[1].answers(timeout))
         return self._engine.store.insert(
-            self._drafts, embedded, model=lens.identity, together=together, durability=self._durability
-        )
+            self._drafts, embedded, model=lens.identity, together=together, durability=self._durability,
+            deadline=Deadline(timeout),
+        )  # fmt: skip
 
 
 def store_all(
@@ -206,7 +209,7 @@ def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | Agent
     engine.backlog.admit(1, timeout)
     stored: list[Record | AgentMemError] = []
     try:
-        stored = engine.store.insert([draft], [None], model=None, together=True)
+        stored = engine.store.insert([draft], [None], model=None, together=True, deadline=Deadline(timeout))
     finally:
         engine.backlog.wake(missed=_missed([draft], stored))
     return stored

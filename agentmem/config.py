@@ -33,8 +33,8 @@ class Config:
     `add_batch` takes a level of its own."""
 
     timeout: float = 60.0
-    """Seconds that a call may wait for its embedding, or read, before `DeadlineError` or `OverloadedError`, unless it
-    says so itself with `timeout=`."""
+    """Seconds that a call may wait for its embedding, look for the words of its text, or read, before `DeadlineError`
+    or `OverloadedError`, unless it says so itself with `timeout=`."""
 
     busy_timeout: float = 10.0
     """Seconds that a write may wait for another process's transaction before `StoreBusyError`."""

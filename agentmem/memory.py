@@ -311,19 +311,19 @@ class ScopedMemory:
         is committed, or is woken to lead that commit."""
         store, embedder = self._engine.store, lens.embedder
         embedded: list[Embedded | AgentMemError] = []
-        write = store.insertion([draft], embedded, model=lens.identity, together=True)
+        deadline = Deadline(timeout)
+        write = store.insertion([draft], embedded, model=lens.identity, together=True, deadline=deadline)
 
         def commit(answers: list[Answer]) -> None:
             embedded.extend(embedder.embedded([draft.content], [draft.scope.home], answers))
             store.writes.enqueue([write])
 
-        deadline = time.monotonic() + timeout
         ticket = Ticket(1, commit)
         try:
             embedder.submit(
                 ticket, [draft.content], [draft.scope.home], "document", urgent=True, timeout=timeout
             )  # fmt: skip
-            return store.writes.finish(write, max(0.0, deadline - time.monotonic()), of=timeout)
+            return store.writes.finish(write, deadline.left, of=timeout)
         except BaseException:
             store.writes.leave(write)
             embedder.cancel(ticket)
@@ -447,7 +447,7 @@ class ScopedMemory:
         for query in queries:
             if terms:
                 deadline.check()
-            terms.append({} if asked.mode == "vector" else query_terms(query))
+            terms.append({} if asked.mode == "vector" else query_terms(query, deadline))
         if asked.mode == "keyword":
             return [replace(asked, terms=words) for words in terms]
         urgent = len(queries) <= URGENT_TEXTS
@@ -667,7 +667,7 @@ class ScopedMemory:
         )
         if content is not None:
             old = self._engine.store.require(id, scope)  # Before the text is embedded for nothing.
-            revision = replace(revision, terms=stored_terms(content, old.created_at))
+            revision = replace(revision, terms=stored_terms(content, old.created_at, Deadline(seconds)))
             scope = owners_of(old)
         return self._engine.lenses.through(lambda lens: self._revise(lens, id, scope, revision, seconds))
 

@@ -21,6 +21,9 @@ from zlib import crc32
 
 import Stemmer
 
+from agentmem.deadline import Deadline, is_over
+from agentmem.errors import DeadlineError
+
 ANALYSIS = f"2:{Stemmer.version()}"
 """Changes whenever the terms of some text could: a store that was written under another is analysed anew."""
 
@@ -98,10 +101,14 @@ _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "su
 _local = threading.local()  # A Stemmer a thread: they keep state.
 
 
-def stored_terms(content: str, created_at: datetime) -> bytes:
+def stored_terms(content: str, created_at: datetime, deadline: Deadline | None = None) -> bytes:
     """The terms of a memory, with repetitions, those of its day at the end: uint32, little-endian. Some 8 microseconds
-    for 16 English words that were met before, 2 more for each new one; may be called from any thread."""
-    packed = [_packed(_words(piece)) for piece in _pieces(content)]
+    for 16 English words that were met before, 2 more for each new one; may be called from any thread.
+
+    Raises:
+        DeadlineError: a long text took longer than the deadline allows.
+    """
+    packed = [_packed(_words(piece)) for piece in _pieces(content, deadline)]
     packed.append(_day_terms(created_at.toordinal()))
     return b"".join(packed)
 
@@ -123,11 +130,15 @@ def _day_terms(ordinal: int) -> bytes:
     return _packed(words)
 
 
-def query_terms(query: str) -> dict[int, str]:
+def query_terms(query: str, deadline: Deadline | None = None) -> dict[int, str]:
     """The different terms of a query, with the words that they stand for; stop words only when it has no others. Of a
-    query with more than 4,096 different words, these are the first."""
+    query with more than 4,096 different words, these are the first.
+
+    Raises:
+        DeadlineError: a long query took longer than the deadline allows.
+    """
     different: dict[str, None] = {}
-    for piece in _pieces(query):
+    for piece in _pieces(query, deadline):
         different |= dict.fromkeys(_query_words(piece))
         if len(different) >= _MOST_WORDS:
             break
@@ -143,6 +154,8 @@ def _is_stop_word(word: str) -> bool:
 @lru_cache(_CACHED_WORDS)
 def _hash(word: str) -> int:
     """CRC-32 of the stem: of two words of an owner's 50,000, one in 100,000 pairs with a given third falls together."""
+    if word[-1] > "\u024f":  # Behind the Latin letters: it has no English ending.
+        return crc32(word.encode("utf-8", "surrogatepass"))
     try:
         stem = _local.stemmer.stemWord
     except AttributeError:
@@ -151,15 +164,20 @@ def _hash(word: str) -> int:
     return crc32(stem(word).encode("utf-8", "surrogatepass"))
 
 
-def _pieces(text: str) -> Iterable[str]:
+def _pieces(text: str, deadline: Deadline | None) -> Iterable[str]:
     """The text in pieces of at most `_PIECE` characters, cut behind a space, else between words, else anywhere. Any two
     that follow each other have more than that, so that there are few."""
-    return (text,) if len(text) <= _PIECE else _cut(text)
+    return (text,) if len(text) <= _PIECE else _cut(text, deadline)
 
 
-def _cut(text: str) -> Iterator[str]:
+def _cut(text: str, deadline: Deadline | None) -> Iterator[str]:
     start = 0
     while len(text) - start > _PIECE:
+        if deadline is not None and is_over(deadline):
+            raise DeadlineError(
+                f"Finding the words of {len(text):,} characters took longer than the {deadline.seconds:g} seconds "
+                "allowed; shorten the text, or raise timeout."
+            )
         piece = text[start : start + _PIECE]
         cut = _AFTER_SPACE.match(piece) or _compiled(_BETWEEN_WORDS).match(piece)
         end = cut.end() if cut else _PIECE

@@ -1,6 +1,7 @@
 """What a call may take: reads end by their timeout, whatever their filters ask, and nobody else waits for them."""
 
 import io
+import json
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentmem import AgentMemError, DeadlineError, Memory, Record
+from agentmem import AgentMemError, DeadlineError, Memory, Record, terms
 from agentmem.deadline import Deadline
 from agentmem.storage import store
 from agentmem.terms import stored_terms
@@ -90,6 +91,33 @@ def test_many_queries_end_by_their_timeout_while_their_words_and_tokens_are_foun
     assert 2 < len(found) < 100
     assert memory.add_batch(queries, user_id="ana", timeout=SECONDS)
     assert memory.search("text 7", user_id="ana")[0].record.content == "text 7"
+
+
+LONG = "\u337f" * 100_000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda memory, known, **asked: memory.add(LONG, user_id="ana", **asked),
+        lambda memory, known, **asked: memory.add(LONG, user_id="ana", defer=True, **asked),
+        lambda memory, known, **asked: memory.add_batch(["short", LONG], user_id="ana", **asked),
+        lambda memory, known, **asked: memory.add_batch(["short", LONG], user_id="ana", defer=True, **asked),
+        lambda memory, known, **asked: memory.update(known, LONG, **asked),
+        lambda memory, known, **asked: memory.search(LONG, user_id="ana", **asked),
+        lambda memory, known, **asked: memory.import_(io.BytesIO(json.dumps(LONG).encode()), user_id="ana", **asked),
+    ],
+    ids=["add", "add, deferred", "add_batch", "add_batch, deferred", "update", "search", "import_"],
+)
+def test_a_call_ends_by_its_timeout_while_the_words_of_a_long_text_are_found(memory, monkeypatch, call):
+    record = memory.add("a text", user_id="ana")
+    with monkeypatch.context() as patched:
+        patched.setattr(terms, "_folded", lambda text: time.sleep(0.05) or text)
+        with pytest.raises(DeadlineError, match=r"words of 100,000 characters took longer than the 0\.2 seconds"):
+            call(memory, record.id, timeout=0.2)
+    assert [each.content for each in memory.get_all(user_id="ana")] == ["a text"]
+    call(memory, record.id, timeout=SECONDS)
+    assert memory.count(user_id="ana") >= 1
 
 
 def test_a_search_of_the_past_ends_by_its_timeout_between_two_texts_that_were_replaced(memory, monkeypatch):

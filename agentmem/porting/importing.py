@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from agentmem.batches import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
 from agentmem.config import MIB, Durability
+from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -184,6 +185,7 @@ class _Chunk:
         return self._engine.store.take_in(
             [entry.arrival for entry in self._entries], self._vectors(), model=lens.identity,
             on_conflict=options.on_conflict, together=options.on_error == "raise", durability=options.durability,
+            deadline=Deadline(options.timeout),
         )  # fmt: skip
 
     def _vectors(self) -> list[Embedded | AgentMemError | None]:

@@ -251,14 +251,19 @@ class Store:
         model: str | None,
         together: bool,
         durability: Durability | None = None,
+        deadline: Deadline | None = None,
     ) -> Write[list[Record | AgentMemError]]:
         """A write that adds the drafts in order, each with its event and its vector (or None: deferred); `embedded` may
         be filled until it is queued. Its result has a record for each draft (an existing one where the draft asks not
         to be stored twice), or the error that kept this one out: the embedding's, or a DuplicateIdError. With
         `together`, the first such error is raised and nothing is written. `model` is the identity of the one that made
-        the vectors (None: all are deferred); ModelMoved is raised when the store's are of another."""
+        the vectors (None: all are deferred); ModelMoved is raised when the store's are of another.
+
+        Raises:
+            DeadlineError: finding the words of the drafts took longer than the deadline allows.
+        """
         # Here and not in `apply`, which runs on the thread that leads a commit for many.
-        terms = [stored_terms(draft.content, draft.created_at) for draft in drafts]
+        terms = [stored_terms(draft.content, draft.created_at, deadline) for draft in drafts]
 
         def apply(transaction: Transaction) -> list[Record | AgentMemError]:
             if model is not None:
@@ -286,9 +291,12 @@ class Store:
         model: str | None,
         together: bool,
         durability: Durability | None = None,
+        deadline: Deadline | None = None,
     ) -> list[Record | AgentMemError]:
         """Commits such a write."""
-        return self.writes.run(self.insertion(drafts, embedded, model=model, together=together, durability=durability))
+        return self.writes.run(
+            self.insertion(drafts, embedded, model=model, together=together, durability=durability, deadline=deadline)
+        )
 
     def arrived(self, arrivals: Sequence[Arrival]) -> list[bool]:
         """Which of the memories from elsewhere are here already, as they are."""
@@ -304,10 +312,11 @@ class Store:
         on_conflict: OnConflict,
         together: bool,
         durability: Durability | None,
+        deadline: Deadline,
     ) -> list[Outcome | AgentMemError]:
         """Commits memories from elsewhere, in one transaction; see `take_in`. `model` is the identity of the one that
-        made the vectors; ModelMoved is raised when the store's are of another."""
-        terms = [stored_terms(arrival.draft.content, arrival.draft.created_at) for arrival in arrivals]
+        made the vectors; ModelMoved is raised when the store's are of another. DeadlineError as for `insertion`."""
+        terms = [stored_terms(arrival.draft.content, arrival.draft.created_at, deadline) for arrival in arrivals]
 
         def apply(transaction: Transaction) -> list[Outcome | AgentMemError]:
             transaction.require_model(model)

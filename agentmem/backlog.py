@@ -4,6 +4,7 @@ What is pending stands in the database and nowhere else, so that it survives any
 can do the work. This module only decides who works when.
 """
 
+import logging
 import os
 import threading
 import time
@@ -12,12 +13,16 @@ from collections.abc import Iterator
 from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.forks import abandon, restart
+from agentmem.interrupts import Lock, condition, no_thread, started
 from agentmem.lens import Lens, Lenses
 from agentmem.parcel import Parcel
 from agentmem.records import Embedded, Scope
+from agentmem.statistics import BackgroundErrors
 from agentmem.storage.claims import claimant
 from agentmem.storage.pending import Pending
 from agentmem.storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 512
 """Memories that go to the model and into a commit together: large enough that neither waits for the other."""
@@ -44,11 +49,13 @@ class _Chunk(Parcel):
 
 
 class Backlog:
-    """Every method may be called from any thread. The thread of the background starts with the first need."""
+    """Every method may be called from any thread. The thread of the background starts with the first need; where the
+    system gives none, the next deferred memory, search, flush or opening of the store tries again."""
 
-    def __init__(self, store: Store, lenses: Lenses, *, limit: int, patience: float) -> None:
+    def __init__(self, store: Store, lenses: Lenses, errors: BackgroundErrors, *, limit: int, patience: float) -> None:
         """`limit` memories may be pending; `patience` is the seconds that the background gives a chunk, and then each
         of its texts, before it takes them for hanging."""
+        self._errors = errors
         self._patience = patience
         self._store = store
         self._lenses = lenses
@@ -60,8 +67,8 @@ class Backlog:
     def _start(self) -> None:
         self._owner = claimant()
         # Guards: everything below. Taken by itself: an interrupt that strikes as a condition is left leaves it locked.
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._lock = Lock()
+        self._changed = condition(self._lock)
         self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
         self._awake = False
         self._closed = False
@@ -77,13 +84,16 @@ class Backlog:
         self._ensure_process()
         deadline = time.monotonic() + timeout
         while not self._take_room(memories):
-            self.wake(0)
+            works = self.wake(0)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise OverloadedError(
                     f"{self._count:,} deferred memories were waiting for their vectors during {timeout:g} seconds; "
                     "nothing was written, try again later or raise timeout or Config.pending_limit."
                 )
+            if not works:
+                self.settle(EVERYBODY, left, urgent=False)
+                continue
             with self._lock:
                 # The work of other processes is told by nobody; it is looked for now and then.
                 self._changed.wait(min(left, RECOUNT_SECONDS))
@@ -101,22 +111,27 @@ class Backlog:
             self._count += memories
             return True
 
-    def wake(self, missed: int) -> None:
-        """There is something to do in the background; `missed` admitted memories were not stored after all."""
+    def wake(self, missed: int) -> bool:
+        """There is something to do in the background; `missed` admitted memories were not stored after all. False when
+        it needs a thread and the system gives none: the work stays, and the next call tries again."""
         self._ensure_process()
         with self._lock:
             if self._closed:
-                return
+                return True
             if self._count is not None:
                 self._count -= missed
             if self._lenses.current.embedder.absent:
                 self._changed.notify_all()
-                return
+                return True
             self._awake = True
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="agentmem-backlog", daemon=True)
-                self._thread.start()
+                thread = started(self._work, "agentmem-backlog")
+                if thread is None:
+                    self._errors.note("starting the thread for deferred memories", no_thread(), logger)
+                    return False
+                self._thread = thread
             self._changed.notify_all()
+            return True
 
     def settle(self, scope: Scope, timeout: float, *, urgent: bool) -> None:
         """Has the pending memories of a scope embedded, on this thread. On return every one that was there has its
@@ -174,9 +189,11 @@ class Backlog:
                 self._awake = False
             try:
                 pause = self._drain()
-            except Exception:
+            except BaseException as error:
                 # The model fails, the disk is full, or this is the end. The work stays where it is; the next deferred
                 # memory, search, flush or opening of the store tries again.
+                if not self._closed:
+                    self._errors.note("embedding deferred memories", error, logger)
                 pause = None
 
     def _drain(self) -> float | None:

@@ -10,6 +10,7 @@ from agentmem.config import Config
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.forks import restart
+from agentmem.interrupts import Lock, started
 from agentmem.lens import Lenses
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
@@ -27,7 +28,9 @@ class Engine:
         self.store = Store(path, config, self.timings)
         try:
             self.lenses = Lenses(self.store, config, self.timings, wanted)
-            self.backlog = Backlog(self.store, self.lenses, limit=config.pending_limit, patience=config.timeout)
+            self.backlog = Backlog(
+                self.store, self.lenses, self.timings.errors, limit=config.pending_limit, patience=config.timeout
+            )
         except BaseException:
             self.store.close()
             raise
@@ -37,7 +40,7 @@ class Engine:
         _open_engines.add(self)
 
     def _start(self) -> None:
-        self._closing = threading.Lock()  # Guards: that only one thread closes; others wait until it has.
+        self._closing = Lock()  # Guards: that only one thread closes; others wait until it has.
         self._pid = os.getpid()  # Last, see Restartable.
 
     @property
@@ -72,10 +75,8 @@ class Engine:
     def close_aside(self) -> None:
         """Closes from a thread of its own: the garbage collector, or a signal, may strike in any thread, at any moment,
         also in one that holds a lock which closing needs."""
-        try:
-            threading.Thread(target=self.close, name="agentmem-closer", daemon=True).start()
-        except RuntimeError:  # The interpreter is ending and starts no threads.
-            self.close()
+        if started(self.close, "agentmem-closer") is None and not is_within_a_call():
+            self.close()  # Otherwise the end of the process does.
 
 
 _ROOMS = (

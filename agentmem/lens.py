@@ -20,6 +20,7 @@ from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.errors import ClosedError, ModelError, ModelMismatchError
 from agentmem.failpoints import reach
 from agentmem.forks import restart
+from agentmem.interrupts import Lock, condition
 from agentmem.search.retriever import Retriever
 from agentmem.search.sealing import Sealer
 from agentmem.search.shelf import Shelves, Unsealed
@@ -81,8 +82,8 @@ class Lenses:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()  # Guards: current, _ahead. Held while a model's card is read.
-        self._changed = threading.Condition(self._lock)
+        self._lock = Lock()  # Guards: current, _ahead. Held while a model's card is read.
+        self._changed = condition(self._lock)
         self._ahead: list[Lens] = []  # Of the models that threads of this process are moving the store to.
         self.closing = threading.Event()
         self._pid = os.getpid()  # Last, see Restartable.
@@ -109,7 +110,7 @@ class Lenses:
 
     def _made(self, source: Source) -> Lens:
         embedder = Embedder(source, self._config, self._store.known_vectors, self._timings)
-        sealer = Sealer(self._store.segments, self._store.snapshot, embedder.identity)
+        sealer = Sealer(self._store.segments, self._store.snapshot, embedder.identity, self._timings.errors)
         in_int8 = self._config.shelf_vectors == "int8"
         shelves = Shelves(embedder.dimension, self._config.shelf_bytes, sealer, in_int8=in_int8)
         model = StoredModel(

@@ -5,6 +5,7 @@ within one snapshot of the store let the shelves propose (`search`) and the rows
 """
 
 import os
+import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ from agentmem.embedding.embedder import GivenEmbedder, failure_of
 from agentmem.engine import Engine, is_within_a_call
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
+from agentmem.interrupts import require_room
 from agentmem.lens import DEFAULT_MODEL as DEFAULT_MODEL
 from agentmem.lens import Lens
 from agentmem.messages import item_of_message
@@ -313,9 +315,10 @@ class ScopedMemory:
         embedded: list[Embedded | AgentMemError] = []
         deadline = Deadline(timeout)
         write = store.insertion([draft], embedded, model=lens.identity, together=True, deadline=deadline)
+        write.caller = sys._getframe()
 
         def commit(answers: list[Answer]) -> None:
-            embedded.extend(embedder.embedded([draft.content], [draft.scope.home], answers))
+            embedded[:] = embedder.embedded([draft.content], [draft.scope.home], answers)
             store.writes.enqueue([write])
 
         ticket = Ticket(1, commit)
@@ -768,6 +771,7 @@ class ScopedMemory:
         return self._erase(self._whose(user_id, agent_id, run_id), check_id(id), shown=progress)
 
     def _erase(self, scope: Scope, id: str | None, *, shown: bool) -> int:
+        require_room()
         with stages(shown=shown) as tell:
             erased = self._engine.store.purge(scope, id, tell)
         return self._engine.forget(erased)
@@ -973,6 +977,7 @@ class Memory(ScopedMemory):
             shelf_bytes=engine.shelves.bytes,
             shelves_evicted=engine.shelves.evicted,
             timings=engine.timings.percentiles(),
+            background_errors=engine.timings.errors.latest(),
             **engine.embedder.stats(),
         )
 
@@ -1002,6 +1007,7 @@ class Memory(ScopedMemory):
         Raises:
             StoreBusyError: others kept the write lock; nothing was mended, try again.
         """
+        require_room()
         engine = self._engine
         with stages(shown=progress) as tell:
             told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension, tell)
@@ -1038,6 +1044,7 @@ class Memory(ScopedMemory):
         """
         if isinstance(model, str) and not model:
             raise InvalidInputError("model is ''; pass the name of a model, its folder, or an embedder.")
+        require_room()
         source = find_model(model) if isinstance(model, str) else model
         seconds = None if timeout is None else check_timeout(timeout, self._engine.config)
         return reembed(self._engine, source, shown=progress, timeout=seconds)
@@ -1084,6 +1091,7 @@ class Memory(ScopedMemory):
             StoreBusyError: others kept the write lock for too long, or an old read keeps erased bytes in the log.
             StoreFullError: there is no room to work in; the store is as it was.
         """
+        require_room()
         moment = None if deleted_before is None else check_past("deleted_before", deleted_before)
         return vacuum(self._engine, moment, full=full, shown=progress)
 

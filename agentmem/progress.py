@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from agentmem.interrupts import started
+
 T = TypeVar("T")
 
 Tell = Callable[[str, int, int], object]
@@ -142,10 +144,10 @@ def _every_now_and_then(look: Callable[[], object]) -> Iterator[None]:
             look()
             pause = max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
 
-    looking = threading.Thread(target=repeat, name="agentmem-progress", daemon=True)
-    looking.start()
+    looking = started(repeat, "agentmem-progress")  # Without a thread, the bar stands still.
     try:
         yield
     finally:
         ended.set()
-        looking.join()
+        if looking is not None:
+            looking.join()

@@ -61,18 +61,19 @@ class _Mover:
 
     def run(self) -> int:
         """Returns how many texts were embedded here."""
-        while True:
-            standing = self._moves.take(self._owner, self._target, self._seconds)
-            if standing is None:
-                self._wait()
-                continue
-            try:
-                self._work(standing)
-                return self._embedded
-            except Overtaken:
-                continue
-            finally:
-                self._let_go()
+        try:
+            while True:
+                standing = self._moves.take(self._owner, self._target, self._seconds)
+                if standing is None:
+                    self._wait()
+                    continue
+                try:
+                    self._work(standing)
+                    return self._embedded
+                except Overtaken:
+                    continue
+        finally:
+            self._let_go()
 
     def _wait(self) -> None:
         """Another one is at it."""

@@ -1,11 +1,46 @@
 """Stats: what happened, and how much there is."""
 
+import logging
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 SAMPLES = 1024
 """Latest durations of a kind that percentiles are taken from: enough for a p99, a few kilobytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundError:
+    """Errors of one cause that no call was there to raise."""
+
+    count: int
+    at: datetime
+    """When the latest of them struck, in UTC."""
+    message: str
+    """Its own."""
+
+
+class BackgroundErrors:
+    """What fails in the background, by cause: the work and the type of the error. Nothing is lost by it: such work is
+    tried again."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, BackgroundError] = {}
+
+    def note(self, work: str, error: BaseException, logger: logging.Logger) -> None:
+        """Counts an error, and logs it as a warning if it is the first of its cause."""
+        cause = f"{work}: {type(error).__name__}"
+        before = self._latest.get(cause)
+        self._latest[cause] = BackgroundError(1 if before is None else before.count + 1, datetime.now(UTC), str(error))
+        if before is None:
+            logger.warning(
+                "%s failed (%s: %s); it is tried again, further errors of this cause are only counted in stats()",
+                work, type(error).__name__, error,
+            )  # fmt: skip
+
+    def latest(self) -> dict[str, BackgroundError]:
+        """By cause, those that came first in front."""
+        return dict(self._latest)
 
 
 class Timings:
@@ -13,6 +48,7 @@ class Timings:
     append to a bounded deque is atomic."""
 
     def __init__(self) -> None:
+        self.errors = BackgroundErrors()
         self._samples: dict[str, deque[float]] = {}
 
     def record(self, name: str, seconds: float) -> None:
@@ -115,6 +151,9 @@ class Stats:
     waiting_tokens: int = 0
     oldest_wait_seconds: float = 0.0
     workers: int = 0
+    background_errors: dict[str, BackgroundError] = field(default_factory=dict)
+    """What failed on threads of the background, such as `embedding deferred memories: EmbeddingError`, by cause. The
+    first error of a cause is logged too, as a warning, by a logger below `agentmem`."""
     timings: dict[str, dict[str, float]] = field(default_factory=dict)
     """p50, p90 and p99 of the latest `tokenise` (a call), `wait` (the oldest text of a batch in line), `embed` (a
     batch), `commit` (a transaction), `search` (a query, without embedding)."""

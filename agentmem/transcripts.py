@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
+from agentmem.interrupts import fails_apart
 from agentmem.messages import item_of_message
 from agentmem.records import Record, shorten
 from agentmem.records import moment_of as moment_of
@@ -114,6 +115,8 @@ def _value(raw: bytes) -> Any:
         reason = f"column {error.colno} is not JSON ({error.msg}); write one text in quotes or one object a line."
         raise _Misread(reason, error.lineno) from None
     except (ValueError, RecursionError) as error:  # A number of thousands of digits, brackets without end.
+        if not fails_apart(lambda: json.loads(raw.decode())):
+            raise
         raise _Misread(f"this JSON cannot be read ({error}); simplify it.", 1) from None
 
 

@@ -384,7 +384,7 @@ def test_a_caller_who_is_alone_runs_its_text_itself_and_others_have_a_worker(mak
 
 def test_what_fails_for_a_lone_caller_is_its_answer(make, model):
     def fail(_items):
-        raise MemoryError("no room")
+        raise EmbeddingError("not this text")
 
     collector = make(lone_on_caller=True)
     collector._run = fail
@@ -393,7 +393,25 @@ def test_what_fails_for_a_lone_caller_is_its_answer(make, model):
     caller.end()
     [error] = caller.answer()
     assert isinstance(error, EmbeddingError)
-    assert "no room" in str(error)
+    assert "not this text" in str(error)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RecursionError("too deep")])
+def test_what_a_lone_caller_has_no_room_for_comes_out_as_it_is(make, model, error):
+    def fail(items):
+        if threading.current_thread() is alone.thread:
+            raise error
+        return model.run(items)
+
+    collector = make(lone_on_caller=True)
+    collector._run = fail
+    model.gate.set()
+    alone, later = LoneCaller(collector), LoneCaller(collector)
+    alone.begin(Item(1, 5, True))
+    alone.end()
+    assert alone.raised is error
+    later.begin(Item(1, 5, True))
+    assert is_right(Item(1, 5, True), later.answer()[0])
 
 
 def test_an_interrupt_of_a_lone_caller_is_its_own_and_others_get_their_vector(make, model):
@@ -565,21 +583,51 @@ def test_close_answers_who_waits_and_lets_the_run_end(make, model):
         Caller(collector).put([Item(3, 10, True)], urgent=True)
 
 
-def test_a_caller_is_told_when_no_thread_can_be_started_and_the_next_one_is_served(make, model, monkeypatch):
+def test_callers_run_their_texts_themselves_when_no_thread_can_be_started(make, model, monkeypatch):
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     collector = make()
     model.gate.set()
-    refused, served = Caller(collector), Caller(collector)
+    model.poison.add(3)
+    alone, served = Caller(collector), Caller(collector)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(EmbeddingError, match="can't start new thread"):
-            refused.put([Item(1, 10, True)], urgent=True)
+        alone.put([Item(number, 10, False) for number in (1, 3)], urgent=False)
+        assert [type(answer) for answer in alone.calls[0]] == [bytes, EmbeddingError]
     served.put([Item(2, 10, True)], urgent=True)
     assert [type(answer) for answer in served.answer()] == [bytes]
-    assert refused.calls == []
-    assert [item.number for batch in model.batches for item in batch] == [2]
+    assert collector.depth()[:2] == (0, 0)
+
+
+def test_an_interrupt_of_a_caller_in_a_workers_place_is_its_own_and_others_are_served(make, model, monkeypatch):
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def interrupted(_items):
+        raise KeyboardInterrupt
+
+    collector = make()
+    model.gate.set()
+    gone, served = Caller(collector), Caller(collector)
+    run = collector._run
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        collector._run = interrupted
+        ticket = Ticket(2, gone._then)
+        with pytest.raises(KeyboardInterrupt):
+            collector.put(
+                ticket,
+                [(0, b"1", Item(1, 10, True), 10), (1, b"2", Item(2, 10, True), 10)],
+                urgent=True,
+                timeout=SECONDS,
+            )
+        collector.cancel(ticket)
+        collector._run = run
+        served.put([Item(2, 10, True)], urgent=True)
+        assert [type(answer) for answer in served.answer()] == [bytes]
+    assert gone.calls == []
+    assert collector.depth()[:2] == (0, 0)
 
 
 def test_an_interrupt_while_a_worker_starts_loses_neither_the_worker_nor_the_next_caller(make, model, monkeypatch):

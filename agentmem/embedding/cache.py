@@ -1,7 +1,8 @@
 """The vectors of recent texts, bounded in bytes."""
 
-import threading
 from collections import OrderedDict
+
+from agentmem.interrupts import Lock
 
 ENTRY_BYTES = 250
 """What an entry costs beside its vector: key, two object headers, the node of the ordered dictionary. Measured as the
@@ -13,7 +14,7 @@ class VectorCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._lock = threading.Lock()  # Guards: _vectors, bytes.
+        self._lock = Lock()  # Guards: _vectors, bytes.
         self._vectors: OrderedDict[bytes, bytes] = OrderedDict()
         self.bytes = 0
 

@@ -3,12 +3,14 @@
 A batch is cut only by a worker that is free, from whatever waits at that moment. There is no timer: a lone request
 leaves at once, and load makes batches by itself. Urgent batches do not wait for bulk ones: they start beside them and
 share the cores for as long as those take. A caller who is alone with the model runs its text itself: waking another
-thread, and being woken by it, would cost a lone `add` or `search` half a millisecond. Everyone who waits gets a vector,
-an error, or ClosedError.
+thread, and being woken by it, would cost a lone `add` or `search` half a millisecond. Where the system gives no
+threads, the callers' own do the work. Everyone who waits gets a vector, an error, or ClosedError.
 """
 
+import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,10 @@ import numpy.typing as npt
 from agentmem.embedding.line import Line, Request
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
 from agentmem.failpoints import reach
+from agentmem.interrupts import Lock, condition, no_thread, started
 from agentmem.statistics import Timings
+
+logger = logging.getLogger(__name__)
 
 Run = Callable[[list[Any]], npt.NDArray[np.float32]]
 """Prepared items in, vectors (n, dimension) out; called from several threads at once, one call a worker, or with
@@ -46,8 +51,9 @@ CLOSE_WAIT_SECONDS = 30.0
 
 
 class Ticket:
-    """One call's texts on their way. `answers` has one entry a text once `then` has been called, which happens exactly
-    once, on a worker's thread or on the caller's own, unless the ticket is cancelled before."""
+    """One call's texts on their way. `answers` has one entry a text once `then` has been called, which happens on a
+    worker's thread or on a caller's, unless the ticket is cancelled before. It happens once; again only when an error
+    struck amid it."""
 
     __slots__ = ("alone", "answers", "cancelled", "entering", "remaining", "then")
 
@@ -56,7 +62,7 @@ class Ticket:
         self.remaining = size
         self.cancelled = False
         self.entering = False  # Its texts are about to stand in line.
-        self.alone: _Batch | None = None  # That the caller runs itself.
+        self.alone: _Batch | None = None  # That the caller runs itself, latest.
         self.then = then
 
 
@@ -77,11 +83,12 @@ class CollectorCounts:
 
 
 class _Batch:
-    __slots__ = ("lost", "requests", "thread", "urgent")
+    __slots__ = ("counted", "lost", "requests", "thread", "urgent")
 
     def __init__(self, requests: list[Request], *, urgent: bool) -> None:
         self.requests = requests
         self.urgent = urgent
+        self.counted = False  # Among the busy workers.
         self.lost = False  # All its callers gave up while it ran; its place among the workers was given away.
         self.thread: threading.Thread | None = None  # That runs it.
 
@@ -107,7 +114,7 @@ class Collector:
         timings: Timings,
     ) -> None:
         """`lone_on_caller` is for a model whose runs end soon and raise only AgentMemError or MemoryError: the deadline
-        of a caller who runs it cannot strike meanwhile."""
+        of a caller who runs it cannot strike meanwhile. (Without any thread, a caller runs every model.)"""
         self._run = run
         self._dimension = dimension
         self._overlap = overlap
@@ -118,9 +125,9 @@ class Collector:
         self._keep = keep
         self._recall = recall
         self._timings = timings
-        self._lock = threading.Lock()  # Guards: everything below, every Request and every Ticket.
-        self._arrived = threading.Condition(self._lock)  # A batch may start, or the end.
-        self._room = threading.Condition(self._lock)  # Tokens left the line.
+        self._lock = Lock()  # Guards: everything below, every Request and every Ticket.
+        self._arrived = condition(self._lock)  # A batch may start, or the end.
+        self._room = condition(self._lock)  # Tokens left the line.
         self._urgent, self._bulk = Line(), Line()
         self._flying: dict[bytes, Request] = {}
         self._running: set[_Batch] = set()
@@ -130,8 +137,9 @@ class Collector:
         self._urgent_in_a_row = 0
         self._closed = False
         self._threads: set[threading.Thread] = set()  # The workers, those on lost batches included.
+        self._untold: deque[Ticket] = deque()  # That have all their answers.
         self._sleeping = 0  # Workers that wait for `_arrived`, or were told and have not looked yet.
-        self._idle = threading.Condition(self._lock)  # A run ended.
+        self._idle = condition(self._lock)  # A run ended.
         self.workers = workers
         self.counts = CollectorCounts()
 
@@ -167,10 +175,10 @@ class Collector:
 
         Raises:
             OverloadedError: the line stayed full for `timeout` seconds; the ticket is cancelled.
-            EmbeddingError: there is no worker, and the system starts none.
             ClosedError: the collector is closed.
         """
         tokens = sum(text[3] for text in texts)
+        deadline = time.monotonic() + timeout
         with self._lock:
             # A ticket larger than the whole line may enter an empty one, or it never could.
             has_room = self._room.wait_for(
@@ -191,6 +199,8 @@ class Collector:
                 self._line_up(ticket, texts, self._urgent if urgent else self._bulk)
         if ticket.alone is not None:
             self._run_alone(ticket.alone)
+        if not self._threads:
+            self._stand_in(ticket, deadline)
 
     def _line_up(self, ticket: Ticket, texts: Sequence[tuple[int, bytes, Any, int]], line: Line) -> None:
         """The caller holds the lock."""
@@ -231,22 +241,40 @@ class Collector:
         """Runs a batch on its caller's thread. An interrupt, or what a signal handler raises, is the caller's own and
         goes through; the caller cancels its ticket then."""
         began = time.perf_counter()
-        answers = self._answers(batch.requests, (AgentMemError, MemoryError))
+        answers = self._answers(batch.requests, (AgentMemError, MemoryError), on_caller=True)
         self._finish(batch, answers, time.perf_counter() - began)
         with self._lock:
             self._call_worker()  # For who has come meanwhile.
 
+    def _stand_in(self, ticket: Ticket, deadline: float) -> None:
+        """Does a worker's work on its caller's thread, because there is no other, until nothing is left to do, for
+        others too, or until the caller's time is over. What is an interrupt is as in `_run_alone`."""
+        while time.monotonic() < deadline:
+            with self._lock:
+                batch = None if self._closed or self._threads else self._cut()
+                if batch is None:
+                    return
+                batch.thread = threading.current_thread()
+                ticket.alone = batch
+            began = time.perf_counter()
+            answers = self._answers(batch.requests, Exception, on_caller=True)
+            self._finish(batch, answers, time.perf_counter() - began)
+            with self._lock:
+                self._leave(batch)
+                self._call_worker()  # Perhaps there is a thread by now.
+
     def _leave_alone(self, batch: _Batch) -> None:
-        """A caller was interrupted while it ran this; others who wait for the same text need a worker now. The caller
+        """A caller was interrupted while it ran this; others who wait for the same texts need a worker now. The caller
         holds the lock."""
         self._running.discard(batch)
-        [request] = batch.requests
-        if self._flying.get(request.digest) is request:  # Otherwise it was answered before.
-            del self._flying[request.digest]
-            if _is_wanted(request):
-                again = self._flying[request.digest] = request.again()
-                self._urgent.put(again)
-                self._waiting_tokens += again.tokens
+        self._leave(batch)
+        for request in batch.requests:
+            if self._flying.get(request.digest) is request:  # Otherwise it was answered before.
+                del self._flying[request.digest]
+                if _is_wanted(request):
+                    again = self._flying[request.digest] = request.again()
+                    self._urgent.put(again)
+                    self._waiting_tokens += again.tokens
         self._call_worker()
 
     def settle(self, ticket: Ticket, answers: Sequence[tuple[int, Answer]]) -> None:
@@ -272,6 +300,7 @@ class Collector:
                     batch.lost = True
                     self._leave(batch)
                     self._call_worker()
+        self._tell()  # What the caller was interrupted in.
 
     def _mend(self) -> None:
         """An interrupt struck while a ticket's texts were put in line, perhaps with others' in hand. The caller holds
@@ -303,16 +332,11 @@ class Collector:
 
     def _start_worker(self) -> None:
         """The caller holds the lock."""
-        thread = threading.Thread(target=self._work, name="agentmem-worker", daemon=True)
-        try:
-            self._threads.add(thread)
-            thread.start()
-        except BaseException as error:
-            self._threads.discard(thread)  # One that runs all the same, because this is an interrupt, adds itself.
-            if not isinstance(error, RuntimeError):
-                raise
-            if not self._threads:  # The system has no more threads, or the interpreter is ending.
-                raise EmbeddingError(f"No thread can be started for the model ({error}); try again.") from error
+        thread = started(self._work, "agentmem-worker")
+        if thread is not None:
+            self._threads.add(thread)  # One that runs without, because an interrupt struck just here, adds itself.
+        elif not self._threads:
+            self._timings.errors.note("starting a thread for the model", no_thread(), logger)
 
     def _next_line(self) -> Line | None:
         """The line that the next batch comes from, or None while nothing may start. The caller holds the lock.
@@ -357,6 +381,7 @@ class Collector:
             if wanted:
                 batch = _Batch(wanted, urgent=urgent)
                 self._running.add(batch)
+                batch.counted = True
                 if urgent:
                     self._busy_urgent += 1
                 else:
@@ -365,7 +390,10 @@ class Collector:
         return None
 
     def _leave(self, batch: _Batch) -> None:
-        """The batch's worker counts as free again."""
+        """The batch's worker counts as free again. The caller holds the lock."""
+        if not batch.counted:
+            return
+        batch.counted = False
         if batch.urgent:
             self._busy_urgent -= 1
         else:
@@ -378,19 +406,24 @@ class Collector:
         its place."""
         with self._lock:
             self._threads.add(threading.current_thread())
-        while (batch := self._next_batch()) is not None:
-            began = time.perf_counter()
-            try:
-                answers = self._answers(batch.requests, BaseException)
-            except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
-                answers = [_failure(error)] * len(batch.requests)
-            self._finish(batch, answers, time.perf_counter() - began)
+        try:
+            while (batch := self._next_batch()) is not None:
+                began = time.perf_counter()
+                try:
+                    answers = self._answers(batch.requests, BaseException)
+                except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
+                    answers = [_failure(error)] * len(batch.requests)
+                try:
+                    self._finish(batch, answers, time.perf_counter() - began)
+                except BaseException as error:
+                    self._timings.errors.note("answering for the model", error, logger)
+                with self._lock:
+                    if batch.lost:
+                        break
+                    self._leave(batch)
+        finally:
             with self._lock:
-                if batch.lost:
-                    break
-                self._leave(batch)
-        with self._lock:
-            self._threads.discard(threading.current_thread())
+                self._threads.discard(threading.current_thread())
 
     def _finish(self, batch: _Batch, answers: list[Answer], seconds: float) -> None:
         """Counts a run that took these seconds and gives its answers."""
@@ -422,7 +455,6 @@ class Collector:
             if isinstance(answer, bytes):
                 reach("cache: before a vector is kept")
                 self._keep(request.digest, answer)
-        complete = []
         with self._lock:
             if batch not in self._running:  # `close` has answered in this run's place.
                 return
@@ -432,10 +464,24 @@ class Collector:
                 for ticket, index in request.waiting:
                     ticket.answers[index] = answer
                     ticket.remaining -= 1
-                    if not ticket.remaining and not ticket.cancelled:
-                        complete.append(ticket)
-        for ticket in complete:
-            ticket.then(ticket.answers)
+                    if not ticket.remaining:
+                        self._untold.append(ticket)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Calls `then` for every ticket that has all its answers. An error in it is of this thread; what is left then,
+        whoever comes next tells."""
+        while True:
+            try:
+                ticket = self._untold.popleft()
+            except IndexError:
+                return
+            try:
+                if not ticket.cancelled:
+                    ticket.then(ticket.answers)
+            except BaseException:
+                self._untold.append(ticket)
+                raise
 
     def _count(self, requests: list[Request], answers: list[Answer], seconds: float) -> None:
         counts = self.counts
@@ -447,27 +493,31 @@ class Collector:
         counts.failed += sum(not isinstance(answer, bytes) for answer in answers)
         counts.run_seconds += seconds
 
-    def _answers(self, requests: Sequence[Request], failures: Failures) -> list[Answer]:
-        """From the store what it has seen before, from the model the rest; these failures of the model as answers."""
+    def _answers(self, requests: Sequence[Request], failures: Failures, *, on_caller: bool = False) -> list[Answer]:
+        """From the store what it has seen before, from the model the rest; these failures of the model as answers.
+        `on_caller`: this is the thread of one who waits, whose stack or memory may be what is at its end."""
         known = self._recall([request.digest for request in requests])
         if not known:
-            return self._embed(requests, failures)
+            return self._embed(requests, failures, on_caller)
         with self._lock:
             self.counts.recalled += len(known)
         unknown = [request for request in requests if request.digest not in known]
-        embedded = iter(self._embed(unknown, failures) if unknown else ())
+        embedded = iter(self._embed(unknown, failures, on_caller) if unknown else ())
         return [known.get(request.digest) or next(embedded) for request in requests]
 
-    def _embed(self, requests: Sequence[Request], failures: Failures) -> list[Answer]:
+    def _embed(self, requests: Sequence[Request], failures: Failures, on_caller: bool) -> list[Answer]:
         """Runs the texts together; if that fails, halves them until the guilty one is alone."""
         try:
             vectors = self._run([request.item for request in requests])
             return self._checked(vectors, len(requests))
         except failures as error:
             if len(requests) == 1:
+                if on_caller and isinstance(error, RecursionError | MemoryError):
+                    raise
                 return [_failure(error)]
         middle = len(requests) // 2
-        return self._embed(requests[:middle], failures) + self._embed(requests[middle:], failures)
+        first, second = requests[:middle], requests[middle:]
+        return self._embed(first, failures, on_caller) + self._embed(second, failures, on_caller)
 
     def _checked(self, vectors: npt.NDArray[np.float32], count: int) -> list[Answer]:
         """The rows as unit float16 bytes (copies: a row must not keep the batch's buffer alive), or what is wrong."""

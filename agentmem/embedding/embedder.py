@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.forks import abandon, restart
+from agentmem.interrupts import Lock, require_room
 from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by
 from agentmem.statistics import Timings
 
@@ -108,7 +110,7 @@ class Embedder:
         self._caches: dict[Kind, VectorCache] = {
             "query": VectorCache(for_queries), "document": VectorCache(self._config.cache_bytes - for_queries),
         }  # fmt: skip
-        self._load_lock = threading.Lock()  # Guards: _encoder, _collector. Held while the model loads.
+        self._load_lock = Lock()  # Guards: _encoder, _collector. Held while the model loads.
         self._encoder: _Encoder | None = None
         self._collector: Collector | None = None
         self._pid = os.getpid()  # Last, see Restartable.
@@ -177,6 +179,7 @@ class Embedder:
                 ticket.answers[index] = answer
             ticket.then(ticket.answers)
             return
+        require_room()
         encoder, collector = self._load()
         missing = collector.join_flying(ticket, missing, urgent=urgent)
         prefix = self._prefixes[kind]
@@ -339,7 +342,11 @@ class Sent:
         self._embedder = embedder
         self._answered = threading.Lock()
         self._answered.acquire()
-        self.ticket = Ticket(size, lambda _: self._answered.release())
+        self.ticket = Ticket(size, self._answer)
+
+    def _answer(self, _: list[Answer]) -> None:
+        with suppress(RuntimeError):  # It was called before.
+            self._answered.release()
 
     def answers(self, timeout: float) -> list[Answer]:
         """Waits for the answers. Raises DeadlineError after `timeout` seconds, and the texts are given up."""

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agentmem.errors import ModelError
+from agentmem.interrupts import fails_apart
 
 MODEL_FILES = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx")
 """Where a folder or a repository may have its graph, in order of preference."""
@@ -127,6 +128,8 @@ def _load(folder: Path, name: str, without: Any) -> Any:
     try:
         return json.loads(path.read_text("utf-8")) if path.is_file() else without
     except (OSError, ValueError, RecursionError) as error:
+        if not fails_apart(lambda: json.loads(path.read_text("utf-8"))):
+            raise
         raise ModelError(f"{name} in {str(folder)!r} cannot be read ({error}); mend or remove it.") from error
 
 

@@ -13,6 +13,7 @@ from json import JSONDecodeError
 from typing import Any, NamedTuple
 
 from agentmem.errors import InvalidInputError
+from agentmem.interrupts import fails_apart
 from agentmem.porting.files import Source
 
 BOM = b"\xef\xbb\xbf"
@@ -101,6 +102,8 @@ class _Reader:
                 f"column {error.colno} is not JSON ({error.msg}); write one text in quotes or one object a line."
             ) from None
         except (ValueError, RecursionError) as error:
+            if not fails_apart(lambda: self._decoder.decode(text)):
+                raise
             raise _unreadable(error) from None
         finally:
             fault, self._fault = self._fault, None
@@ -185,6 +188,8 @@ class _Flow:
                     line = self._line_of(self._at) + error.lineno - 1 - self._text.count("\n", 0, self._at)
                     raise InvalidInputError(f"what stands on line {line} is not JSON ({error.msg}); mend it.") from None
             except (ValueError, RecursionError) as error:
+                if not fails_apart(lambda: self._reader.next(self._text, self._at)):
+                    raise
                 raise _unreadable(error) from None
             else:
                 if end < len(self._text) or self._ended:  # Or a number might go on.

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from agentmem.errors import ClosedError
+from agentmem.interrupts import Lock
 
 T = TypeVar("T")
 
@@ -37,8 +38,8 @@ class Lanes:
         self._closed = False
 
     @cached_property
-    def _locks(self) -> list[threading.Lock]:
-        return [threading.Lock() for _ in range(self._count())]
+    def _locks(self) -> list[Lock]:
+        return [Lock() for _ in range(self._count())]
 
     def within(self, work: Callable[[bool], T]) -> T:
         """What the work returns, when there is a lane for it; it is told whether there was a core for a part of it.
@@ -58,7 +59,7 @@ class Lanes:
         finally:
             self._inside.discard(thread)
 
-    def _one(self) -> threading.Lock:
+    def _one(self) -> Lock:
         """A free one, if there is any."""
         free = (lock for lock in self._locks if not lock.locked())
         return next(free, self._locks[next(self._next) % len(self._locks)])

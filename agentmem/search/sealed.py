@@ -168,7 +168,9 @@ def open_all(files: Segments, listed: Sequence[ListedSegment]) -> tuple[list[Ope
     try:
         with ThreadPoolExecutor(min(OPENED_TOGETHER, usable_cores()), "agentmem-opener") as pool:
             segments = list(pool.map(opened, listed))
-    except RuntimeError:  # The interpreter is ending and starts no threads.
+    except RecursionError:
+        raise
+    except (RuntimeError, MemoryError):  # The system gives no threads, or the interpreter is ending.
         segments = list(map(opened, listed))
     both = list(zip(listed, segments, strict=True))
     return [(each, segment) for each, segment in both if segment], [each for each, segment in both if segment is None]

@@ -7,11 +7,12 @@ time, and one at tails. Whatever ends it, nothing is lost: a segment counts once
 scanned.
 """
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +22,16 @@ from agentmem.deadline import Deadline, is_over
 from agentmem.errors import StoreError
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
-from agentmem.interrupts import block
+from agentmem.interrupts import Lock, block, no_thread, started
 from agentmem.search.jobs import Job, Range, next_job
 from agentmem.search.sealed import Opened
 from agentmem.search.segments import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
+from agentmem.statistics import BackgroundErrors
 from agentmem.storage.claims import claimant
 from agentmem.storage.segments import CLAIM_SECONDS, TAILS, WORK, Built, Segments
 from agentmem.storage.snapshot import ListedSegment, Owner, Snapshot
+
+logger = logging.getLogger(__name__)
 
 SEGMENT = 65_536
 """Memories of a segment: its graph takes ten seconds to a minute of one core to build, 60 MB on the disk and,
@@ -53,8 +57,15 @@ class Sealer:
     """Every method may be called from any thread. Its thread starts with the first need and ends when nothing is left
     to do."""
 
-    def __init__(self, files: Segments, read: Callable[[], AbstractContextManager[Snapshot]], model: str) -> None:
+    def __init__(
+        self,
+        files: Segments,
+        read: Callable[[], AbstractContextManager[Snapshot]],
+        model: str,
+        errors: BackgroundErrors,
+    ) -> None:
         """For vectors of this model; `read` opens a snapshot of the store."""
+        self._errors = errors
         self.files = files
         self._read = read
         self._model = model
@@ -64,8 +75,8 @@ class Sealer:
 
     def _start(self) -> None:
         self._owner = claimant()
-        self._tails = threading.Lock()  # Held by the one thread that has the right to seal tails.
-        self._lock = threading.Lock()  # Guards: everything below.
+        self._tails = Lock()  # Held by the one thread that has the right to seal tails.
+        self._lock = Lock()  # Guards: everything below.
         self._wanted: dict[Owner, None] = {}
         self._unusable: list[int] = []
         self._given_up: set[Owner] = set()  # Whose tails could not be sealed.
@@ -85,9 +96,11 @@ class Sealer:
             if time.monotonic() < self._not_before.get(owner, 0.0):
                 return
             self._wanted[owner] = None
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="agentmem-sealer", daemon=True)
-                self._thread.start()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = started(self._work, "agentmem-sealer")
+            if self._thread is None:  # A later search that meets the same tries again.
+                self._wanted.pop(owner)
+                self._errors.note("starting the thread that builds segments", no_thread(), logger)
 
     def can_seal(self, owner: Owner) -> bool:
         """Whether `seal_tail` is worth a try."""
@@ -101,10 +114,12 @@ class Sealer:
             restart(self, self._restart)
         patience = Deadline(TAIL_WAIT_SECONDS)
         # The disk is full, or the folder cannot be written: what is not sealed is loaded.
-        with suppress(StoreError, OSError):
+        try:
             while not self._sealed_all_of_tail(owner, deadline) and not (is_over(deadline) or is_over(patience)):
                 if self._stopped.wait(TAIL_LOOK_SECONDS):  # Nothing tells of what another process does.
                     break
+        except (StoreError, OSError) as error:
+            self._note(error)
 
     def give_up(self, owner: Owner, *, whether: bool) -> None:
         """Whether what an owner has unsealed is to be loaded all the same, since it could not be sealed."""
@@ -141,21 +156,27 @@ class Sealer:
             pause = RETRY_SECONDS
             # The disk is full, the folder cannot be written, the store is busy or closed: nothing is lost, and a later
             # search that meets the same tries again.
-            with suppress(Exception):
+            try:
                 pause = self._seal_all(owner)
+            except BaseException as error:
+                self._note(error)
             with self._lock:
                 now = time.monotonic()
                 self._not_before = {each: moment for each, moment in self._not_before.items() if moment > now}
                 self._not_before[owner] = now + pause
                 self._wanted.pop(owner, None)
 
+    def _note(self, error: BaseException) -> None:
+        if not self._stopped.is_set():
+            self._errors.note("building a segment", error, logger)
+
     def _seal_all(self, owner: Owner) -> float:
         """Seals what an owner has to seal; the seconds after which to look again at the earliest."""
         files = self.files
         while not self._stopped.is_set():
-            if left := files.claim(WORK, self._owner):
-                return left  # Another process is at it.
             try:
+                if left := files.claim(WORK, self._owner):
+                    return left  # Another process is at it.
                 self._strike_unusable()
                 files.forget_models()
                 with self._right_to_tails() as granted:
@@ -178,12 +199,11 @@ class Sealer:
     @block
     def _right_to_tails(self) -> Generator[bool, None, None]:
         """Whether this thread has it, for the length of the block."""
-        with self._tails:
-            if self.files.claim(TAILS, self._owner):
-                yield False
-                return
+        with self._tails.hold():
+            granted = False
             try:
-                yield True
+                granted = not self.files.claim(TAILS, self._owner)
+                yield granted
             finally:
                 self.files.release(TAILS, self._owner)
 
@@ -246,8 +266,10 @@ class Sealer:
                 content.columns["keys"], job.replaced, right,
             )  # fmt: skip
             listed = self.files.list(self._owner, self._model, built, since)
-        except (Stopped, Unsound, FileNotFoundError):
+        except (Stopped, FileNotFoundError):
             pass  # Given up, or swept by a purge.
+        except Unsound as error:
+            self._note(error)
         finally:
             if listed is None:  # Something in it may have been purged.
                 path.unlink(missing_ok=True)

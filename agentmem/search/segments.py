@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.interrupts import fails_apart
 from agentmem.search.keywords import NOTHING, Places
 from agentmem.search.postings import COLUMNS as POSTINGS
 from agentmem.search.postings import Postings, sorted_postings
@@ -163,6 +164,8 @@ def open_segment(path: Path, checksum: bytes) -> Segment:
     try:
         return Segment(path, checksum)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if not fails_apart(lambda: Segment(path, checksum)):
+            raise
         raise Unsound(str(error)) from error
 
 

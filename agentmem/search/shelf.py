@@ -8,7 +8,6 @@ nothing. Whatever it proposes is checked against the database afterwards.
 import math
 import mmap
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from agentmem.cores import usable_cores
 from agentmem.deadline import Deadline
 from agentmem.forks import abandon, restart
+from agentmem.interrupts import Lock
 from agentmem.search.jobs import DEAD_SHARE
 from agentmem.search.keywords import Mask, Terms
 from agentmem.search.lanes import Lanes
@@ -27,7 +27,7 @@ from agentmem.search.sealed import NO_KEYS, Opened, Parts, adopted, has_holes, o
 from agentmem.search.sealing import Sealer
 from agentmem.search.vectors import in_steps
 from agentmem.search.view import FILTERS_KEPT, Answers, View
-from agentmem.storage.rows import senseless
+from agentmem.storage.rows import refuse
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot, States
 
 VIEW_BYTES = 17 + FILTERS_KEPT
@@ -72,7 +72,7 @@ class Shelf:
             self._columns["steps"] = (np.float32, ())
         # Guards: everything below. Held while the changes are read, so that threads that arrive together at a new
         # shelf load it once instead of each for itself.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._reset()
         self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
         self.to_seal = False
@@ -224,10 +224,11 @@ class Shelf:
         arrays = {name: array[start:end] for name, array in self._arrays.items()}
         for name in {"vectors", "steps"} & set(arrays):
             arrays[name][~fresh.embedded] = 0
+        shape = (np.count_nonzero(fresh.embedded), arrays["vectors"].shape[1])
         try:
-            vectors = fresh.vectors.reshape(np.count_nonzero(fresh.embedded), arrays["vectors"].shape[1])
+            vectors = fresh.vectors.reshape(shape)
         except ValueError as error:
-            raise senseless("What the rows of some vectors hold", error) from error
+            refuse("What the rows of some vectors hold", error, lambda: fresh.vectors.reshape(shape))
         if "steps" in arrays:
             arrays["vectors"][fresh.embedded], arrays["steps"][fresh.embedded] = in_steps(vectors)
         else:
@@ -292,7 +293,7 @@ class Shelves:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()  # Guards: _shelves and its order, bytes, evicted.
+        self._lock = Lock()  # Guards: _shelves and its order, bytes, evicted.
         self.turn = Lanes(lambda: 1)  # For searches that take turns.
         self.lanes = Lanes(usable_cores)  # For those in large owners.
         if self._sealer is not None:

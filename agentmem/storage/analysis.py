@@ -1,10 +1,12 @@
 """Which analysis made the terms of a store; they are made anew when it is another one."""
 
+from typing import Any
+
 from agentmem.errors import StoreReadOnlyError
 from agentmem.failpoints import reach
 from agentmem.records import from_microseconds, now, to_microseconds
 from agentmem.storage.database import Connection, Database, all_rows
-from agentmem.storage.rows import SENSELESS, senseless
+from agentmem.storage.rows import SENSELESS, refuse
 from agentmem.storage.transaction import Transaction
 from agentmem.terms import ANALYSIS, stored_terms
 
@@ -41,9 +43,13 @@ def _renew(connection: Connection) -> None:
         # The new seq tells the shelves of other processes; the event is of no memory, since no memory changed. One for
         # each chunk, because segments are ranges of these numbers.
         seq = transaction.record_event(0, "analyse", None, to_microseconds(now()))
+
+        def renew(rows: list[tuple[Any, ...]] = rows, seq: int = seq) -> list[tuple[bytes, int, int]]:
+            return [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows]
+
         try:
-            renewed = [(stored_terms(content, from_microseconds(at)), seq, each) for each, content, at in rows]
+            renewed = renew()
         except SENSELESS as error:
-            raise senseless("What the rows of some memories hold", error) from error
+            refuse("What the rows of some memories hold", error, renew)
         connection.executemany("UPDATE memory SET terms = ?, seq = ? WHERE key = ?", renewed)
         reach("open: between the terms made anew")

@@ -9,6 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from agentmem.errors import StoreError
+from agentmem.interrupts import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.database import Connection, DatabaseError, only_row
@@ -86,10 +87,19 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int, tell:
         try:
             yield from look()
         except UnicodeDecodeError as error:
+            if not fails_apart(partial(_taken, look)):
+                raise
             ends.add(f"the database has text that is not UTF-8: {error.object[:40]!r}.")
         except (StoreError, DatabaseError, *SENSELESS) as error:
+            if not isinstance(error, StoreError | DatabaseError) and not fails_apart(partial(_taken, look)):
+                raise
             ends.add(f"the database cannot be read to its end: {type(error).__name__}: {error}.")
     yield from sorted(ends)
+
+
+def _taken(look: Callable[[], Iterator[str]]) -> None:
+    for _ in look():
+        pass
 
 
 def size_of(connection: Connection, table: str) -> int:

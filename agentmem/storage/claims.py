@@ -8,7 +8,7 @@ from pathlib import Path
 from agentmem.failpoints import reach
 from agentmem.storage.database import Connection
 from agentmem.storage.model import fact, remember
-from agentmem.storage.rows import SENSELESS, senseless
+from agentmem.storage.rows import SENSELESS, refuse
 from agentmem.storage.transaction import Transaction
 
 
@@ -75,7 +75,9 @@ def release(transaction: Transaction, name: str, owner: str) -> None:
 def _held(connection: Connection, name: str) -> tuple[str, int] | None:
     """Whose claim it is, and until when."""
     held = fact(connection, name)
+    if held is None:
+        return None
     try:
-        return None if held is None else (str(held["owner"]), int(held["until"]))
+        return str(held["owner"]), int(held["until"])
     except SENSELESS as error:
-        raise senseless(f"What the store remembers as {name!r}", error) from error
+        refuse(f"What the store remembers as {name!r}", error, lambda: int(held["until"]) and held["owner"])

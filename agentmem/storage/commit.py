@@ -3,9 +3,13 @@
 The first writer to arrive leads: it takes whatever waits, runs it in one transaction, answers everyone, and hands the
 lead to the next one that has arrived meanwhile (LevelDB's way). A lone writer pays no hand-off, an idle store has no
 thread, and the load itself decides how many writes share a commit.
+
+An error may strike the leader anywhere, and leave it no room to hand over: its stack is full, its memory is. Whoever
+waits looks now and then whether the leader's function still runs, and leads in its place.
 """
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -13,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from agentmem.config import Durability
@@ -27,6 +32,7 @@ from agentmem.errors import (
 )
 from agentmem.failpoints import reach
 from agentmem.forks import restart
+from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database
 from agentmem.storage.expiry import Sweeper
@@ -44,7 +50,8 @@ class Write(Generic[T]):
     of our errors, it has changed nothing. It may run twice, in two transactions, the first of them rolled back."""
 
     __slots__ = (
-        "apply", "attempt", "cancelled", "done", "durability", "error", "lead", "queued", "result", "turn",
+        "alone", "apply", "attempt", "caller", "cancelled", "done", "durability", "error", "lead", "queued", "result",
+        "turn",
     )  # fmt: skip
 
     def __init__(self, apply: Callable[[Transaction], T], durability: Durability | None = None) -> None:
@@ -53,7 +60,9 @@ class Write(Generic[T]):
         self.result: T | None = None
         self.error: BaseException | None = None
         self.done = False  # The result or the error stands.
-        self.attempt: Transaction | None = None  # That was to commit it, when it is in doubt whether it did.
+        self.attempt: Transaction | None = None  # That was to commit it, while it is in doubt whether it did.
+        self.alone = False  # It shared a transaction that an error of no write's spoiled.
+        self.caller: FrameType | None = None  # The function that waits for it, as soon as it is known.
         self.queued = False
         self.cancelled = False
         self.lead = False  # Whether the turn that came is to lead; otherwise it is the answer.
@@ -80,9 +89,9 @@ class GroupCommit:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()  # Guards: _queue, _leading, and each Write's queued, cancelled and lead.
+        self._lock = Lock()  # Guards: _queue, _leader, and each Write's queued, cancelled and lead.
         self._queue: deque[Write[Any]] = deque()
-        self._leading = False
+        self._leader: Write[Any] | None = None  # Whose thread leads, or was told to.
         self._pid = os.getpid()  # Last, see Restartable.
 
     def commit(self, apply: Callable[[Transaction], T]) -> T:
@@ -94,6 +103,7 @@ class GroupCommit:
 
     def run(self, write: Write[T]) -> T:
         """Commits a write that is ready; raises what its `apply` raised, or a StoreError."""
+        write.caller = sys._getframe()
         try:
             self.enqueue([write])
             return self.finish(write, timeout=None)
@@ -107,10 +117,10 @@ class GroupCommit:
         self._ensure_process()
         with self._lock:
             for write in writes:
-                if not write.cancelled:
+                if not (write.cancelled or write.queued):
                     write.queued = True
                     self._queue.append(write)
-            if not self._leading:
+            if self._leader is None:
                 self._appoint()
 
     def _ensure_process(self) -> None:
@@ -124,21 +134,33 @@ class GroupCommit:
         Raises:
             DeadlineError: it was not even queued within `timeout` seconds; it never will be, nothing was written.
         """
+        write.caller = write.caller or sys._getframe()
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            if not write.turn.acquire(timeout=-1 if timeout is None else timeout):
-                if self._cancel(write):
-                    raise DeadlineError(
-                        f"No embedding within {of:g} seconds; nothing was written, try again or raise timeout."
-                    )
-                write.turn.acquire()
+            while not write.turn.acquire(timeout=_until(deadline)) and not (write.done or write.lead):
+                if deadline is not None and time.monotonic() >= deadline:
+                    if self._cancel(write):
+                        raise DeadlineError(
+                            f"No embedding within {of:g} seconds; nothing was written, try again or raise timeout."
+                        )
+                    deadline = None  # It is being committed.
+                self._replace_leader()
             if write.lead:
                 self._lead(write)
         except BaseException:
             self.leave(write)
             raise
+        write.caller = None
         if write.error is not None:
             raise write.error
         return write.result  # type: ignore[return-value]
+
+    def _replace_leader(self) -> None:
+        """Hands over in the place of a leader that has gone without."""
+        leader = self._leader
+        if leader is not None and leader.caller is not None and has_ended(leader.caller):
+            leader.cancelled = True
+            self._hand_over(leader)
 
     def _cancel(self, write: Write[Any]) -> bool:
         with self._lock:
@@ -148,9 +170,9 @@ class GroupCommit:
 
     def leave(self, write: Write[Any]) -> None:
         """The write's thread goes away (an interrupt, a deadline): if it was to lead, another must."""
+        write.cancelled = True  # First: of what cannot be taken out of the queue, the leader hears.
         self._ensure_process()
         with self._lock:
-            write.cancelled = True
             if write in self._queue:
                 self._queue.remove(write)
         if write.lead:
@@ -161,6 +183,7 @@ class GroupCommit:
             group = list(islice(self._queue, GROUP_LIMIT))  # They stay in the queue until they are answered.
         try:
             self._settle_doubts(group)
+            group = [own] if own.alone else [write for write in group if not write.cancelled]
             self._commit_together([write for write in group if not write.done])
         finally:
             self._hand_over(own)
@@ -174,16 +197,18 @@ class GroupCommit:
                 if write.done and write is not own:
                     _wake(write)
                     reach("commit: between two answers")
-            self._queue = deque(write for write in self._queue if not write.done and write is not own)
-            self._leading = False
-            self._appoint()
+            self._queue = deque(
+                [write for write in self._queue if not (write.done or write.cancelled) and write is not own]
+            )
+            if self._leader in (own, None):
+                self._leader = None
+                self._appoint()
             own.lead = False
 
     def _appoint(self) -> None:
         """The first in the queue is to lead. The caller holds the lock."""
         if self._queue:
-            self._leading = True
-            first = self._queue[0]
+            self._leader = first = self._queue[0]
             first.lead = True
             _wake(first)
 
@@ -199,11 +224,12 @@ class GroupCommit:
 
     def _commit_together(self, group: Sequence[Write[Any]]) -> None:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
-        the database rejects, a full disk) is found out by running each write alone."""
+        the database rejects, a full disk) is found out by running each write alone. An error that is not one of ours
+        struck this thread; it is raised to its own caller, and the others' threads do their writes, each alone."""
         if not group:
             return
         began = time.perf_counter()
-        attempt: Transaction | None = None  # The transaction, once it has come as far as its COMMIT.
+        attempted = False  # Whether the transaction has come as far as its COMMIT.
         try:
             with self._database.writing(self._strongest(group)) as connection:
                 transaction = Transaction(connection)
@@ -216,30 +242,36 @@ class GroupCommit:
                 reach("commit: before the sweep")
                 self._sweeper.sweep(transaction)
                 transaction.flush()
-                attempt = transaction
+                attempted = True
+                for write in group:  # Now, as this thread may not get as far as to say so afterwards.
+                    write.attempt = transaction
             self._timings.record("commit", time.perf_counter() - began)
             self._complete(group)
         except BaseException as error:
+            ours = isinstance(error, AgentMemError)
+            if not ours:
+                for write in group:
+                    write.alone = True
             self._database.end_torn_write()
             # What the leader was told may not be what happened: an interrupt may strike just after the commit, and a
             # disk that fails in the commit does not say whether it has failed.
-            for write in group:
-                write.attempt = attempt  # Another interrupt may strike before the answer.
             try:
-                committed = attempt is not None and self._went_through(attempt, in_log=_may_stand_in_log(error))
+                committed = attempted and self._went_through(transaction, in_log=_may_stand_in_log(error))
             except OutcomeUnknownError as unknown:
                 for write in group:
                     write.error, write.done = write.error or unknown, True
-                if not isinstance(error, Exception):
+                if not ours:
                     raise error from None
                 return
             if committed:
                 self._complete(group)
-                if not isinstance(error, Exception):
-                    raise
-            elif not isinstance(error, Exception):
+            for write in group:
+                write.attempt = None
+            if not ours:
                 raise
-            elif len(group) == 1 or isinstance(error, StoreBusyError):
+            if committed:
+                return
+            if len(group) == 1 or isinstance(error, StoreBusyError):
                 for write in group:
                     write.error = error
                     write.done = True
@@ -280,6 +312,11 @@ class GroupCommit:
         self.counts.writes += len(group)
         for write in group:
             write.done = True
+
+
+def _until(deadline: float | None) -> float:
+    """Seconds to wait before the next look."""
+    return LOOK_SECONDS if deadline is None else max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))
 
 
 def _wake(write: Write[Any]) -> None:

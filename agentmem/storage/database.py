@@ -38,7 +38,8 @@ from agentmem.errors import (
 )
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
-from agentmem.interrupts import Block, block
+from agentmem.interrupts import Block, Lock, block, condition, no_thread, started
+from agentmem.statistics import BackgroundErrors
 from agentmem.storage.modes import make_store
 from agentmem.storage.salvage import looks_like_ours
 from agentmem.storage.schema import APPLICATION_ID, CHECKSUMS, INDEX_PREFIX, MIGRATIONS, metadata_indexes
@@ -108,6 +109,7 @@ statements a connection, each with the values that it was run with last."""
 FORK_WAIT_SECONDS = 5.0
 """How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
 
+logger = logging.getLogger(__name__)
 logging.getLogger("apsw").addHandler(logging.NullHandler())
 
 
@@ -139,7 +141,9 @@ class Database:
         busy_timeout: float,
         indexed_metadata: tuple[str, ...] | None = None,
         checksums: bool = True,
+        errors: BackgroundErrors | None = None,
     ) -> None:
+        self._errors = errors or BackgroundErrors()
         self.path = path
         self._checksums = checksums  # Of a new file; one that is there has them or not.
         self.in_memory = path == ":memory:"
@@ -161,9 +165,9 @@ class Database:
 
     def _start(self, *, closed: bool = False) -> None:
         self._closed = closed
-        self._write_lock = threading.RLock()  # Guards: the writer connection and what it does.
-        self._pool_lock = threading.Lock()  # Guards: _idle, _reads, _forking.
-        self._pool_changed = threading.Condition(self._pool_lock)
+        self._write_lock = Lock()  # Guards: the writer connection and what it does.
+        self._pool_lock = Lock()  # Guards: _idle, _reads, _forking.
+        self._pool_changed = condition(self._pool_lock)
         self._idle: list[Connection] = []
         self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
         self._forking = False  # New transactions wait, or those of many threads would never make a pause for the fork.
@@ -225,11 +229,9 @@ class Database:
     def _writing(self, durability: Durability | None) -> Generator[Connection, None, None]:
         self._ensure_open()
         self._let_forks_pass()
-        with self._mapped(), self._write_lock:
+        with self._mapped(), self._write_lock.hold() as hold:
             self._ensure_open()
-            connection = self._writer
-            if connection is None:
-                connection = self._open_writer()
+            connection = self._rested_writer()
             durability = durability or self._durability
             try:
                 connection.set_progress_handler(None)  # An interrupt may have kept a read from taking its own away.
@@ -246,7 +248,8 @@ class Database:
                 connection.execute("COMMIT")
                 reach("transaction: after COMMIT")
             except BaseException:
-                self._roll_back(connection)
+                if hold.stands:
+                    self._roll_back(connection)
                 raise
 
     @contextmanager
@@ -295,9 +298,15 @@ class Database:
         """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers of this
         process wait until the block ends."""
         self._ensure_open()
-        with self._mapped(), self._write_lock:
+        with self._mapped(), self._write_lock.hold():
             self._ensure_open()
-            yield self._writer or self._open_writer()
+            yield self._rested_writer()
+
+    def _rested_writer(self) -> Connection:
+        """The writer's connection, outside a transaction. The caller holds the write lock."""
+        if self._writer is not None:
+            self._roll_back(self._writer)  # What is left of somebody who is gone, if anything is.
+        return self._writer or self._open_writer()
 
     def _open_writer(self) -> Connection:
         connection = self._writer = self._connect()
@@ -309,16 +318,20 @@ class Database:
         """Begins to merge the log, as far as no read needs older pages; False when that goes on already."""
         if self._merging is not None and self._merging.is_alive():
             return False
-        merging = threading.Thread(target=self._merge, name="agentmem-merger", daemon=True)
-        with suppress(RuntimeError):  # The interpreter is ending; who closes the file merges the log.
-            merging.start()
-            self._merging = merging
+        merging = started(self._merge, "agentmem-merger")
+        if merging is None:
+            self._errors.note("starting the thread that merges the log", no_thread(), logger)
+            return False  # A later commit tries again; at LOG_PAGES, it merges the log itself.
+        self._merging = merging
         return True
 
     def _merge(self) -> None:
-        # A later commit takes up again what fails, as with SQLite itself.
-        with suppress(Exception), self.reading(one_statement=True) as connection:
-            connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+        try:
+            with self.reading(one_statement=True) as connection:
+                connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except BaseException as error:  # A later commit takes up again what fails, as with SQLite itself.
+            if not self._closed:
+                self._errors.note("merging the log", error, logger)
 
     def cut_log(self, connection: Connection, milliseconds: int | None = None) -> bool:
         """Merges the log into the file and cuts it to nothing, outside a transaction. False when reads of older states
@@ -673,6 +686,8 @@ class Database:
             yield
         except AgentMemError:
             raise
+        except apsw.NoMemError as error:
+            raise MemoryError(f"SQLite had no memory for {self.path!r} ({error})") from error
         except apsw.Error as error:
             raise explained(self.path, error) from error
         except UnicodeDecodeError as error:  # From apsw, which hands out every text decoded.

@@ -4,9 +4,11 @@ the memories, which are believed."""
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from agentmem.errors import StoreDamagedError
+from agentmem.interrupts import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.check import histories, is_vector, size_of
@@ -14,7 +16,7 @@ from agentmem.storage.database import Connection, all_rows
 from agentmem.storage.ids import keys_in
 from agentmem.storage.model import Digest, stored_model
 from agentmem.storage.replay import Replay
-from agentmem.storage.rows import SENSELESS, senseless, twin_of
+from agentmem.storage.rows import SENSELESS, refuse, twin_of
 from agentmem.storage.standing import mend_move
 from agentmem.storage.transaction import Transaction
 from agentmem.terms import stored_terms
@@ -73,9 +75,9 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
         for key, name, *owners, content, at, terms, twin, vector, error, digest, valid, metadata, in_order in rows:
             changes: dict[str, Any] = {}
             try:
-                words, right_twin = stored_terms(content, from_microseconds(at)), twin_of(Scope(*owners), content)
+                words, right_twin = _derived(owners, content, at)
             except SENSELESS as problem:
-                raise senseless(f"The row of memory {name!r}", problem) from problem
+                refuse(f"The row of memory {name!r}", problem, partial(_derived, owners, content, at))
             wrong = vector is not None and digest != digest_of(Scope(*owners).home, content)
             if twin != right_twin and (wrong or terms != words):
                 yield f"memory {name!r}: its text is not the one it was stored with; it is kept as it now reads."
@@ -157,11 +159,18 @@ def _rewrite(transaction: Transaction, key: int, name: str, played: Replay, asid
     )
 
 
+def _derived(owners: list[str | None], content: str, at: int) -> tuple[bytes, int]:
+    """A memory's terms and its twin."""
+    return stored_terms(content, from_microseconds(at)), twin_of(Scope(*owners), content)
+
+
 def _mend_facts(connection: Connection, aside: Aside) -> Iterator[str]:
     for name, value in all_rows(connection, "SELECT name, value FROM meta WHERE name IN ('model', 'backlog', 'mover')"):
         try:
             json.loads(value)
         except ValueError:
+            if not fails_apart(partial(json.loads, value)):
+                raise
             aside.append({"meta": name, "value": value})
             connection.execute("DELETE FROM meta WHERE name = ?", (name,))
             yield f"what the store remembered as {name!r} could not be read and is set aside."

@@ -8,7 +8,7 @@ from typing import Any
 from agentmem.errors import AgentMemError
 from agentmem.records import Home, at_home, digests_by
 from agentmem.storage.database import Connection
-from agentmem.storage.rows import SENSELESS, senseless
+from agentmem.storage.rows import SENSELESS, refuse
 
 Digest = Callable[[Home, str], bytes]
 """Under which digest the vector of a home's text is stored."""
@@ -61,16 +61,18 @@ def stored_model(connection: Connection, name: str = "model") -> StoredModel | N
     try:
         return None if value is None else StoredModel.of(value)
     except SENSELESS as error:
-        raise senseless(f"What the store remembers as {name!r}", error) from error
+        refuse(f"What the store remembers as {name!r}", error, lambda: None if value is None else StoredModel.of(value))
 
 
 def fact(connection: Connection, name: str) -> dict[str, Any] | None:
     """What stands under a name in `meta` as JSON."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return None
     try:
-        return None if row is None else dict(json.loads(str(row[0])))
+        return dict(json.loads(str(row[0])))
     except SENSELESS as error:
-        raise senseless(f"What the store remembers as {name!r}", error) from error
+        refuse(f"What the store remembers as {name!r}", error, lambda: dict(json.loads(str(row[0]))))
 
 
 def remember(connection: Connection, name: str, value: str | None) -> None:

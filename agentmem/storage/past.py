@@ -20,7 +20,7 @@ from agentmem.deadline import Deadline
 from agentmem.records import Home, Scope, from_microseconds
 from agentmem.storage.database import Connection, all_rows, key_array
 from agentmem.storage.model import Digest
-from agentmem.storage.rows import SENSELESS, senseless
+from agentmem.storage.rows import SENSELESS, refuse
 from agentmem.storage.snapshot import Keys, Snapshot, States, known_vectors, scope_of
 from agentmem.terms import stored_terms
 
@@ -85,11 +85,12 @@ class PastSnapshot(Snapshot):
             return states
         digests = {key: self._digest_of(home, text) for key, (home, text, _) in replaced.items()}
         known = known_vectors(self._connection, list(set(digests.values())))
-        have_vectors = iter(np.split(states.vectors, max(1, int(np.count_nonzero(states.embedded)))))
         all_terms = np.split(states.terms, np.cumsum(states.term_counts)[:-1])
-        vectors: list[bytes] = []
-        terms: list[bytes] = []
-        try:
+
+        def as_it_was() -> tuple[list[bytes], list[bytes]]:
+            have_vectors = iter(np.split(states.vectors, max(1, int(np.count_nonzero(states.embedded)))))
+            vectors: list[bytes] = []
+            terms: list[bytes] = []
             for key, embedded, own in zip(states.keys.tolist(), states.embedded.tolist(), all_terms, strict=True):
                 if key in replaced:
                     self._in_time()
@@ -99,8 +100,12 @@ class PastSnapshot(Snapshot):
                 else:
                     vectors.append(next(have_vectors).tobytes() if embedded else b"")
                     terms.append(own.tobytes())
+            return vectors, terms
+
+        try:
+            vectors, terms = as_it_was()
         except SENSELESS as error:
-            raise senseless("What the history holds of some memories", error) from error
+            refuse("What the history holds of some memories", error, as_it_was)
         return replace(
             states,
             embedded=np.array([bool(vector) for vector in vectors]),

@@ -10,10 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
+from agentmem.interrupts import fails_apart
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.backup import SIDE_FILES, new_file, sync
@@ -205,20 +207,27 @@ class _Salvage:
         if table is None:
             return
         try:
-            values = [each.decode() if isinstance(each, Text) else each for each in row.columns]
-            if table == "vector" and not row.sound:
-                self._vectors += 1
-            elif table == "sqlite_sequence" and row.sound:
-                self.newest[str(values[0])] = max(self.newest[str(values[0])], int(values[1]))
-            elif table == "meta" and row.sound:
-                connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", tuple(values))
-            elif table in COLUMNS and _insert(connection, table, [row.key, *values[1:]], sound=row.sound):
-                self.counts[table] += 1
-                if not row.sound:
-                    self._note(table, row.key, values)
-            else:
-                self._put_aside(table, row)
-        except (AttributeError, OverflowError, TypeError, ValueError, ConstraintError):
+            self._store(connection, table, row)
+        except ConstraintError:
+            self._put_aside(table, row)
+        except (AttributeError, OverflowError, TypeError, ValueError):
+            if not fails_apart(partial(self._store, connection, table, row)):
+                raise
+            self._put_aside(table, row)
+
+    def _store(self, connection: Connection, table: str, row: Row) -> None:
+        values = [each.decode() if isinstance(each, Text) else each for each in row.columns]
+        if table == "vector" and not row.sound:
+            self._vectors += 1
+        elif table == "sqlite_sequence" and row.sound:
+            self.newest[str(values[0])] = max(self.newest[str(values[0])], int(values[1]))
+        elif table == "meta" and row.sound:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", tuple(values))
+        elif table in COLUMNS and _insert(connection, table, [row.key, *values[1:]], sound=row.sound):
+            self.counts[table] += 1
+            if not row.sound:
+                self._note(table, row.key, values)
+        else:
             self._put_aside(table, row)
 
     def _note(self, table: str, key: int, values: list[Any]) -> None:

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from agentmem.interrupts import fails_apart
 from agentmem.storage.rows import HIDING
 
 WHATS = frozenset({"add", "update", "restore"}) | HIDING
@@ -101,6 +103,8 @@ def _version(text: str) -> dict[str, Any] | None:
     try:
         version = json.loads(text)
     except (ValueError, RecursionError):
+        if not fails_apart(partial(json.loads, text)):
+            raise
         return None
     parts = {"content", "metadata", "expires_at", "updated_at"}
     if not isinstance(version, dict) or set(version) - {"since"} != parts:

@@ -1,11 +1,14 @@
 """How records, versions and events stand in the tables."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NoReturn
 
 from agentmem.errors import StoreDamagedError
+from agentmem.interrupts import fails_apart
 from agentmem.records import Event, Record, Scope, Version, from_microseconds, to_microseconds
 from agentmem.storage.database import REPAIR_HINT
 
@@ -18,11 +21,18 @@ SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeE
 """What decoding a row raises that is well formed and makes no sense: numbers that are no time, text that is no JSON."""
 
 
-def senseless(what: str, error: Exception) -> StoreDamagedError:
-    """For `raise ... from error` where rows are decoded, and only there: elsewhere such an error is a bug of ours."""
-    return StoreDamagedError(
+def refuse(what: str, error: Exception, decode: Callable[[], object]) -> NoReturn:
+    """Where decoding a row has failed, and only there: elsewhere such an error is a bug of ours.
+
+    Raises:
+        StoreDamagedError: `decode` fails again.
+        The error: it does not, so that the row is sound, and a signal handler or a full stack was to blame.
+    """
+    if not fails_apart(decode):
+        raise error
+    raise StoreDamagedError(
         f"{what} makes no sense ({type(error).__name__}: {error}), so that the file is damaged; {REPAIR_HINT}."
-    )
+    ) from error
 
 
 HIDING = frozenset({"delete", "expire"})
@@ -31,23 +41,27 @@ HIDING = frozenset({"delete", "expire"})
 
 def record_of(row: tuple[Any, ...]) -> Record:
     """A record from a row of RECORD_COLUMNS; its metadata may be decoded already."""
-    _, public_id, content, user_id, agent_id, run_id, role, metadata, created_at, updated_at, expires_at = row
     try:
-        created = from_microseconds(created_at)
-        return Record(
-            public_id,
-            content,
-            user_id,
-            agent_id,
-            run_id,
-            role,
-            json.loads(metadata) if isinstance(metadata, str) else metadata or {},
-            created,
-            created if updated_at == created_at else from_microseconds(updated_at),
-            None if expires_at is None else from_microseconds(expires_at),
-        )
+        return _decoded(row)
     except SENSELESS as error:
-        raise senseless(f"The row of memory {public_id!r}", error) from error
+        refuse(f"The row of memory {row[1]!r}", error, lambda: _decoded(row))
+
+
+def _decoded(row: tuple[Any, ...]) -> Record:
+    _, public_id, content, user_id, agent_id, run_id, role, metadata, created_at, updated_at, expires_at = row
+    created = from_microseconds(created_at)
+    return Record(
+        public_id,
+        content,
+        user_id,
+        agent_id,
+        run_id,
+        role,
+        json.loads(metadata) if isinstance(metadata, str) else metadata or {},
+        created,
+        created if updated_at == created_at else from_microseconds(updated_at),
+        None if expires_at is None else from_microseconds(expires_at),
+    )
 
 
 def twin_of(scope: Scope, content: str) -> int:
@@ -75,13 +89,16 @@ def version_json(record: Record, since: datetime | None = None) -> str:
 
 
 def version_of_json(text: str) -> Version:
-    try:
+    def decoded() -> Version:
         value = json.loads(text)
         expires_at = value["expires_at"]
         until = None if expires_at is None else from_microseconds(expires_at)
         return Version(value["content"], value["metadata"], until, from_microseconds(value["updated_at"]))
+
+    try:
+        return decoded()
     except SENSELESS as error:
-        raise senseless(f"The version {text[:80]!r} in the history", error) from error
+        refuse(f"The version {text[:80]!r} in the history", error, decoded)
 
 
 def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
@@ -99,7 +116,8 @@ def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
             state = version_of_json(before_json)
         before = None if what in ("add", "restore") else state
         try:
-            events.append(Event(seq, record.id, what, before, after, from_microseconds(at)))
+            moment = from_microseconds(at)
         except SENSELESS as error:
-            raise senseless(f"The event {seq} of memory {record.id!r}", error) from error
+            refuse(f"The event {seq} of memory {record.id!r}", error, partial(from_microseconds, at))
+        events.append(Event(seq, record.id, what, before, after, moment))
     return events[::-1]

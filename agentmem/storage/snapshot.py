@@ -15,7 +15,7 @@ from agentmem.storage.database import Connection, all_rows, blob_array, is_kept,
 from agentmem.storage.ids import key_of
 from agentmem.storage.model import ModelMoved
 from agentmem.storage.pending import PENDING
-from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, senseless
+from agentmem.storage.rows import RECORD_COLUMNS, SENSELESS, record_of, refuse
 
 NEVER = 2**63 - 1
 """`expires_at` of what does not expire, in arrays."""
@@ -253,7 +253,7 @@ class Snapshot:
         try:
             decoded: list[Any] = json.loads(rows)
         except SENSELESS as error:
-            raise senseless("What the rows of some memories hold", error) from error
+            refuse("What the rows of some memories hold", error, lambda: json.loads(rows))
         found = {row[0]: record_of(row) for row in decoded if not isinstance(row, int)}
         if len(found) < len(decoded):
             query = f"{source}SELECT {RECORD_COLUMNS} FROM {self._wanted}"
@@ -348,28 +348,32 @@ def _numbers(joined: Any) -> Keys:
 
 
 def _states_of(row: tuple[Any, ...]) -> States:
-    keys, created_at, expires_at, embedded, vectors, least, most, terms, term_counts, users, runs = row
     try:
-        if least != most:
-            raise ValueError(f"vectors of {least} and of {most} bytes")
-        states = States(
-            _numbers(keys),
-            _numbers(created_at),
-            _numbers(expires_at),
-            _numbers(embedded).astype(np.bool_),
-            np.frombuffer(vectors or b"", "<f2"),
-            np.frombuffer(terms or b"", "<u4"),
-            _numbers(term_counts),
-            list(zip(json.loads(users), json.loads(runs), strict=True)),
-        )
-        columns = (states.created_at, states.expires_at, states.embedded, states.term_counts, states.runs)
-        if any(len(column) != len(states.keys) for column in columns):  # What is NULL is left out of what is joined.
-            raise ValueError("rows that lack a value")
-        if len(states.terms) != states.term_counts.sum():
-            raise ValueError("terms of a wrong length")
-        return states
+        return _decoded(row)
     except SENSELESS as error:
-        raise senseless("What the rows of some memories hold", error) from error
+        refuse("What the rows of some memories hold", error, lambda: _decoded(row))
+
+
+def _decoded(row: tuple[Any, ...]) -> States:
+    keys, created_at, expires_at, embedded, vectors, least, most, terms, term_counts, users, runs = row
+    if least != most:
+        raise ValueError(f"vectors of {least} and of {most} bytes")
+    states = States(
+        _numbers(keys),
+        _numbers(created_at),
+        _numbers(expires_at),
+        _numbers(embedded).astype(np.bool_),
+        np.frombuffer(vectors or b"", "<f2"),
+        np.frombuffer(terms or b"", "<u4"),
+        _numbers(term_counts),
+        list(zip(json.loads(users), json.loads(runs), strict=True)),
+    )
+    columns = (states.created_at, states.expires_at, states.embedded, states.term_counts, states.runs)
+    if any(len(column) != len(states.keys) for column in columns):  # What is NULL is left out of what is joined.
+        raise ValueError("rows that lack a value")
+    if len(states.terms) != states.term_counts.sum():
+        raise ValueError("terms of a wrong length")
+    return states
 
 
 def visible(

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentmem.storage.database import Connection, blob_array, integer_array, only_row
 from agentmem.storage.model import StoredModel, fact, remember, stored_model
-from agentmem.storage.rows import SENSELESS, senseless
+from agentmem.storage.rows import SENSELESS, refuse
 from agentmem.storage.walk import BEGINNING, Position
 
 
@@ -51,7 +51,7 @@ def standing(connection: Connection) -> Standing:
     try:
         move = None if value is None else Move.of(value)
     except SENSELESS as error:
-        raise senseless("What the store remembers as 'next_model'", error) from error
+        refuse("What the store remembers as 'next_model'", error, lambda: None if value is None else Move.of(value))
     return Standing(stored_model(connection), move, fact(connection, "old_model") is not None)
 
 

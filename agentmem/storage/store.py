@@ -120,6 +120,7 @@ class Store:
             durability=config.durability,
             busy_timeout=config.busy_timeout,
             indexed_metadata=config.indexed_metadata,
+            errors=timings.errors,
         )
         self.path = path
         self.writes = GroupCommit(self._database, timings)

@@ -11,7 +11,7 @@ from agentmem.embedding.embedder import Sent
 from agentmem.engine import Engine
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.lens import Lens
-from agentmem.records import Draft, Home, Record, Scope, check_fields, owners_of, shorten
+from agentmem.records import Draft, Record, Scope, check_fields, owners_of, shorten
 
 CHUNK = 256
 """Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
@@ -106,10 +106,8 @@ class Chunk:
 
     def _send(self, lens: Lens, timeout: float) -> tuple[Lens, Sent]:
         urgent = len(self._drafts) <= URGENT_TEXTS
-        return lens, lens.embedder.send(*self._texts(), "document", urgent=urgent, timeout=timeout)
-
-    def _texts(self) -> tuple[list[str], list[Home]]:
-        return [draft.content for draft in self._drafts], [draft.scope.home for draft in self._drafts]
+        texts, homes = [draft.content for draft in self._drafts], [draft.scope.home for draft in self._drafts]
+        return lens, lens.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
 
     def cancel(self) -> None:
         """Gives the items up."""
@@ -145,7 +143,7 @@ class Chunk:
             self._sent = None
             self._sent = self._send(lens, timeout)
         # Errors of a model that was left meanwhile are told to nobody: the store refuses its answers.
-        embedded = lens.embedder.embedded(*self._texts(), self._sent[1].answers(timeout))
+        embedded = self._sent[1].embedded(timeout)
         return self._engine.store.insert(
             self._drafts, embedded, model=lens.identity, together=together, durability=self._durability,
             deadline=Deadline(timeout),

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from agentmem.batches import URGENT_TEXTS
-from agentmem.embedding.embedder import failure_of
+from agentmem.embedding.embedder import failure_of, to_store
 from agentmem.errors import AgentMemError
 from agentmem.lens import Lens
 from agentmem.memory import ScopedMemory, new_expiry
@@ -171,11 +171,12 @@ class Changes:
         vectors: list[Embedded] = []
         if self._texts:
             urgent = len(self._texts) <= URGENT_TEXTS
-            answers = lens.embedder.embed(self._texts, self._homes, "document", urgent=urgent, timeout=timeout)
+            sent = lens.embedder.send(self._texts, self._homes, "document", urgent=urgent, timeout=timeout)
+            answers = sent.answers(timeout)
             failure = failure_of(answers)
             if failure is not None:
                 raise failure
-            embedded = lens.embedder.embedded(self._texts, self._homes, answers)
+            embedded = to_store(sent.ticket.digests, answers)
             vectors = [vector for vector in embedded if isinstance(vector, Embedded)]
         return self._engine.store.together([change(vectors, lens.identity) for change in self._changes])
 

@@ -26,7 +26,7 @@ from agentmem.deadline import Deadline
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
-from agentmem.embedding.embedder import GivenEmbedder, failure_of
+from agentmem.embedding.embedder import GivenEmbedder, failure_of, to_store
 from agentmem.engine import Engine, is_within_a_call
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
@@ -318,7 +318,7 @@ class ScopedMemory:
         write.caller = sys._getframe()
 
         def commit(answers: list[Answer]) -> None:
-            embedded[:] = embedder.embedded([draft.content], [draft.scope.home], answers)
+            embedded[:] = to_store(ticket.digests, answers)
             store.writes.enqueue([write])
 
         ticket = Ticket(1, commit)
@@ -677,9 +677,8 @@ class ScopedMemory:
     def _revise(self, lens: Lens, id: str, scope: Scope, revision: Revision, timeout: float) -> Record:
         embedded = None
         if revision.content is not None:
-            texts, homes = [revision.content], [scope.home]
-            answers = lens.embedder.embed(texts, homes, "document", urgent=True, timeout=timeout)
-            [answer] = lens.embedder.embedded(texts, homes, answers)
+            sent = lens.embedder.send([revision.content], [scope.home], "document", urgent=True, timeout=timeout)
+            [answer] = sent.embedded(timeout)
             if isinstance(answer, AgentMemError):
                 raise answer
             embedded = answer

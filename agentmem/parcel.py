@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 from agentmem.embedding.collector import Answer
-from agentmem.embedding.embedder import Embedder
+from agentmem.embedding.embedder import Embedder, to_store
 from agentmem.errors import AgentMemError, EmbeddingError
 from agentmem.records import Embedded, Home
 
@@ -39,7 +39,7 @@ class Parcel:
             again = self._embedder.embed(texts, homes, "document", urgent=False, timeout=timeout)
             answers |= zip(failed, again, strict=True)
             _failures(answers)
-        return self._embedder.embedded(self.texts, self._homes, list(answers.values()))
+        return to_store(self._sent.ticket.digests, list(answers.values()))
 
     def _model_works(self, timeout: float) -> bool:
         """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred

@@ -51,13 +51,14 @@ CLOSE_WAIT_SECONDS = 30.0
 
 
 class Ticket:
-    """One call's texts on their way. `answers` has one entry a text once `then` has been called, which happens on a
-    worker's thread or on a caller's, unless the ticket is cancelled before. It happens once; again only when an error
-    struck amid it."""
+    """One call's texts on their way, by their digests. `answers` has one entry a text once `then` has been called,
+    which happens on a worker's thread or on a caller's, unless the ticket is cancelled before. It happens once; again
+    only when an error struck amid it."""
 
-    __slots__ = ("alone", "answers", "cancelled", "entering", "remaining", "then")
+    __slots__ = ("alone", "answers", "cancelled", "digests", "entering", "remaining", "then")
 
     def __init__(self, size: int, then: Callable[[list[Answer]], None]) -> None:
+        self.digests: list[bytes] = []
         self.answers: list[Any] = [None] * size
         self.remaining = size
         self.cancelled = False

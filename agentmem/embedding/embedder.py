@@ -170,10 +170,8 @@ class Embedder:
         alone with the model, which happens on this thread. Raises as `embed` does.
         """
         self._ensure_open()
-        digests = [
-            (index, self.digest(home, text, kind)) for index, (home, text) in enumerate(zip(homes, texts, strict=True))
-        ]
-        answers, missing = self._look_up(digests, kind)
+        ticket.digests = [self.digest(home, text, kind) for home, text in zip(homes, texts, strict=True)]
+        answers, missing = self._look_up(ticket.digests, kind)
         if not missing:
             for index, answer in answers:
                 ticket.answers[index] = answer
@@ -196,13 +194,13 @@ class Embedder:
             collector.put(ticket, prepared, urgent=urgent, timeout=timeout)
 
     def _look_up(
-        self, digests: list[tuple[int, bytes]], kind: Kind
+        self, digests: Sequence[bytes], kind: Kind
     ) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
         """What the caches have, and what they have not, by the digest that it has on its way."""
         found: list[tuple[int, Answer]] = []
         missing = []
         first, second = self._caches[kind], self._caches["document" if kind == "query" else "query"]
-        for index, digest in digests:
+        for index, digest in enumerate(digests):
             vector = first.get(digest) or second.get(digest)
             if vector is None:
                 missing.append((index, digest + ASKED if kind == "query" else digest))
@@ -228,15 +226,6 @@ class Embedder:
         for digest in digests:
             for cache in self._caches.values():
                 cache.discard(digest)
-
-    def embedded(
-        self, texts: Sequence[str], homes: Sequence[Home], answers: Sequence[Answer]
-    ) -> list[Embedded | AgentMemError]:
-        """Answers for documents as the store takes them."""
-        return [
-            Embedded(self.digest(home, text), answer) if isinstance(answer, bytes) else answer
-            for text, home, answer in zip(texts, homes, answers, strict=True)
-        ]
 
     def cancel(self, ticket: Ticket) -> None:
         """The caller gave up: what only it waits for and what has not begun is dropped."""
@@ -335,6 +324,14 @@ class Embedder:
         self._start(closed=self._closed)
 
 
+def to_store(digests: Sequence[bytes], answers: Sequence[Answer]) -> list[Embedded | AgentMemError]:
+    """Answers for documents as the store takes them."""
+    return [
+        Embedded(digest, answer) if isinstance(answer, bytes) else answer
+        for digest, answer in zip(digests, answers, strict=True)
+    ]
+
+
 class Sent:
     """Texts that are sent off; belongs to the thread that sends them."""
 
@@ -357,6 +354,10 @@ class Sent:
             self.cancel()
             raise
         return self.ticket.answers
+
+    def embedded(self, timeout: float) -> list[Embedded | AgentMemError]:
+        """The same, for documents."""
+        return to_store(self.ticket.digests, self.answers(timeout))
 
     def cancel(self) -> None:
         """Gives the texts up: what has not begun is never run."""

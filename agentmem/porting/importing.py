@@ -192,8 +192,7 @@ class _Chunk:
         """The vector of each entry, or why it has none; None: it is deferred."""
         if self._sent is None:
             return [entry.embedded for entry in self._entries]
-        sent = self._sent.answers(self._options.timeout)
-        answers = iter(self._lens.embedder.embedded(self._texts, self._homes, sent))
+        answers = iter(self._sent.embedded(self._options.timeout))
         return [next(answers) if entry.embedded is None else entry.embedded for entry in self._entries]
 
 

@@ -857,7 +857,9 @@ class ScopedMemory:
         export of the same model; others are left aside, and the report says so. With `on_error="raise"` a bad line
         raises with its number: the chunks before its own are stored, nothing of its own is. With `"skip"` every good
         line is stored and the report names the bad ones. `durability`, `timeout` (per chunk) and `progress` are as in
-        `add_batch`. Never holds more than two chunks, or a line of 64 MB.
+        `add_batch`. Never holds more than two chunks, or a line of 16 MB (or eight times
+        `Config.max_content_bytes`). A longer line is an error, and so are one of over a million values, and a
+        compressed file that unpacks to more than 64 MB and a hundred times its size.
 
         Raises:
             InvalidInputError: a line or an argument cannot be used (DuplicateIdError: a conflict). A file in a newer

@@ -381,10 +381,13 @@ def check_content(content: Any, config: Config) -> None:
         raise InvalidInputError(f"content is {shorten(content)}, a {type(content).__name__}; pass a str.")
     if not content or content.isspace():
         raise InvalidInputError(f"content is {shorten(content)}, which is blank; pass a text worth remembering.")
-    size = len(check_text("content", content))
+    # A character takes a byte or more: what is far too long is not encoded to be told so.
+    size, unit = len(content), "characters"
+    if size <= config.max_content_bytes:
+        size, unit = len(check_text("content", content)), "bytes"
     if size > config.max_content_bytes:
         raise TooLongError(
-            f"content {shorten(content)} has {size:,} bytes, more than Config.max_content_bytes = "
+            f"content {shorten(content)} has {size:,} {unit}, more than Config.max_content_bytes = "
             f"{config.max_content_bytes:,}; split it or raise the limit."
         )
 
@@ -392,7 +395,7 @@ def check_content(content: Any, config: Config) -> None:
 def check_query(query: Any, config: Config) -> None:
     if not isinstance(query, str) or not query or query.isspace():
         raise InvalidInputError(f"query is {shorten(query)}; pass a str that is not blank.")
-    if len(check_text("query", query)) > config.max_content_bytes:
+    if len(query) > config.max_content_bytes or len(check_text("query", query)) > config.max_content_bytes:
         raise TooLongError(
             f"query {shorten(query)} exceeds Config.max_content_bytes = {config.max_content_bytes:,}; shorten it."
         )
@@ -585,8 +588,9 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
         return {}, None
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"metadata is {shorten(metadata)}; pass a mapping of JSON values.")
-    # Every value takes a byte of JSON or more. A list that is in itself many times over is refused before it unfolds.
-    copy = _plain("metadata", metadata, MAX_METADATA_DEPTH, iter(range(config.max_metadata_bytes)))
+    # Every value, and every character, takes a byte of JSON or more. What is in itself many times over is refused
+    # before it unfolds.
+    copy = _plain("metadata", metadata, MAX_METADATA_DEPTH, _Room(config.max_metadata_bytes))
     if not copy:
         return {}, None
     text = _JSON.encode(copy)
@@ -599,12 +603,26 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
     return copy, text
 
 
-def _plain(where: str, value: Any, depth: int, room: Iterator[int]) -> Any:
+class _Room:
+    """The bytes that metadata may still take."""
+
+    __slots__ = ("_left", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._left = self._limit = limit
+
+    def take(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise TooLongError(
+                f"metadata has more bytes of JSON than Config.max_metadata_bytes = {self._limit:,}; store less or "
+                "raise the limit."
+            )
+
+
+def _plain(where: str, value: Any, depth: int, room: _Room) -> Any:
     """`value` as plain dicts, lists, str, int, float, bool and None; tuples become lists as they do in JSON."""
-    if next(room, None) is None:
-        raise TooLongError(
-            "metadata has more values than fit into Config.max_metadata_bytes; store less or raise the limit."
-        )
+    room.take(len(value) if isinstance(value, str) else 1)
     if depth == 0:
         raise InvalidInputError(
             f"{where[:120]} is nested deeper than {MAX_METADATA_DEPTH} levels (or holds itself); flatten it."
@@ -629,6 +647,7 @@ def _plain(where: str, value: Any, depth: int, room: Iterator[int]) -> Any:
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise InvalidInputError(f"{where} has the key {shorten(key)}; keys must be text.")
+                room.take(len(key))
                 check_text(f"a key of {where}", key)
                 copy[str.__str__(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1, room)
             return copy

@@ -30,6 +30,7 @@ from agentmem import (
     StoreOpenError,
 )
 from agentmem.porting import values
+from agentmem.porting.reading import LARGEST_VALUE
 from agentmem.testing import HashEmbedder, contents, metadata, owners
 from tests.children import SECONDS, start_python
 
@@ -545,7 +546,7 @@ BAD = {
     b'{"content": "a", "metadata": {"n": NaN}}': "NaN is no JSON",
     b'{"content": "a", "metadata": {"n": -Infinity}}': "-Infinity is no JSON",
     b'{"content": "a", "metadata": {"n": 1e999}}': "which JSON does not have",
-    b'{"content": "a", "metadata": {"n": ' + b"9" * 5000 + b"}}": "cannot be read",
+    b'{"content": "a", "metadata": {"n": ' + b"9" * 5000 + b"}}": "a number has 5,000 digits",
     b'{"content": "a", "metadata": ' + b'{"a":' * 40 + b"1" + b"}" * 40 + b"}": "nested deeper",
     b"[" * 100_000 + b"]" * 100_000: "cannot be read",
     b'{"content": "a\xff"}': "byte 0xff is not UTF-8",
@@ -888,3 +889,62 @@ def test_memory_stays_flat_however_many_lines_there_are(open_memory):
         assert tracemalloc.get_traced_memory()[1] - before < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_line_or_an_array_of_very_many_values_is_refused_before_it_is_read(memory):
+    many = b"[" + b"[]," * 600_000 + b"[]]"
+    for raw in (b'"first"\n' + many + b'\n"last"\n', b'["first",' + many + b"]"):
+        report = memory.import_(io.BytesIO(raw), user_id="ana", on_error="skip", format="agentmem")
+        assert report.failures == 1
+        assert "more than 1,000,000 values; split it" in str(report.failed[0][1])
+    assert contents_of(memory) == ["first", "last", "first"]
+
+
+def test_a_text_of_many_commas_is_a_text(memory):
+    text = "a," * 400_000
+    assert memory.import_(jsonl(text), user_id="ana").imported == 1
+    assert contents_of(memory) == [text]
+
+
+def test_a_line_of_sixty_megabytes_is_refused_in_little_memory(memory):
+    raw = b"[" + b"[]," * 20_000_000 + b"[]]\n" + b'"last"\n'
+    tracemalloc.start()
+    try:
+        report = memory.import_(io.BytesIO(b'"first"\n' + raw), user_id="ana", on_error="skip")
+        assert tracemalloc.get_traced_memory()[1] < 4 * LARGEST_VALUE + len(raw)
+    finally:
+        tracemalloc.stop()
+    assert (report.imported, report.failed[0][0]) == (2, 2)
+    assert "more than 16,777,216 bytes" in str(report.failed[0][1])
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_number_of_very_many_digits_is_refused_without_being_computed(memory, limited):
+    line = b'{"content": "a", "metadata": {"n": ' + b"9" * 3_000_000 + b"}}\n"
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(limit if limited else 0)
+    try:
+        report = memory.import_(io.BytesIO(line + b'"last"\n'), user_id="ana", on_error="skip")
+    finally:
+        sys.set_int_max_str_digits(limit)
+    assert (report.imported, report.failures) == (1, 1)
+    assert "3,000,000 digits; write it as text" in str(report.failed[0][1])
+
+
+def test_a_compressed_file_that_unpacks_to_very_much_is_refused(memory, tmp_path, monkeypatch):
+    line = json.dumps("word " * 10_000).encode() + b"\n"
+    bomb, small = tmp_path / "bomb.jsonl.gz", tmp_path / "small.jsonl.gz"
+    bomb.write_bytes(gzip.compress(line * 2_000))  # A hundred megabytes in 0.2.
+    small.write_bytes(gzip.compress(line * 10))
+    with pytest.raises(
+        InvalidInputError, match=r"Line \d+: the compressed file unpacks to more than 100 times its size"
+    ):
+        memory.import_(bomb, user_id="ana", dedupe=True)
+    memory.delete_all(user_id="ana")
+    assert memory.import_(small, user_id="ana", dedupe=True).imported == 1
+    memory.delete_all(user_id="ana")
+    monkeypatch.setattr("agentmem.porting.files.UNPACKED_BYTES", 1000)
+    with pytest.raises(InvalidInputError, match="unpack it first"):
+        memory.import_(small, user_id="ana")
+    monkeypatch.setattr("agentmem.porting.files.MOST_TIMES", 1000)
+    assert memory.import_(small, user_id="ana", dedupe=True).imported == 1

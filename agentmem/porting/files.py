@@ -21,12 +21,20 @@ GZIP_MARK = b"\x1f\x8b"
 
 COMPRESSION = 6
 
+UNPACKED_BYTES = 64 << 20
+MOST_TIMES = 100
+"""What a compressed file may unpack to: so many bytes, or so many times its own size. An export unpacks to five to
+twenty times its size; gzip can pack a thousand equal bytes into one."""
+
 
 class Source:
     """Bytes to read once, from the place where the file stands; and the digest of all of them, when somebody asks."""
 
-    def __init__(self, stream: Any, *, seekable: bool) -> None:
+    def __init__(self, stream: Any, *, seekable: bool, packed: "_Packed | None" = None) -> None:
+        """`packed` is what the stream unpacks, where it does."""
         self._stream = stream
+        self._packed = packed
+        self._unpacked = 0
         self._seekable = seekable
         self._start = stream.tell() if seekable else 0
         self._passed = hashlib.blake2b(digest_size=16)  # What was read of a pipe, which cannot be read again.
@@ -63,6 +71,13 @@ class Source:
         if not isinstance(found, str | bytes):
             raise InvalidInputError(f"reading gave {shorten(found)}; pass a path, or a file of text or bytes.")
         raw = found.encode("utf-8", "surrogatepass") if isinstance(found, str) else found
+        if self._packed is not None:
+            self._unpacked += len(raw)
+            if self._unpacked > max(UNPACKED_BYTES, MOST_TIMES * self._packed.bytes):
+                raise InvalidInputError(
+                    f"the compressed file unpacks to more than {MOST_TIMES} times its size ({self._unpacked:,} bytes "
+                    "so far); unpack it first (gunzip) if that is right, and import what it holds."
+                )
         if not self._seekable and self._digest is None:
             self._passed.update(raw)
         return raw
@@ -114,8 +129,25 @@ def source_of(file: Any) -> Iterator[Source]:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidInputError(f"{shorten(os.fspath(file))} cannot be read ({reason}); check the path.") from error
-        unpacked = stack.enter_context(gzip.GzipFile(fileobj=stream)) if compressed else stream
-        yield stack.enter_context(closing(Source(unpacked, seekable=seekable)))
+        packed = _Packed(stream) if compressed else None
+        unpacked = stack.enter_context(gzip.GzipFile(fileobj=packed)) if packed else stream
+        yield stack.enter_context(closing(Source(unpacked, seekable=seekable, packed=packed)))
+
+
+class _Packed:
+    """A compressed file that counts the bytes that were read of it, for `gzip`; those that are read again too."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._stream.read(size)
+        self.bytes += len(found)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _is_seekable(file: Any) -> bool:

@@ -24,7 +24,7 @@ from agentmem.records import Embedded, Home, Scope, shorten
 from agentmem.storage.intake import OnConflict, Outcome
 
 CHUNK_BYTES = 16 * MIB
-"""Of texts, at which a chunk is cut however few they are."""
+"""Of texts and metadata, at which a chunk is cut however few they are."""
 
 LISTED = 1000
 """Failed lines that a report names."""
@@ -105,7 +105,7 @@ def _draw(entries: Iterator[Read], tally: "_Tally", options: Options) -> Iterato
         yield entry
         count += 1
         to_embed += entry.embedded is None and not options.defer
-        size += len(entry.arrival.draft.content)
+        size += len(entry.arrival.draft.content) + len(entry.arrival.draft.metadata_json or "")
         if count >= DEFERRED_CHUNK or to_embed >= CHUNK or size >= CHUNK_BYTES:
             return
 

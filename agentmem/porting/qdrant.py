@@ -21,8 +21,9 @@ from urllib.parse import quote
 from agentmem.errors import AgentMemError, InvalidInputError, StoreOpenError
 from agentmem.records import shorten
 
-LARGEST_ROW = 64 * 1024 * 1024
-"""Bytes; a point with a vector of 4,096 dimensions and a long text has less than 0.1 % of it."""
+LARGEST_ROW = 8 * 1024 * 1024
+"""Bytes; a point with a vector of 4,096 dimensions and a long text has less than 1 % of it. The objects that a pickle
+makes may take sixty times its size."""
 
 BUSY_SECONDS = 10.0
 

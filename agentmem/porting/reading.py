@@ -23,8 +23,8 @@ Owner = str | Mapping[str, str] | None
 """Whose the memories become: all of them one owner's; those of the owners that a mapping names another's; or as they
 are."""
 
-LARGEST_VALUE = 64 * MIB
-"""Bytes of a line, or of a conversation in an array."""
+LARGEST_VALUE = 16 * MIB
+"""Bytes of a line, or of a conversation in an array; more where longer texts are allowed."""
 
 WITHOUT_TEXT = "messages without text (calls of tools, images, nothing), left out"
 NO_MODEL = "vectors left aside, because no header before them names their model"

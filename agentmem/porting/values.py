@@ -22,6 +22,14 @@ FIRST_PIECE = 1 << 16
 
 SPACE = " \t\r\n"
 
+MOST_VALUES = 1_000_000
+"""Texts, numbers, lists and so on in one value, each of which may take 100 bytes in memory where it has three in the
+file. Counted by what stands between them, so that commas within texts count too."""
+
+LONGEST_NUMBER = 400
+"""Digits; a float has 309 at most before its point. Python's time for an integer is the square of them, where the host
+program has taken away Python's own limit."""
+
 
 class Value(NamedTuple):
     """`line`, from 1; `number` among the values, from 0; `content` decoded, or what is wrong with it."""
@@ -91,10 +99,13 @@ class _Reader:
 
     def __init__(self) -> None:
         self._fault: str | None = None
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_constant=self._constant, parse_int=self._integer
+        )
 
     def whole(self, text: str) -> Any:
         """The value of a text that holds nothing else. Raises InvalidInputError."""
+        _refuse_too_many(text)
         try:
             value = self._decoder.decode(text)
         except JSONDecodeError as error:
@@ -125,6 +136,12 @@ class _Reader:
             twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
             self._fault = f"the key {twice[:60]!r} stands twice in one object; keep one of them."
         return found
+
+    def _integer(self, digits: str) -> int:
+        if len(digits) <= LONGEST_NUMBER:
+            return int(digits)
+        self._fault = f"a number has {len(digits):,} digits; write it as text."
+        return 0
 
     def _constant(self, name: str) -> None:
         self._fault = f"{name} is no JSON; write null or leave the key out."
@@ -180,6 +197,7 @@ class _Flow:
 
     def _value(self) -> tuple[Any, int]:
         while True:
+            _refuse_too_many(self._text, self._at)
             try:
                 value, end = self._reader.next(self._text, self._at)
             except JSONDecodeError as error:
@@ -238,6 +256,12 @@ class _Flow:
             self._line += self._text.count("\n", self._counted, at)
             self._counted = at
         return self._line
+
+
+def _refuse_too_many(text: str, start: int = 0) -> None:
+    """Raises InvalidInputError for a text, from a place on, that would be a value of very many."""
+    if len(text) - start > MOST_VALUES and sum(text.count(mark, start) for mark in ",[{") > MOST_VALUES:
+        raise InvalidInputError(f"it has more than {MOST_VALUES:,} values; split it.")
 
 
 def _too_long(limit: int) -> InvalidInputError:

@@ -1,8 +1,10 @@
 """Errors that strike anywhere: a stack that is full, what a signal handler, a trace function or another thread raises.
 The caller gets that very error, or its result; nobody else is held up, and a sound store is never called damaged."""
 
+import ctypes
 import inspect
 import io
+import itertools
 import random
 import sys
 import threading
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from agentmem import EmbeddingError, Memory, ModelError, ScopedMemory, StoreError
+from agentmem.interrupts import Lock
 
 SECONDS = 30
 
@@ -225,3 +228,62 @@ def test_what_a_handler_raises_is_never_told_as_a_fault_of_the_store_or_of_a_tex
     case.others_go_on(name)
     memory.flush(SECONDS)
     assert memory.check() == []
+
+
+class Sent(Exception):
+    """What another thread raises in one of ours."""
+
+
+def test_what_other_threads_raise_in_writers_at_any_moment_holds_nobody_up(memory):
+    ended, wrong = threading.Event(), []
+    count = itertools.count()
+
+    def write(number: int) -> None:
+        while not ended.is_set():
+            try:
+                while not ended.is_set():
+                    memory.add(f"text {number} {next(count)}", user_id="ana", timeout=SECONDS)
+                    memory.delete("nothing")
+                    memory.delete_all(user_id="carl")
+            except Sent:
+                pass
+            except BaseException as error:
+                wrong.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    raised = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    for turn in range(300):
+        raised(ctypes.c_ulong(writers[turn % len(writers)].ident or 0), ctypes.py_object(Sent))
+        ended.wait(0.003)
+    ended.set()
+    for writer in writers:
+        writer.join(SECONDS)
+        assert not writer.is_alive()
+    assert wrong == []
+    assert memory.add("after", user_id="ben", timeout=SECONDS).content == "after"
+    assert memory.check() == []
+
+
+def test_a_lock_is_taken_from_a_function_that_has_ended_and_from_no_other():
+    lock, held, let_go = Lock(), threading.Event(), threading.Event()
+
+    def torn() -> None:
+        lock.__enter__()  # As an error leaves it that strikes at the end of the block.
+
+    def alive() -> None:
+        with lock:
+            held.set()
+            assert let_go.wait(SECONDS)
+
+    torn()
+    holder = threading.Thread(target=alive)
+    holder.start()
+    assert held.wait(SECONDS)
+    assert not lock.acquire(timeout=0.5)
+    let_go.set()
+    assert lock.acquire(timeout=SECONDS)
+    lock.release()
+    holder.join(SECONDS)
+    assert not lock.locked()

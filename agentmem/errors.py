@@ -71,7 +71,8 @@ class StoreBusyError(StoreError, TimeoutError):
 
 
 class StoreFullError(StoreError):
-    """The disk is full; the transaction was rolled back and the store stays usable."""
+    """The disk, a quota or the allowed size of a file is full; the message says what takes the room, and what became of
+    the call. Reading, deleting and erasing go on."""
 
 
 class OutcomeUnknownError(StoreError):

@@ -764,6 +764,8 @@ class ScopedMemory:
         Raises:
             InvalidInputError: neither an id nor an owner was given; several homes have the id, see `get`.
             StoreBusyError: they are erased, but a read that began before keeps their bytes in the log; purge again.
+            StoreFullError: they are erased, but there is no room to write the file anew, which may still have bytes of
+                them; or not even to erase all of them. The message says which.
         """
         if id is None:
             return self._erase(self._scope(user_id, agent_id, run_id), None, shown=progress)
@@ -1090,7 +1092,7 @@ class Memory(ScopedMemory):
         Raises:
             InvalidInputError: the moment is none, or has not passed.
             StoreBusyError: others kept the write lock for too long, or an old read keeps erased bytes in the log.
-            StoreFullError: there is no room to work in; the store is as it was.
+            StoreFullError: there is no room to write the file anew, which is as it was; what could be given back is.
         """
         require_room()
         moment = None if deleted_before is None else check_past("deleted_before", deleted_before)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from agentmem.engine import Engine
-from agentmem.errors import ClosedError
+from agentmem.errors import ClosedError, StoreFullError
 from agentmem.progress import progress
 from agentmem.statistics import VacuumReport
+from agentmem.storage.space import Space
 
 PAUSE_SECONDS = 0.005
 """Between two steps: a few times what other processes' writers wait until they look again."""
@@ -24,7 +25,7 @@ def vacuum(engine: Engine, deleted_before: datetime | None, *, full: bool, shown
     store, space = engine.store, engine.store.space
     before = space.bytes()
     purged = 0 if deleted_before is None else engine.forget(store.purge_hidden(deleted_before))
-    space.finish_purge()
+    unwiped = _finish_purge(space)
     store.segments.sweep()
     for _ in _paced(engine, iter(store.moves.clear, False)):
         pass
@@ -39,7 +40,18 @@ def vacuum(engine: Engine, deleted_before: datetime | None, *, full: bool, shown
     for _ in range(CUTS):  # Each keeps writers waiting no longer than a step.
         if space.cut_log() or engine.lenses.closing.wait(PAUSE_SECONDS):
             break
+    if unwiped:  # Now that there may be more room.
+        space.finish_purge()
     return VacuumReport(before, space.bytes(), dropped, purged, space.deleted())
+
+
+def _finish_purge(space: Space) -> bool:
+    """Whether what a purge has left to do must wait, because the disk has no room for it."""
+    try:
+        space.finish_purge()
+    except StoreFullError:
+        return True
+    return False
 
 
 def _paced(engine: Engine, steps: Iterator[int]) -> Iterator[int]:

@@ -60,7 +60,8 @@ def acknowledged_before_a_kill(*arguments: Any, at_least: int) -> list[str]:
     hung.start()
     ids = [child.stdout.readline().strip() for _ in range(at_least)]
     os.killpg(child.pid, signal.SIGKILL)
-    rest, errors = child.communicate()
+    rest = child.stdout.read()  # And what was read ahead; `communicate` would not give that.
+    _, errors = child.communicate()
     hung.cancel()
     hung.join()
     assert child.returncode == -signal.SIGKILL, errors

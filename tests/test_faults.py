@@ -337,7 +337,7 @@ def test_what_is_deferred_and_cannot_get_its_vector_for_a_full_or_sealed_disk_is
         with pytest.raises(StoreReadOnlyError):
             memory.flush(60)
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-    (small_disk / "ballast").write_bytes(bytes(500_000))
+    (small_disk / "ballast").write_bytes(bytes(300_000))
     with Memory(path, embedder=Broken()) as memory:
         texts = [f"{number} {'x' * 2000}" for number in range(2000)]
         with pytest.raises(StoreFullError):

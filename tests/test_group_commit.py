@@ -43,8 +43,8 @@ class StepDatabase:
         self.failure_after_commit: BaseException | None = None
 
     @contextmanager
-    def writing(self, durability=None) -> Iterator[apsw.Connection]:
-        with self.database.writing(durability) as connection:
+    def writing(self, *how) -> Iterator[apsw.Connection]:
+        with self.database.writing(*how) as connection:
             self.began.release()
             assert self.allowed.acquire(timeout=SECONDS)
             yield connection

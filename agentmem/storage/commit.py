@@ -34,8 +34,9 @@ from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended
 from agentmem.statistics import Timings
-from agentmem.storage.database import Database
+from agentmem.storage.database import Database, ended_early
 from agentmem.storage.expiry import Sweeper
+from agentmem.storage.reserve import Kind
 from agentmem.storage.transaction import Transaction
 
 T = TypeVar("T")
@@ -47,15 +48,19 @@ number of threads that wait at the same time."""
 
 class Write(Generic[T]):
     """One caller's change on its way into a commit. `apply` checks first and changes afterwards: when it raises one
-    of our errors, it has changed nothing. It may run twice, in two transactions, the first of them rolled back."""
+    of our errors, it has changed nothing. It may run several times, in as many transactions, all but the last of them
+    rolled back. Its `kind` says what it may use of a disk that is nearly full."""
 
     __slots__ = (
-        "alone", "apply", "attempt", "caller", "cancelled", "done", "durability", "error", "lead", "queued", "result",
-        "turn",
+        "alone", "apply", "attempt", "caller", "cancelled", "done", "durability", "error", "kind", "lead", "queued",
+        "result", "turn",
     )  # fmt: skip
 
-    def __init__(self, apply: Callable[[Transaction], T], durability: Durability | None = None) -> None:
+    def __init__(
+        self, apply: Callable[[Transaction], T], durability: Durability | None = None, kind: Kind = Kind.ADDS
+    ) -> None:
         self.apply = apply
+        self.kind = kind
         self.durability = durability  # None: as the store was opened.
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -94,12 +99,12 @@ class GroupCommit:
         self._leader: Write[Any] | None = None  # Whose thread leads, or was told to.
         self._pid = os.getpid()  # Last, see Restartable.
 
-    def commit(self, apply: Callable[[Transaction], T]) -> T:
+    def commit(self, apply: Callable[[Transaction], T], kind: Kind = Kind.ADDS) -> T:
         """Runs `apply` in a transaction; it is committed when this returns.
 
         Waits for the commits before it. Raises what `apply` raised, or a StoreError.
         """
-        return self.run(Write(apply))
+        return self.run(Write(apply, kind=kind))
 
     def run(self, write: Write[T]) -> T:
         """Commits a write that is ready; raises what its `apply` raised, or a StoreError."""
@@ -222,16 +227,18 @@ class GroupCommit:
                     write.error, write.done = error, True
                 write.attempt = None
 
-    def _commit_together(self, group: Sequence[Write[Any]]) -> None:
+    def _commit_together(self, group: Sequence[Write[Any]], refused: int = 0) -> None:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
-        the database rejects, a full disk) is found out by running each write alone. An error that is not one of ours
-        struck this thread; it is raised to its own caller, and the others' threads do their writes, each alone."""
+        the database rejects, a full disk) is found out by running each write alone. A disk that has `refused` them is
+        given room first, as long as there is a way. An error that is not one of ours struck this thread; it is raised
+        to its own caller, and the others' threads do their writes, each alone."""
         if not group:
             return
         began = time.perf_counter()
         attempted = False  # Whether the transaction has come as far as its COMMIT.
+        kind = next(each for each in Kind if any(write.kind is each for write in group))  # Of all the greediest.
         try:
-            with self._database.writing(self._strongest(group)) as connection:
+            with self._database.writing(self._strongest(group), kind) as connection:
                 transaction = Transaction(connection)
                 for write in group:
                     write.error = None
@@ -255,6 +262,10 @@ class GroupCommit:
             self._database.end_torn_write()
             # What the leader was told may not be what happened: an interrupt may strike just after the commit, and a
             # disk that fails in the commit does not say whether it has failed.
+            # First the log is merged; then what is kept for such a change is used.
+            again = isinstance(error, StoreFullError) and refused < (1 if kind is Kind.ADDS else 2)
+            if again:
+                self._database.make_room(kind, spend=refused > 0)
             try:
                 committed = attempted and self._went_through(transaction, in_log=_may_stand_in_log(error))
             except OutcomeUnknownError as unknown:
@@ -271,13 +282,13 @@ class GroupCommit:
                 raise
             if committed:
                 return
-            if len(group) == 1 or isinstance(error, StoreBusyError):
+            if not again and (len(group) == 1 or isinstance(error, StoreBusyError)):
                 for write in group:
                     write.error = error
                     write.done = True
             else:
                 for write in group:
-                    self._commit_together([write])
+                    self._commit_together([write], refused + again)
 
     def _strongest(self, group: Sequence[Write[Any]]) -> Durability | None:
         """What a commit of them all must be: nobody gets less than asked for because of the others."""
@@ -329,4 +340,4 @@ def _may_stand_in_log(error: BaseException) -> bool:
     """Whether a COMMIT that answered with this error may have written all of the transaction. Not on a full disk, which
     had no room for its end, nor after a damaged page, which is met in reading; an interrupt struck before or after, not
     within."""
-    return isinstance(error, StoreError) and not isinstance(error, StoreDamagedError | StoreFullError)
+    return isinstance(error, StoreError) and not (isinstance(error, StoreDamagedError) or ended_early(error))

@@ -8,11 +8,13 @@ checksums, made before there were any or without the extension, is read and writ
 while another process has it open would have that process write pages without.
 """
 
+import errno
 import fcntl
 import logging
 import os
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +43,8 @@ from agentmem.forks import abandon, restart
 from agentmem.interrupts import Block, Lock, block, condition, no_thread, started
 from agentmem.statistics import BackgroundErrors
 from agentmem.storage.modes import make_store
+from agentmem.storage.reserve import NO_LIMIT, OPENING_BYTES, Kind, Reserve, file_limit, free_bytes, what_fills
+from agentmem.storage.reserve import size_of as _size_of
 from agentmem.storage.salvage import looks_like_ours
 from agentmem.storage.schema import APPLICATION_ID, CHECKSUMS, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
@@ -68,6 +72,13 @@ LOG_PAGES = 16_384
 As long as reads overlap, or commits follow each other without a pause, it never would by itself: beside 32 threads of
 four processes it grew to 2.3 GB within half an hour."""
 
+LEAST_LOG_PAGES = 64
+"""On a disk that is short of room, the log gets a quarter of what is free or its own, but not less than this; it is
+merged whenever it has grown by a quarter of that, and cut."""
+
+LOOK_PAGES = 64
+"""How much the log grows between two looks at the free room, of 2 microseconds each."""
+
 LOG_WAIT_MILLISECONDS = 200
 """How long it waits; if that was in vain, it tries again when the log has grown by a quarter."""
 
@@ -83,6 +94,9 @@ into 100,000 took 174 microseconds each, with this 87 (processor time, one run e
 
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
+
+PAGE_BYTES = 4096
+"""SQLite's default, which every store has."""
 
 INCREMENTAL = 2
 """SQLite's number for files that know of every page which other one points to it, so that it can be moved. Adding to
@@ -174,6 +188,7 @@ class Database:
         self._writer: Connection | None = None
         self._writer_durability = self._durability
         self._merging: threading.Thread | None = None  # The latest that merged the log.
+        self._reserve = Reserve(self.path)
         self._own = threading.local()  # A thread's latest `write`.
         self._pid = os.getpid()  # Last, see Restartable.
 
@@ -210,14 +225,14 @@ class Database:
             finally:
                 self._give_back(read)
 
-    def writing(self, durability: Durability | None = None) -> Block[Connection]:
+    def writing(self, durability: Durability | None = None, kind: Kind = Kind.ERASES) -> Block[Connection]:
         """A write transaction, committed when the block ends well and rolled back otherwise; as durable as it says, or
-        as the database was opened.
+        as the database was opened. It is refused, as on a full disk, when it would not leave what its kind must leave.
 
         Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
         """
         self.end_torn_write()
-        write = self._own.write = Block(self._writing(durability))
+        write = self._own.write = Block(self._writing(durability, kind))
         return write
 
     def end_torn_write(self) -> None:
@@ -226,10 +241,10 @@ class Database:
         if write is not None:
             write.end()
 
-    def _writing(self, durability: Durability | None) -> Generator[Connection, None, None]:
+    def _writing(self, durability: Durability | None, kind: Kind) -> Generator[Connection, None, None]:
         self._ensure_open()
         self._let_forks_pass()
-        with self._mapped(), self._write_lock.hold() as hold:
+        with self._mapped(), self._write_lock.hold() as hold, self._noting("nothing was written"):
             self._ensure_open()
             connection = self._rested_writer()
             durability = durability or self._durability
@@ -245,6 +260,10 @@ class Database:
                 reach("transaction: after BEGIN")
                 yield connection
                 reach("transaction: before COMMIT")
+                if kind is not Kind.ERASES and (lack := self._reserve.hold(_bytes_of(connection), kind)):
+                    refusal = apsw.FullError("what is left is kept for deletions")
+                    refusal.errno = lack  # type: ignore[attr-defined]
+                    raise refusal
                 connection.execute("COMMIT")
                 reach("transaction: after COMMIT")
             except BaseException:
@@ -290,15 +309,21 @@ class Database:
     def overwrite_log(self) -> None:
         """Commits a transaction that changes nothing. It stands where one that failed in its COMMIT stood in the log,
         which otherwise might come to life when the log is read after a crash: its sync failed, its bytes are there."""
-        with self.writing() as connection:
-            connection.pragma("user_version", connection.pragma("user_version"))
+        with self.between_transactions() as connection:  # Not `writing`, whose errors say that nothing was written.
+            try:
+                self._begin(connection)
+                connection.pragma("user_version", connection.pragma("user_version"))
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
 
     @block
     def between_transactions(self) -> Generator[Connection, None, None]:
         """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers of this
         process wait until the block ends."""
         self._ensure_open()
-        with self._mapped(), self._write_lock.hold():
+        with self._mapped(), self._write_lock.hold(), self._noting("the store is whole"):
             self._ensure_open()
             yield self._rested_writer()
 
@@ -333,15 +358,15 @@ class Database:
             if not self._closed:
                 self._errors.note("merging the log", error, logger)
 
-    def cut_log(self, connection: Connection, milliseconds: int | None = None) -> bool:
-        """Merges the log into the file and cuts it to nothing, outside a transaction. False when reads of older states
-        go on for longer than the busy timeout (or so long), or others merge it all the time. Other processes' writes
-        wait meanwhile."""
+    def cut_log(self, connection: Connection, milliseconds: int | None = None, *, keep: bool = False) -> bool:
+        """Merges the log into the file, outside a transaction, and cuts it to nothing, or with `keep` has it begin anew
+        in its own length. False when reads of older states go on for longer than the busy timeout (or so long), or
+        others merge it all the time. Other processes' writes wait meanwhile."""
         patience = self._busy_milliseconds if milliseconds is None else min(milliseconds, self._busy_milliseconds)
         deadline = time.monotonic() + patience / 1000
         connection.set_busy_timeout(patience)
         try:
-            while only_row(connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0]:
+            while only_row(connection, f"PRAGMA wal_checkpoint({'RESTART' if keep else 'TRUNCATE'})")[0]:
                 if time.monotonic() > deadline:
                     return False
                 threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
@@ -351,18 +376,63 @@ class Database:
 
     def write_anew(self, connection: Connection) -> None:
         """Writes the whole file anew, outside a transaction: rows close together, nothing in between, no free pages.
-        Reads go on, all writes wait; a copy of what is in use goes through the temporary folder, another through the
+        Reads go on, all writes wait; a copy of what is in use goes through a file beside the store, another through the
         log. A file whose pages could not be moved one by one is one whose pages can, from then on.
 
         Raises:
             StoreFullError: there was no room for either; the file is as it was.
         """
-        connection.pragma("temp_store", 1)  # The copy may be larger than the memory.
-        connection.pragma("auto_vacuum", INCREMENTAL)
-        try:
+        if self.in_memory:
+            connection.pragma("auto_vacuum", INCREMENTAL)
             connection.execute("VACUUM")
+            return
+        beside = _Beside(self.path)
+        try:
+            self._vacuum(beside.name)
+        except apsw.FullError:
+            try:
+                self.cut_log(connection, LOG_WAIT_MILLISECONDS)
+                self._vacuum(checked_vfs() or "")  # The folder for temporary files may be on another disk.
+            except apsw.Error:
+                pass
+            else:
+                return
+            raise
         finally:
-            connection.pragma("temp_store", 2)
+            beside.unregister()
+
+    def _vacuum(self, vfs: str) -> None:
+        own = apsw.Connection(self.path, vfs=vfs)
+        try:
+            own.set_busy_timeout(self._busy_milliseconds)
+            own.pragma("synchronous", SYNCHRONOUS[self._durability])
+            own.pragma("temp_store", 1)  # The copy may be larger than the memory.
+            own.pragma("auto_vacuum", INCREMENTAL)
+            own.wal_autocheckpoint(0)
+            own.execute("VACUUM")
+        except apsw.IOError as error:
+            error.errno = own.system_errno  # type: ignore[attr-defined]
+            raise
+        finally:
+            _close(own)
+
+    def make_room(self, kind: Kind, *, spend: bool = False) -> None:
+        """After a change that found the disk full: merges the log, so that it begins anew. For one that adds it is cut,
+        for others it keeps its length, which no other program can take meanwhile. With `spend` the change gets what it
+        may use of the reserve."""
+        if self.in_memory:
+            return
+        with suppress(AgentMemError), self.between_transactions() as connection:
+            try:
+                self.cut_log(connection, LOG_WAIT_MILLISECONDS, keep=kind is not Kind.ADDS)
+            except (apsw.FullError, apsw.IOError):
+                self._reserve.give_up()
+                self.cut_log(connection, LOG_WAIT_MILLISECONDS, keep=kind is not Kind.ADDS)
+            size = _bytes_of(connection)
+            if spend:
+                self._reserve.spend(size, kind)
+            elif self._reserve.hold(size, Kind.ADDS):
+                self._reserve.hold(size, Kind.HIDES)  # There is no room for more.
 
     def renew_writer(self) -> None:
         """Closes the writer's connection, with whatever an error left unfinished in it; the next writer opens one."""
@@ -441,7 +511,12 @@ class Database:
         if not self.in_memory and not os.path.exists(path):  # noqa: PTH110
             make_store(path)  # Before SQLite would, which asks the umask who may read it.
         # Again, when another process made the store while the first connection was opening an empty file.
-        connection = self._open() or self._open()
+        try:
+            connection = self._open() or self._open()
+        except apsw.Error as error:
+            if self.in_memory or _lack(error) is None or not self._reserve.give_up(OPENING_BYTES):
+                raise
+            connection = self._open() or self._open()
         if connection is None:
             raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
         try:
@@ -449,7 +524,7 @@ class Database:
                 connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
             connection.pragma("journal_size_limit", LOG_PAGES * 4096)
-            connection.set_wal_hook(_keeper_of_log(self._busy_milliseconds, self._merge_aside))
+            connection.set_wal_hook(_keeper_of_log(self._busy_milliseconds, self._merge_aside, path))
             # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
             connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
@@ -613,6 +688,8 @@ class Database:
             reach("close: before the checkpoint")
             if writer is not None:
                 _close(writer)  # The last connection to leave checkpoints the log into the file.
+            if not self.in_memory:
+                self._reserve.leave()
         _open_databases.discard(self)
 
     def _take_idle(self) -> list[Connection]:
@@ -679,6 +756,20 @@ class Database:
         self._start(closed=self._closed or self.in_memory)
 
     # -- errors ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _noting(self, state: str) -> Iterator[None]:
+        """Notes at an error of the writer's connection what the system said, and what has become of the store. In what
+        became of a transaction whose COMMIT failed in another way than for want of room, nobody can be sure."""
+        try:
+            yield
+        except apsw.Error as error:
+            writer = self._writer
+            if writer is not None and isinstance(error, apsw.IOError) and not hasattr(error, "errno"):
+                error.errno = writer.system_errno  # type: ignore[attr-defined]
+            unsure = isinstance(error, apsw.IOError) and _lack(error) is None
+            error.state = "nothing was acknowledged" if unsure else state  # type: ignore[attr-defined]
+            raise
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -870,25 +961,57 @@ def _is_of_checksum(error: apsw.Error) -> bool:
 
 
 def explained(path: str, error: apsw.Error) -> StoreError:
-    """SQLite's error as ours, in one sentence."""
+    """SQLite's error as ours, in one sentence: what is in the way, what has become of the store (where the error tells,
+    see `Database._noting`; the sentences are true wherever SQLite raises such an error), and what helps."""
     if _is_of_checksum(error):
         return StoreDamagedError(f"{path!r}: the file is damaged (the checksum of a page is wrong); {REPAIR_HINT}.")
-    for kind, ours, sentence in _EXPLANATIONS:
+    state = f"; {error.state}" if hasattr(error, "state") else ""
+    if (lack := _lack(error)) is not None:
+        helps = "free some space and try again"
+        if state:  # It is of the store itself.
+            helps = f"{what_fills(path)}; call purge() or vacuum(deleted_before=...), or free some space, and try again"
+        return StoreFullError(f"{path!r}: {lack}{state}; {helps} ({error}).")
+    for kind, ours, sentence, helps in _EXPLANATIONS:
         if isinstance(error, kind):
-            return ours(f"{path!r}: {sentence} ({error}).")
-    return StoreError(f"{path!r}: the database refused ({type(error).__name__}: {error}).")
+            return ours(f"{path!r}: {sentence}{state}; {helps} ({error}).")
+    return StoreError(f"{path!r}: the database refused{state} ({type(error).__name__}: {error}).")
 
 
-_EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str]] = [
-    (apsw.BusyError, StoreBusyError, "another process kept the write lock too long; nothing was written, try again"),
-    (apsw.LockedError, StoreBusyError, "another connection kept a lock too long; nothing was written, try again"),
-    (apsw.FullError, StoreFullError, "the disk is full; nothing was written, free some space and try again"),
-    (apsw.ReadOnlyError, StoreReadOnlyError, "the file or its folder cannot be written; check their permissions"),
-    (apsw.CorruptError, StoreDamagedError, f"the file is damaged; {REPAIR_HINT}"),
-    (apsw.NotADBError, StoreDamagedError, f"the file is damaged; {REPAIR_HINT}"),
-    (apsw.CantOpenError, StoreOpenError, "the file cannot be opened; check its permissions and the open files limit"),
-    (apsw.IOError, StoreError, "reading or writing failed; nothing was acknowledged, check the disk"),
-]
+def _lack(error: apsw.Error) -> str | None:
+    """What kept SQLite from writing more, or None when it was something else."""
+    if not isinstance(error, apsw.FullError | apsw.IOError):
+        return None
+    number = getattr(error, "errno", 0)
+    if number == errno.EFBIG:
+        limit = file_limit()
+        by = "its file system" if limit == NO_LIMIT else f"the limit of this process, {limit:,} bytes (`ulimit -f`)"
+        return f"no file may be larger than {by} allows"
+    if number == errno.EDQUOT:
+        return "the disk quota is used up"
+    of_memory = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE  # A file too, `...-shm`.
+    return "the disk is full" if number == errno.ENOSPC or of_memory or isinstance(error, apsw.FullError) else None
+
+
+def ended_early(error: BaseException) -> bool:
+    """Whether a COMMIT failed for want of room in the log, and so before its end was written. Room in the shared memory
+    is asked for afterwards."""
+    cause = error.__cause__
+    of_memory = getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
+    return isinstance(error, StoreFullError) and cause is not None and not of_memory
+
+
+_EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str, str]] = [
+    (apsw.BusyError, StoreBusyError, "another process kept a lock too long", "try again"),
+    (apsw.LockedError, StoreBusyError, "another connection kept a lock too long", "try again"),
+    (apsw.ReadOnlyError, StoreReadOnlyError, "the file or its folder cannot be written", "check their permissions"),
+    (apsw.CorruptError, StoreDamagedError, "the file is damaged", REPAIR_HINT),
+    (apsw.NotADBError, StoreDamagedError, "the file is damaged", REPAIR_HINT),
+    (
+        apsw.CantOpenError, StoreOpenError, "the file, or one beside it, cannot be opened",
+        "check its permissions and the open files limit",
+    ),
+    (apsw.IOError, StoreError, "reading or writing failed", "check the disk"),
+]  # fmt: skip
 
 
 def _is_sealed(path: str) -> bool:
@@ -900,37 +1023,63 @@ def _is_sealed(path: str) -> bool:
         return False
 
 
-def _size_of(path: str) -> int:
-    """Bytes; 0 for a file that is not there."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        return 0
-
-
-def _keeper_of_log(busy_milliseconds: int, merge_aside: Callable[[], bool]) -> Callable[[Connection, str, int], int]:
+def _keeper_of_log(
+    busy_milliseconds: int, merge_aside: Callable[[], bool], path: str
+) -> Callable[[Connection, str, int], int]:
     """What a connection calls after each commit, in place of SQLite's own rule, with the pages in the log."""
-    tried = merged = 0
+    tried = merged = looked = 0
+    room = LOG_PAGES
 
     def keep(connection: Connection, name: str, pages: int) -> int:
-        nonlocal tried, merged
-        if pages < LOG_PAGES:
+        nonlocal tried, merged, looked, room
+        if pages < looked:
+            looked = 0  # It began anew.
+        if pages >= looked + LOOK_PAGES:
+            looked, room = pages, _room_for_log(path)
+        limit = min(LOG_PAGES, room)
+        if pages < limit:
             tried = 0
         if pages < merged:
-            merged = 0  # It began anew.
+            merged = 0
         with suppress(apsw.Error):  # Like SQLite, which takes it up again at the next commit.
-            if pages >= LOG_PAGES and pages >= tried * 5 // 4:
+            if pages >= limit and pages >= tried * 5 // 4:
                 tried = pages
+                # Cut where room is short, for whoever else needs it.
+                mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if limit < LOG_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
                 connection.set_busy_timeout(LOG_WAIT_MILLISECONDS)
                 try:
-                    connection.wal_checkpoint(name, apsw.SQLITE_CHECKPOINT_RESTART)
+                    connection.wal_checkpoint(name, mode)
                 finally:
                     connection.set_busy_timeout(busy_milliseconds)
-            elif pages >= merged + MERGED_PAGES and merge_aside():
+            elif pages >= merged + min(MERGED_PAGES, limit // 4) and merge_aside():
                 merged = pages
         return apsw.SQLITE_OK
 
     return keep
+
+
+def _room_for_log(path: str) -> int:
+    """How many pages the log may grow to, so that it takes neither the last room of the disk nor that of others."""
+    log = _size_of(f"{path}-wal")
+    return max(LEAST_LOG_PAGES, min((free_bytes(path) + log) // 4, file_limit() // 2) // PAGE_BYTES)
+
+
+def _bytes_of(connection: Connection) -> int:
+    return int(connection.pragma("page_count")) * PAGE_BYTES
+
+
+class _Beside(apsw.VFS):
+    """The usual VFS, which makes temporary files beside a store: there is room for as much as the store has, and it
+    may be the only folder that can be written. Nothing of the process is changed by it."""
+
+    def __init__(self, path: str) -> None:
+        self.name = f"agentmem-{uuid.uuid4().hex}"
+        self._base = checked_vfs() or ""
+        self._path = f"{path}-vacuum-{uuid.uuid4().hex[:8]}"
+        super().__init__(self.name, self._base)
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
+        return apsw.VFSFile(self._base, self._path if name is None else name, flags)
 
 
 def _close(connection: Connection) -> None:

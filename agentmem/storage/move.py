@@ -21,6 +21,7 @@ from agentmem.storage.claims import is_at_work
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, only_row
 from agentmem.storage.model import StoredModel, fact, remember, stored_model
+from agentmem.storage.reserve import Kind
 from agentmem.storage.schema import NEXT_VECTOR
 from agentmem.storage.standing import Move, MoveProgress, Standing, move_progress, standing
 from agentmem.storage.transaction import Transaction
@@ -104,7 +105,7 @@ class Moves:
             if held is not None and held["owner"] == owner:
                 remember(transaction.connection, "mover", None)
 
-        self._writes.commit(apply)
+        self._writes.commit(apply, Kind.ERASES)
 
     def _own(self, transaction: Transaction, owner: str, seconds: float) -> None:
         """Insists on the claim and renews it."""
@@ -264,7 +265,7 @@ class Moves:
             remember(connection, "next_model", replace(move, position=BEGINNING).as_json())
             return _erase_some(connection, "next_vector", "next_model")
 
-        return self._writes.commit(apply)
+        return self._writes.commit(apply, Kind.ERASES)
 
     def clear(self, owner: str | None = None, seconds: float = 0.0) -> bool:
         """Erases some vectors of the model that the store had before; False when none is left. Whoever has the store
@@ -278,7 +279,7 @@ class Moves:
             reach("reembed: before old vectors are erased")
             return _erase_some(transaction.connection, "old_vector", "old_model")
 
-        return self.has_old() and self._writes.commit(apply)
+        return self.has_old() and self._writes.commit(apply, Kind.ERASES)
 
     def has_old(self) -> bool:
         """Whether there is something to clear."""

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from agentmem.errors import StoreBusyError
+from agentmem.errors import StoreBusyError, StoreError, StoreFullError
+from agentmem.failpoints import reach
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
 from agentmem.storage.ids import key_of
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.reserve import Kind
 from agentmem.storage.segments import strike_touched, sweep
 from agentmem.storage.snapshot import Keys
 from agentmem.storage.standing import erase_beside, models_of
@@ -28,6 +30,9 @@ from agentmem.storage.transaction import Transaction
 ERASED_TOGETHER = 500
 """Memories that go in one transaction: a second's work at most for the writers that wait meanwhile."""
 
+
+PAGES_A_STEP = 256
+"""Pages that are moved in one transaction, 1 MB: some 20 ms, in which writers wait."""
 
 UNWIPED = "unwiped"
 """The name in `meta` that says that erased bytes may still be in the file."""
@@ -68,6 +73,8 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
     Raises:
         StoreBusyError: they are gone, but others' reads keep the log from being cut.
         InvalidInputError: several homes of the scope have the id.
+        StoreFullError: they are gone, but the disk has no room to write the file anew; or it has not even the room to
+            erase some of them. The message says which.
     """
     named: list[tuple[str, Any]] = [*scope.owners()]
     if id is not None:
@@ -89,16 +96,24 @@ def _purge(database: Database, writes: GroupCommit, where: str, parameters: tupl
     tell("what goes, and what stays", 0, 0)
     with database.reading() as connection:
         plan = _plan(connection, where, parameters)
-    for start in range(0, len(plan.keys), ERASED_TOGETHER):
+    start, together = 0, ERASED_TOGETHER
+    while start < len(plan.keys):
         tell("memories", start, len(plan.keys))
-        keys = plan.keys[start : start + ERASED_TOGETHER]
-        gone = writes.commit(partial(_erase, keys=keys, plan=plan))
+        keys = plan.keys[start : start + together]
+        try:
+            gone = writes.commit(partial(_erase, keys=keys, plan=plan), Kind.ERASES)
+        except StoreFullError as error:
+            if together > 1:
+                together = max(1, together // 4)  # Fewer need less of the log.
+                continue
+            raise StoreFullError(f"{error} (Erased so far: {erased.count:,} memories.)") from error
+        start += len(keys)
         erased.count += gone.count
         erased.owners |= gone.owners
         erased.digests |= gone.digests
     sweep(database)
     tell("writing the file anew", 0, 0)
-    wipe(database)
+    wipe(database, writes)
     return erased
 
 
@@ -240,24 +255,59 @@ def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, 
     return {key for digest, key in by_digest.items() if digest in digests}
 
 
-def wipe(database: Database) -> None:
+def give_back(writes: GroupCommit) -> int:
+    """Moves some pages from the end of the file into free ones, in a transaction, and returns by how many bytes it is
+    shorter now; 0 when there are no free ones."""
+    pages = PAGES_A_STEP
+    while True:
+        try:
+            return writes.commit(partial(_move_pages, pages=pages), Kind.ERASES)
+        except StoreFullError:
+            if pages == 1:
+                raise
+            pages = max(1, pages // 8)  # Fewer need less of the log.
+
+
+def _move_pages(transaction: Transaction, pages: int) -> int:
+    connection = transaction.connection
+    before = connection.pragma("page_count")
+    reach("vacuum: before pages are moved")
+    all_rows(connection, f"PRAGMA incremental_vacuum({pages})")
+    reach("vacuum: after pages are moved")
+    return int((before - connection.pragma("page_count")) * connection.pragma("page_size"))
+
+
+def wipe(database: Database, writes: GroupCommit) -> None:
     """Has no erased byte left in the file and its log; waits for other writes, and for reads of older states, up to the
     busy timeout each.
 
     Raises:
         StoreBusyError: they went on for too long.
+        StoreFullError: there is no room to write the file anew, not even with its free pages given back.
+        StoreError: it failed in another way; what is erased stays erased in all cases.
     """
     if database.in_memory:
         return
     try:
-        if _rewritten(database):
-            return
+        try:
+            done = _rewritten(database)
+        except StoreFullError:
+            while give_back(writes):  # What was erased may be the room that is missing.
+                pass
+            database.make_room(Kind.ADDS)
+            done = _rewritten(database)
     except StoreBusyError:
-        pass
-    raise StoreBusyError(
-        f"{database.path!r}: the memories are erased, but bytes of them stay in the file or its log, because another "
-        "read or write went on for too long; purge again (it then says 0) when that has ended."
-    )
+        done = False
+    except StoreError as error:
+        raise type(error)(
+            "The memories are erased, but bytes of them may stay in the file, which could not be written anew: "
+            f"{error} Then purge again (it says 0)."
+        ) from error
+    if not done:
+        raise StoreBusyError(
+            f"{database.path!r}: the memories are erased, but bytes of them stay in the file or its log, because "
+            "another read or write went on for too long; purge again (it then says 0) when that has ended."
+        )
 
 
 def _rewritten(database: Database) -> bool:

@@ -20,6 +20,7 @@ from agentmem.storage.claims import claim, is_claimed, release
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, key_array, only_row
 from agentmem.storage.modes import make_folder
+from agentmem.storage.reserve import Kind
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, listed_segments
 from agentmem.storage.transaction import Transaction
 
@@ -67,7 +68,7 @@ class Segments:
         return self._writes.commit(lambda transaction: claim(transaction, right, owner, CLAIM_SECONDS))
 
     def release(self, right: str, owner: str) -> None:
-        self._writes.commit(lambda transaction: release(transaction, right, owner))
+        self._writes.commit(lambda transaction: release(transaction, right, owner), Kind.ERASES)
 
     def new_file(self) -> Path:
         """Where the next segment goes; the folder is there."""
@@ -131,7 +132,7 @@ class Segments:
             _strike(transaction.connection, list(keys))
             _count_up(transaction.connection)
 
-        self._writes.commit(apply)
+        self._writes.commit(apply, Kind.ERASES)
 
     def sweep(self) -> None:
         """Removes files that are not listed; see `sweep`."""
@@ -146,7 +147,7 @@ class Segments:
             if connection.changes():
                 _count_up(connection)
 
-        self._writes.commit(apply)
+        self._writes.commit(apply, Kind.ERASES)
 
 
 def folder_of(path: str) -> Path:

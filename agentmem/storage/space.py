@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.errors import StoreFullError
 from agentmem.failpoints import reach
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
@@ -26,7 +27,8 @@ from agentmem.storage.database import (
     only_row,
 )
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
-from agentmem.storage.purge import wipe
+from agentmem.storage.purge import give_back, wipe
+from agentmem.storage.reserve import Kind
 from agentmem.storage.standing import erase_beside
 from agentmem.storage.transaction import Transaction
 
@@ -35,9 +37,6 @@ ROWS_A_READ = 10_000
 
 DROPPED_TOGETHER = 300
 """Vectors that go in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
-
-PAGES_A_STEP = 256
-"""Pages that are moved in one transaction, 1 MB: likewise."""
 
 Heads = npt.NDArray[np.uint64]
 """The first eight bytes of digests (n,): enough to tell a million texts apart, and who shares them with a text that is
@@ -66,7 +65,7 @@ class Space:
 
     def finish_purge(self) -> None:
         """Does what a purge may have left to do; see `wipe`."""
-        wipe(self._database)
+        wipe(self._database, self._writes)
 
     # -- vectors --------------------------------------------------------------------------------------------------
 
@@ -84,9 +83,18 @@ class Space:
         for keys, heads in self._vectors():
             old = np.flatnonzero(keys < newest)
             unused += keys[old[~used[keys[old]] & ~np.isin(heads[old], past)]].tolist()
-        for start in range(0, len(unused), DROPPED_TOGETHER):
-            chunk = unused[start : start + DROPPED_TOGETHER]
-            yield self._writes.commit(partial(_drop, keys=chunk, model=model, since=seq))
+        start, together = 0, DROPPED_TOGETHER
+        while start < len(unused):
+            chunk = unused[start : start + together]
+            try:
+                dropped = self._writes.commit(partial(_drop, keys=chunk, model=model, since=seq), Kind.ERASES)
+            except StoreFullError:
+                if together == 1:
+                    raise
+                together = max(1, together // 4)  # Fewer need less of the log.
+                continue
+            start += len(chunk)
+            yield dropped
 
     def _used(self, newest: int) -> npt.NDArray[np.bool_]:
         """Which of the vectors up to `newest` memories point to. One that takes another meanwhile has changed since."""
@@ -136,9 +144,8 @@ class Space:
             return bool(connection.pragma("auto_vacuum") == INCREMENTAL)
 
     def give_back(self) -> int:
-        """Moves some pages from the end of the file into free ones, in a transaction, and returns by how many bytes it
-        is shorter now; 0 when there are no free ones."""
-        return self._writes.commit(_move_pages)
+        """Moves some pages from the end of the file into free ones; see `give_back`."""
+        return give_back(self._writes)
 
     def write_anew(self) -> None:
         """Writes the whole file anew; see `Database.write_anew`."""
@@ -155,15 +162,6 @@ class Space:
             reach("vacuum: before the log is cut")
             all_rows(connection, "PRAGMA wal_checkpoint(PASSIVE)")  # Nobody waits for this, the larger part.
             return self._database.cut_log(connection, LOG_WAIT_MILLISECONDS)
-
-
-def _move_pages(transaction: Transaction) -> int:
-    connection = transaction.connection
-    before = connection.pragma("page_count")
-    reach("vacuum: before pages are moved")
-    all_rows(connection, f"PRAGMA incremental_vacuum({PAGES_A_STEP})")
-    reach("vacuum: after pages are moved")
-    return int((before - connection.pragma("page_count")) * connection.pragma("page_size"))
 
 
 def _drop(transaction: Transaction, keys: list[int], model: StoredModel, since: int) -> int:

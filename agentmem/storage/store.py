@@ -19,6 +19,7 @@ from agentmem.errors import (
     DeadlineError,
     NotFoundError,
     StoreError,
+    StoreFullError,
     StoreReadOnlyError,
 )
 from agentmem.failpoints import reach
@@ -61,6 +62,7 @@ from agentmem.storage.pending import (
 )
 from agentmem.storage.purge import Erased, purge, purge_hidden
 from agentmem.storage.repair import repair
+from agentmem.storage.reserve import Kind
 from agentmem.storage.revision import bring_back, revise
 from agentmem.storage.rows import RECORD_COLUMNS, events_of, record_of
 from agentmem.storage.segments import Segments
@@ -424,13 +426,13 @@ class Store:
         return self.writes.commit(lambda transaction: claim(transaction, BACKLOG, owner, seconds))
 
     def release_backlog(self, owner: str) -> None:
-        self.writes.commit(lambda transaction: release(transaction, BACKLOG, owner))
+        self.writes.commit(lambda transaction: release(transaction, BACKLOG, owner), Kind.ERASES)
 
     # -- hiding and bringing back ---------------------------------------------------------------------------------
 
     def delete(self, id: str, scope: Scope) -> bool:
         """Hides a memory; its text and history stay until purged. False when there is none to see."""
-        return self.writes.commit(self.to_delete(id, scope))
+        return self.writes.commit(self.to_delete(id, scope), Kind.HIDES)
 
     def to_delete(self, id: str, scope: Scope) -> Callable[[Transaction], bool]:
         """The same as a change."""
@@ -470,24 +472,36 @@ class Store:
 
     def delete_all(self, scope: Scope, condition: Condition | None, deadline: Deadline) -> int:
         """Hides every visible memory of a scope that passes the filter; how many it were. They are found outside the
-        write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several, oldest first.
+        write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several, oldest first; fewer on a
+        full disk.
 
         Raises:
             DeadlineError: the time is over; what was hidden, which the message counts, stays so.
+            StoreFullError: the disk has not even room for this; likewise.
         """
         hidden = since = 0
+        together = HIDDEN_TOGETHER
         try:
             while True:
                 with self.snapshot(deadline=deadline) as snapshot:
                     found, seq = snapshot.keys(scope, condition, since=since), snapshot.seq
                 found.sort()
-                for start in range(0, max(1, len(found)), HIDDEN_TOGETHER):
+                start, is_last = 0, False
+                while not is_last:
                     if hidden:
                         deadline.check()
-                    some = found[start : start + HIDDEN_TOGETHER]
-                    is_last = start + HIDDEN_TOGETHER >= len(found)
-                    count, complete = self.writes.commit(partial(_hide, scope, condition, some, seq, is_last))
+                    some = found[start : start + together]
+                    is_last = start + together >= len(found)
+                    hide = partial(_hide, scope, condition, some, seq, is_last)
+                    try:
+                        count, complete = self.writes.commit(hide, Kind.HIDES)
+                    except StoreFullError as error:
+                        if len(some) > 1:
+                            together, is_last = max(1, len(some) // 4), False  # Fewer need less of the log.
+                            continue
+                        raise StoreFullError(f"{error} (Deleted so far: {hidden:,} memories.)") from error
                     hidden += count
+                    start += len(some)
                 if complete:
                     return hidden
                 deadline.check()

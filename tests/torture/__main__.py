@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import cuts, damage, faults, kills
+from tests.torture import cuts, damage, faults, full, kills
 
 TORTURES: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] = {
     "kills": (kills.run, 1000),
     "cuts": (cuts.run, 1000),
     "faults": (faults.run, 20),
     "damage": (damage.run, 5000),
+    "full": (full.run, 16),
 }
 """Each with the cases of its long form."""
 

@@ -140,7 +140,7 @@ def number_at(key: str) -> Condition:
         InvalidInputError: it cannot be a metadata key.
     """
     if not isinstance(key, str) or key in TEXT_FIELDS or key in TIME_FIELDS:
-        raise InvalidInputError(f"{shorten(key)} is no metadata key; name one that holds numbers.")
+        raise InvalidInputError(f"importance is {shorten(key)}, which is no metadata key; name one that holds numbers.")
     field = _field(key)
     return Condition(f"iif({field.type} IN ('integer', 'real'), {field.value}, NULL)", field.path * 2)
 

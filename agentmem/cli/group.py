@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from agentmem.cli.exits import DEFECT, DONE, INTERRUPTED, STORE_REFUSED, UNREAD, code_of
-from agentmem.cli.options import DEBUG
+from agentmem.cli.options import DEBUG, told
 from agentmem.cli.terminal import complain, prepare_output, stop_output
 from agentmem.errors import AgentMemError
 from agentmem.progress import end_bars
@@ -59,7 +59,7 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             code = _told(ctx, "Interrupted.", INTERRUPTED)
         except AgentMemError as error:
-            code = _told(ctx, f"Error: {error}", code_of(error))
+            code = _told(ctx, f"Error: {told(error, ctx)}", code_of(error))
         except OSError as error:
             if error.errno == errno.EPIPE:
                 code = UNREAD

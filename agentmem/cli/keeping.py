@@ -59,6 +59,7 @@ def check(path: str | None, bar: bool, db: str, as_json: bool) -> int:
             problems = memory.check(progress=bar)
     except StoreDamagedError as error:
         problems = [str(error)]
+    problems = [options.told(each) for each in problems]
     if as_json:
         print_json({"healthy": not problems, "problems": problems})
     else:

@@ -9,12 +9,16 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from agentmem.cli.wording import in_options, words_of
 from agentmem.errors import InvalidInputError
 
 OWNERS = ("user_id", "agent_id", "run_id")
 
 DEBUG = "agentmem.debug"
 """Where the contexts of the group and the command keep that `--debug` was given."""
+
+WORDS = "agentmem.words"
+"""Where they keep what the options of the command stand for."""
 
 AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 AGE_DIGITS = 6
@@ -30,6 +34,49 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
         return None if value is None else moment_of("The time", value)
     except InvalidInputError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """An option's name of an owner or a role, refused before it counts for every line of a file."""
+    if value is not None:
+        from agentmem.records import check_name
+
+        check_name(parameter.opts[0], value)
+    return value
+
+
+def _lasting(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None:
+        from agentmem.records import check_expiry, now
+
+        check_expiry(None, value, now())
+    return value
+
+
+def _waited(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None:
+        from agentmem.config import Config
+        from agentmem.records import check_timeout
+
+        check_timeout(value, Config())
+    return value
+
+
+def metadata_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """An option's JSON object, small enough for metadata."""
+    decoded = json_object(context, parameter, value)
+    if decoded is not None:
+        from agentmem.config import Config
+        from agentmem.records import check_metadata
+
+        check_metadata(decoded, Config())
+    return decoded
+
+
+def told(error: Exception | str, context: click.Context | None = None, *, of_file: bool = False) -> str:
+    """The message of an error, or what `check` says, in the words of the command that runs; `of_file` when it is about
+    the fields of a line."""
+    return in_options(str(error), (context or click.get_current_context()).meta.get(WORDS, {}), of_file=of_file)
 
 
 def past(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | timedelta | None:
@@ -70,6 +117,7 @@ def _shown(context: click.Context, parameter: click.Parameter, value: bool | Non
 
 
 def _debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[WORDS] = words_of(context)  # Every command has this option, and it comes first.
     if value:
         context.meta[DEBUG] = True
 
@@ -124,9 +172,9 @@ model = click.option(
     help="A model's name or folder. [default: the store's own, else all-MiniLM-L6-v2]",
 )
 owner = together(
-    click.option("--user", "user_id", metavar="NAME", help="The user who owns the memories."),
-    click.option("--agent", "agent_id", metavar="NAME", help="The agent who does."),
-    click.option("--run", "run_id", metavar="NAME", help="The run or conversation that does."),
+    click.option("--user", "user_id", callback=named, metavar="NAME", help="The user who owns the memories."),
+    click.option("--agent", "agent_id", callback=named, metavar="NAME", help="The agent who does."),
+    click.option("--run", "run_id", callback=named, metavar="NAME", help="The run or conversation that does."),
 )
 all_scopes = click.option("--all-scopes", is_flag=True, help="Of every owner.")
 filters = click.option(
@@ -146,10 +194,14 @@ show_expired = click.option("--show-expired", is_flag=True, help="Expired ones t
 as_of = click.option("--as-of", callback=moment, metavar="WHEN", help="What was known at that moment.")
 expiry = together(
     click.option("--expires-at", callback=moment, metavar="WHEN", help="When it is to be forgotten."),
-    click.option("--ttl", type=float, metavar="SECONDS", help="The same, so many seconds from now."),
+    click.option("--ttl", type=float, callback=_lasting, metavar="SECONDS", help="The same, so many seconds from now."),
 )
 timeout = click.option(
-    "--timeout", type=float, metavar="SECONDS", help="Wait so long for the model at most. [default: 60]"
+    "--timeout",
+    type=float,
+    callback=_waited,
+    metavar="SECONDS",
+    help="Wait so long for the model at most. [default: 60]",
 )
 full = click.option("--full", is_flag=True, help="Do not cut texts to the width of the terminal.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say how many it would be, and change nothing.")

@@ -120,11 +120,11 @@ def import_(
             on_error="skip" if skip_bad else "raise", progress=bar, **asked | rename,
         )  # fmt: skip
     for line, error in report.failed:
-        complain(f"Skipped line {line}: {error}")
+        complain(f"Skipped line {line}: {options.told(error, of_file=True)}")
     if report.failures > len(report.failed):
         complain(f"... and {report.failures - len(report.failed):,} lines more.")
     if as_json:
-        failed = [{"line": line, "error": str(error)} for line, error in report.failed]
+        failed = [{"line": line, "error": options.told(error, of_file=True)} for line, error in report.failed]
         print_json({**asdict(report), "failed": failed})
     else:
         complain(*(f"Note: {note}." for note in report.notes))

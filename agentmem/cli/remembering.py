@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     help="JSON, or a text on every line, or one text in all.",
 )
 @options.owner
-@click.option("--role", metavar="NAME", help="Who said it: user, assistant ...")
-@click.option("--metadata", callback=options.json_object, metavar="JSON", help="A JSON object to keep with it.")
+@click.option("--role", callback=options.named, metavar="NAME", help="Who said it: user, assistant ...")
+@click.option("--metadata", callback=options.metadata_object, metavar="JSON", help="A JSON object to keep with it.")
 @click.option("--id", metavar="ID", help="An id of your own (for one text).")
 @click.option(
     "--created-at",
@@ -109,7 +109,7 @@ def _add_lines(
             for line, outcome in remember(memory, read(stream), skip_bad=skip_bad, **fields):
                 if isinstance(outcome, AgentMemError):
                     skipped += 1
-                    complain(f"Skipped line {line}: {outcome}")
+                    complain(f"Skipped line {line}: {options.told(outcome, of_file=True)}")
                 else:
                     stored, last = stored + 1, line
                     advance(1)
@@ -156,6 +156,8 @@ def update(
     """
     if never_expires and (expires_at or ttl):
         raise click.UsageError("--never-expires goes without --expires-at and --ttl.")
+    if text is None and metadata is None and not (replace_metadata or expires_at or ttl or never_expires):
+        raise click.UsageError("Give a TEXT, --metadata, --expires-at, --ttl or --never-expires.")
     text = None if text is None else text_of(text)
     changes: dict[str, Any] = {"expires_at": expires_at} if expires_at or never_expires else {}
     embeds = text is not None

@@ -72,7 +72,7 @@ def shell(
                     break
             except AgentMemError as error:
                 failed = True
-                complain(f"{ERROR} {error}")
+                complain(f"{ERROR} {options.told(error)}")
             except KeyboardInterrupt:
                 if not asked:
                     raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentmem import Memory, StoreBusyError, StoreError, StoreOpenError
+from agentmem import Config, Memory, StoreBusyError, StoreError, StoreOpenError
 from agentmem.rescue import rescue
 from agentmem.testing import HashEmbedder
 from tests.children import finish, start_python
@@ -84,6 +84,40 @@ def test_what_is_inconsistent_is_named_and_mended(store_path, statement, named):
         match = memory.search("text number 7 word", user_id="ana", mode="vector", limit=1)[0]
         assert match.record.id == ids[7]
         assert memory.add("and it goes on", user_id="ana").id
+
+
+STRANGERS = {
+    "refuses": "CREATE TRIGGER refuses BEFORE UPDATE ON memory BEGIN SELECT RAISE(ABORT, 'no'); END",
+    'a "b" c': 'CREATE TRIGGER "a ""b"" c" AFTER INSERT ON history BEGIN DELETE FROM segment; END',
+    "copies": "CREATE INDEX copies ON memory (content)",
+    "memory_x": "CREATE UNIQUE INDEX memory_x ON vector (data)",
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_foreign_trigger_or_index_is_named_and_removed(store_path, name):
+    with Memory(store_path, embedder=HashEmbedder(), config=Config(indexed_metadata=("topic",))) as memory:
+        record = memory.add("before", user_id="ana", metadata={"topic": "sea"})
+        assert memory.check() == []
+    forge(store_path, STRANGERS[name])
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        [problem] = memory.check()
+        assert repr(name) in problem
+        assert "is not agentmem's; repair() removes it." in problem
+        [done] = [each for each in memory.repair() if repr(name) in each]
+        assert done.endswith("is removed.")
+        assert memory.check() == []
+        assert memory.update(record.id, "after").content == "after"
+        assert memory.check() == []
+
+
+def test_what_others_keep_in_tables_of_their_own_is_left_alone(store_path):
+    filled(store_path)
+    forge(store_path, "CREATE TABLE theirs (a)", "CREATE INDEX theirs_a ON theirs (a)", "INSERT INTO theirs VALUES (1)")
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        assert memory.check() == []
+        assert memory.repair() == []
+        assert memory.check() == []
 
 
 def test_what_has_no_place_any_more_is_set_aside_readable(store_path):

@@ -1,6 +1,7 @@
 """Looking for damage: what SQLite says of its pages, and what the rows say of each other."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -12,12 +13,17 @@ from agentmem.errors import StoreError
 from agentmem.interrupts import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
-from agentmem.storage.database import Connection, DatabaseError, only_row
+from agentmem.storage.database import Connection, DatabaseError, all_rows, only_row
 from agentmem.storage.model import Digest
 from agentmem.storage.replay import Replay, Stored, replay
 from agentmem.storage.rows import SENSELESS, twin_of
+from agentmem.storage.schema import INDEX_PREFIX, MIGRATIONS
 from agentmem.storage.standing import problems_of_move
 from agentmem.terms import stored_terms
+
+_STATEMENTS = "\n".join(statement for migration in MIGRATIONS for statement in migration)
+_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _STATEMENTS))
+_NAMES = frozenset(re.findall(r"CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (\w+)", _STATEMENTS))
 
 _QUESTIONS = [
     (
@@ -74,6 +80,7 @@ def problems_of(connection: Connection, digest_of: Digest, dimension: int, tell:
     looks: list[Callable[[], Iterator[str]]] = [
         lambda: _page_problems(connection, tell),
         lambda: _index_problems(connection, tell),
+        lambda: (f"{each}; repair() removes it." for each, _ in strangers(connection)),
         *(partial(_answers, connection, question, sentence) for question, sentence in _QUESTIONS),
         lambda: _history_problems(connection, tell),
         lambda: _vector_problems(connection, dimension, tell),
@@ -114,6 +121,18 @@ def _page_problems(connection: Connection, tell: Tell) -> Iterator[str]:
     for row in connection.execute("PRAGMA integrity_check(100)"):
         if row[0] != "ok":
             yield f"the database file is damaged: {row[0]}."
+
+
+def strangers(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Triggers, which may change or refuse what is written, and indexes on the tables of a store, which keep what is
+    purged elsewhere, that agentmem has not made: a sentence about each without its end, and how it is removed."""
+    rows = all_rows(connection, "SELECT type, name, tbl_name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+    for kind, name, table in rows:
+        if name in _NAMES or (kind == "index" and (table not in _TABLES or name.startswith(INDEX_PREFIX))):
+            continue
+        if kind in ("trigger", "index"):
+            quoted = name.replace('"', '""')
+            yield f"the {kind} {name!r} on {table!r} is not agentmem's", f'DROP {kind} "{quoted}"'
 
 
 def _index_problems(connection: Connection, tell: Tell) -> Iterator[str]:

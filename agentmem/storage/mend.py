@@ -11,7 +11,7 @@ from agentmem.errors import StoreDamagedError
 from agentmem.interrupts import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
-from agentmem.storage.check import histories, is_vector, size_of
+from agentmem.storage.check import histories, is_vector, size_of, strangers
 from agentmem.storage.database import Connection, all_rows
 from agentmem.storage.ids import keys_in
 from agentmem.storage.model import Digest, stored_model
@@ -32,13 +32,16 @@ def mend(transaction: Transaction, digest_of: Digest, dimension: int, aside: Asi
     the model to believe in where the store does not say which is its own. Everything that was touched gets a new `seq`,
     so that the shelves of every process read it again."""
     connection = transaction.connection
+    done: list[str] = []
+    for stranger, removal in list(strangers(connection)):  # First, as a trigger may refuse all that follows.
+        connection.execute(removal)
+        done.append(f"{stranger}, and is removed.")
     tell("indexes", 0, 0)
     connection.execute("REINDEX")
     with suppress(StoreDamagedError):  # What is remembered of it may be damaged.
         if (model := stored_model(connection)) is not None:
             digest_of, dimension = model.digests(), model.dimension
     seq = transaction.record_event(0, "repair", None, transaction.moment)
-    done: list[str] = []
     done += _mend_vectors(connection, dimension, tell)
     done += mend_move(connection)
     done += _mend_memories(connection, digest_of, seq, aside, tell)

@@ -34,6 +34,7 @@ from agentmem.interrupts import require_room
 from agentmem.lens import DEFAULT_MODEL as DEFAULT_MODEL
 from agentmem.lens import Lens
 from agentmem.messages import item_of_message
+from agentmem.paths import absolute, is_utf8
 from agentmem.progress import stages, with_progress
 from agentmem.records import (
     INT64,
@@ -866,6 +867,7 @@ class ScopedMemory:
         Raises:
             InvalidInputError: a line or an argument cannot be used (DuplicateIdError: a conflict). A file in a newer
                 version of the format is refused whatever `on_error` says. Otherwise as `add`.
+            DeadlineError: a named pipe gave nothing for `timeout` seconds, too; the chunks before are stored.
         """
         from agentmem.porting.importing import Options, import_  # Late, as above.
 
@@ -1144,10 +1146,15 @@ def _path_of(path: Any) -> str:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.") from None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_utf8(text):
         raise InvalidInputError(f"path is {shorten(path)}, which is not UTF-8; choose another name.")
-    # Absolute, because connections are opened later too, perhaps after a change of the working directory.
-    return text if text == ":memory:" else str(Path(text).absolute())
+    whole = text if text == ":memory:" else absolute(text)
+    if not is_utf8(whole):
+        raise InvalidInputError(
+            f"path is {shorten(path)} in the working folder {str(Path.cwd())!r}, which is not UTF-8; use a folder with "
+            "another name."
+        )
+    return whole
 
 
 def _position_of(after: Any, order: str) -> tuple[int, int] | None:

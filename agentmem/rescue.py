@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agentmem.errors import StoreDamagedError, StoreOpenError
 from agentmem.memory import Memory
+from agentmem.paths import absolute
 from agentmem.progress import Tell, stages
 from agentmem.storage.repair import salvage_closed, salvage_open
 
@@ -22,7 +23,7 @@ def rescue(path: str, *, progress: bool = False) -> tuple[list[str], list[str]]:
         memory = Memory(path, model=None)
     except (StoreDamagedError, StoreOpenError):
         with stages(shown=progress) as tell:
-            told += _salvaged(str(Path(path).absolute()), tell)
+            told += _salvaged(absolute(path), tell)
         memory = Memory(path, model=None)
     with memory:
         told += memory.repair(progress=progress)

@@ -27,6 +27,7 @@ GROUND = {
     "records",
     "statistics",
     "messages",
+    "paths",
     "progress",
     "rounding",
     "terms",

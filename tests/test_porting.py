@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from agentmem import (
     ClosedError,
     Config,
+    DeadlineError,
     DuplicateIdError,
     EmbeddingError,
     InvalidInputError,
     Memory,
+    StoreBusyError,
     StoreOpenError,
 )
 from agentmem.porting import values
@@ -948,3 +950,60 @@ def test_a_compressed_file_that_unpacks_to_very_much_is_refused(memory, tmp_path
         memory.import_(small, user_id="ana")
     monkeypatch.setattr("agentmem.porting.files.MOST_TIMES", 1000)
     assert memory.import_(small, user_id="ana", dedupe=True).imported == 1
+
+
+# -- pipes at a path ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_that_nobody_writes_into_is_waited_for_as_long_as_was_said(memory, pipe):
+    with pytest.raises(DeadlineError, match=r"pipe.* gave nothing for 0\.2 seconds"):
+        memory.import_(pipe, user_id="ana", timeout=0.2)
+    assert memory.count(user_id="ana") == 0
+
+
+@pytest.mark.parametrize("ending", ["closes", "stays"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_pipe_is_read_to_its_end_or_until_its_writer_falls_silent(memory, pipe, ending, compressed):
+    lines = b"".join(b'"text %d"\n' % number for number in range(3000))
+    with ThreadPoolExecutor(1) as pool:
+        imported = pool.submit(memory.import_, pipe, user_id="ana", defer=True, timeout=60 if ending == "closes" else 1)
+        with pipe.open("wb") as writer:
+            writer.write(gzip.compress(lines) if compressed else lines)
+            writer.flush()
+            if ending == "stays":
+                with pytest.raises(DeadlineError):
+                    imported.result(60)
+        if ending == "closes":
+            assert imported.result(60).imported == 3000
+    memory.flush()
+    stored = {record.content for record in memory.get_all(user_id="ana", limit=5000)}
+    assert stored <= {f"text {number}" for number in range(3000)}
+    assert len(stored) % 1000 == 0  # Whole chunks.
+    assert memory.check() == []
+
+
+def test_the_command_line_waits_for_a_pipe_as_long_as_was_said(run, pipe):
+    result = run("import", pipe, "--user", "ana", "--timeout", "0.2")
+    assert result.exit_code == 4
+    assert "gave nothing for 0.2 seconds; see to who writes it, or raise --timeout" in result.stderr
+
+
+def test_what_goes_wrong_in_an_export_comes_as_it_is(open_memory, tmp_path, monkeypatch):
+    """Some errors of ours are OSErrors too, and are none of the file's."""
+    memory = open_memory()
+    memory.add("likes tea", user_id="ana")
+
+    def busy(*arguments, **keywords):
+        raise StoreBusyError("held.")
+
+    monkeypatch.setattr(memory._engine.store, "freeze", busy)
+    with pytest.raises(StoreBusyError, match="held"):
+        memory.export(tmp_path / "all.jsonl", user_id="ana")
+    assert [path.name for path in tmp_path.iterdir() if "jsonl" in path.name] == []

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentmem.changes import Changes
 from agentmem.dates import end_of, end_of_reference
-from agentmem.errors import InvalidInputError, ModelError, NotFoundError
+from agentmem.errors import InvalidInputError, ModelError, NotFoundError, StoreOpenError
 from agentmem.llm import Endpoint
 from agentmem.mem0 import items
 from agentmem.mem0.facts import LanguageModel, check_model, learn, summarise
@@ -67,7 +67,7 @@ class Memory:
         self._owned = store is None
         if store is None:
             if settings.path != ":memory:":
-                Path(settings.path).parent.mkdir(parents=True, exist_ok=True)
+                _make_folder(Path(settings.path).parent)
             store = _opened(settings.path, settings.model, embedder)
         self.store = store
 
@@ -342,6 +342,15 @@ class Memory:
         if record.expires_at is not None and record.expires_at <= now():
             changes.restore(memory_id)
         return record, changes
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreOpenError(
+            f"The folder {str(folder)!r} of the store cannot be made ({error.strerror}); make it, or name another."
+        ) from error
 
 
 def _opened(path: str, model: str | None, embedder: Any) -> Store:

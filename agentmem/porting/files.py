@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import select
 import stat
 import tempfile
 import zlib
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import IO, Any
 
-from agentmem.errors import InvalidInputError
+from agentmem.errors import AgentMemError, DeadlineError, InvalidInputError
+from agentmem.paths import absolute
 from agentmem.records import shorten
 from agentmem.storage.backup import check_target, new_file
 
@@ -108,12 +110,50 @@ class Source:
         return self._passed.digest()
 
 
+class _Pipe(io.RawIOBase):
+    """What comes through a named pipe or another path that is no regular file, waited for no longer than `timeout`
+    seconds at a time. Opening it waits for no writer."""
+
+    def __init__(self, path: Any, timeout: float) -> None:
+        self._path, self._timeout = path, timeout
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._polled = select.poll()
+        self._polled.register(self._descriptor, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            # Of a pipe that never had a writer there is nothing to tell, whereas reading it would give an end.
+            if not self._polled.poll(self._timeout * 1000):
+                raise DeadlineError(
+                    f"{shorten(os.fspath(self._path))} gave nothing for {self._timeout:g} seconds; see to who writes "
+                    "it, or raise timeout. The chunks before are stored."
+                )
+            with suppress(BlockingIOError):  # Another reader was faster.
+                return os.readv(self._descriptor, [buffer])
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+
+def _opened(path: Any, timeout: float) -> io.BufferedReader:
+    if _is_special(os.fspath(path)):
+        return io.BufferedReader(_Pipe(path, timeout))
+    return open(path, "rb")  # noqa: PTH123 - Path raises on names that no file can have.
+
+
 @contextmanager
-def source_of(file: Any) -> Iterator[Source]:
-    """The bytes of a path or of an open file, which stays open.
+def source_of(file: Any, timeout: float) -> Iterator[Source]:
+    """The bytes of a path or of an open file, which stays open. `timeout` bounds each wait for what a pipe at a path
+    gives.
 
     Raises:
         InvalidInputError: the path cannot be read, or it is no file.
+        DeadlineError: nobody wrote into the pipe.
     """
     if not isinstance(file, str | os.PathLike):
         if not hasattr(file, "read") or not hasattr(file, "readline"):
@@ -123,9 +163,11 @@ def source_of(file: Any) -> Iterator[Source]:
         return
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(open(file, "rb"))  # noqa: PTH123 - Path raises on names that no file can have.
+            stream = stack.enter_context(_opened(file, timeout))
             seekable = stream.seekable()
             compressed = stream.peek(2)[:2] == GZIP_MARK
+        except AgentMemError:
+            raise
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidInputError(f"{shorten(os.fspath(file))} cannot be read ({reason}); check the path.") from error
@@ -174,7 +216,7 @@ def target_of(file: Any, store: str, *, overwrite: bool) -> Iterator[Callable[[b
         is_text = isinstance(file, io.TextIOBase) or hasattr(file, "encoding")
         yield (lambda piece: file.write(piece.decode())) if is_text else file.write
         return
-    path = os.path.abspath(os.fsdecode(file))  # noqa: PTH100
+    path = absolute(os.fsdecode(file))
     if _is_special(path):
         with open(path, "wb") as stream:  # noqa: PTH123 - a pipe, a terminal: nothing that gets a name.
             yield stream.write

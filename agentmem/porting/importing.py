@@ -76,7 +76,7 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
     it is stored and nothing after it."""
     tally = _Tally()
     lens = engine.lenses.current
-    with source_of(file) as source:
+    with source_of(file, options.timeout) as source:
         reading = Reading(
             source, engine.config,
             format=options.format, owners=options.owners, scope_of=scope_of, dedupe=options.dedupe,

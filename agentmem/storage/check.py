@@ -21,9 +21,11 @@ from agentmem.storage.schema import INDEX_PREFIX, MIGRATIONS
 from agentmem.storage.standing import problems_of_move
 from agentmem.terms import stored_terms
 
-_STATEMENTS = "\n".join(statement for migration in MIGRATIONS for statement in migration)
+_STATEMENTS = "\n".join(step for migration in MIGRATIONS for step in migration if isinstance(step, str))
 _TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _STATEMENTS))
-_NAMES = frozenset(re.findall(r"CREATE (?:UNIQUE )?(?:INDEX|TRIGGER) (\w+)", _STATEMENTS))
+_INDEXES = frozenset(re.findall(r"CREATE (?:UNIQUE )?INDEX (\w+)", _STATEMENTS)) - frozenset(
+    re.findall(r"DROP INDEX (\w+)", _STATEMENTS)
+)
 
 _QUESTIONS = [
     (
@@ -128,9 +130,8 @@ def strangers(connection: Connection) -> Iterator[tuple[str, str]]:
     purged elsewhere, that agentmem has not made: a sentence about each without its end, and how it is removed."""
     rows = all_rows(connection, "SELECT type, name, tbl_name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
     for kind, name, table in rows:
-        if name in _NAMES or (kind == "index" and (table not in _TABLES or name.startswith(INDEX_PREFIX))):
-            continue
-        if kind in ("trigger", "index"):
+        ours = name in _INDEXES or name.startswith(INDEX_PREFIX)
+        if kind == "trigger" or (kind == "index" and table in _TABLES and not ours):
             quoted = name.replace('"', '""')
             yield f"the {kind} {name!r} on {table!r} is not agentmem's", f'DROP {kind} "{quoted}"'
 

@@ -14,6 +14,9 @@ Durability = Literal["full", "process"]
 
 MIB = 1024 * 1024
 
+SHORT = 6
+"""Characters that are quoted of what may be a secret."""
+
 MAX_INDEXED = 16
 """Metadata keys with an index: every one of them makes adding slower."""
 MAX_KEY_LENGTH = 512
@@ -91,43 +94,53 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
-            raise InvalidInputError(f"Config.durability is {self.durability!r}; use 'full' or 'process'.")
+            raise InvalidInputError(f"Config.durability is {_shown(self.durability)}; use 'full' or 'process'.")
         if self.shelf_vectors not in ("float16", "int8"):
-            raise InvalidInputError(f"Config.shelf_vectors is {self.shelf_vectors!r}; use 'float16' or 'int8'.")
+            raise InvalidInputError(f"Config.shelf_vectors is {_shown(self.shelf_vectors)}; use 'float16' or 'int8'.")
         for name in ("timeout", "busy_timeout"):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1e6:
-                raise InvalidInputError(f"Config.{name} is {getattr(self, name)!r}; give seconds from 0 to 1,000,000.")
+                raise InvalidInputError(
+                    f"Config.{name} is {_shown(getattr(self, name))}; give seconds from 0 to 1,000,000."
+                )
         if not _is_number(self.padding_waste) or not 1 <= self.padding_waste <= 100:
-            raise InvalidInputError(f"Config.padding_waste is {self.padding_waste!r}; give a ratio from 1 to 100.")
+            raise InvalidInputError(
+                f"Config.padding_waste is {_shown(self.padding_waste)}; give a ratio from 1 to 100."
+            )
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type not in (int, int | None) or value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
-                raise InvalidInputError(f"Config.{field.name} is {value!r}; give a whole number.")
+                raise InvalidInputError(f"Config.{field.name} is {_shown(value)}; give a whole number.")
             smallest = 0 if field.name in ("cache_bytes", "shelf_bytes") else 1
             if value < smallest:
-                raise InvalidInputError(f"Config.{field.name} is {value!r}; give {smallest} or more.")
+                raise InvalidInputError(f"Config.{field.name} is {_shown(value)}; give {smallest} or more.")
         if self.indexed_metadata is not None:
             _check_indexed(self.indexed_metadata)
         if not self.providers or isinstance(self.providers, str):
-            raise InvalidInputError(f"Config.providers is {self.providers!r}; give a tuple of provider names.")
+            raise InvalidInputError(f"Config.providers is {_shown(self.providers)}; give a tuple of provider names.")
 
 
 def _check_indexed(keys: object) -> None:
     if not isinstance(keys, tuple) or len(keys) > MAX_INDEXED:
         raise InvalidInputError(
-            f"Config.indexed_metadata is {reprlib.repr(keys)}; give a tuple of at most {MAX_INDEXED} metadata keys."
+            f"Config.indexed_metadata is {_shown(keys)}; give a tuple of at most {MAX_INDEXED} metadata keys."
         )
     for key in keys:
         if not isinstance(key, str) or len(key) > MAX_KEY_LENGTH or plain_path(key) is None:
             raise InvalidInputError(
-                f"Config.indexed_metadata is {reprlib.repr(keys)}, where {reprlib.repr(key)} can have no index; "
+                f"Config.indexed_metadata is {_shown(keys)}, where {reprlib.repr(key)} can have no index; "
                 "give plain ASCII names with dots between them, such as 'place.city' (or 'metadata.role', which is no "
                 "field of the record)."
             )
     if len({plain_path(key) for key in keys}) < len(keys):
-        raise InvalidInputError(f"Config.indexed_metadata is {reprlib.repr(keys)}; name each key once.")
+        raise InvalidInputError(f"Config.indexed_metadata is {_shown(keys)}; name each key once.")
+
+
+def _shown(value: object) -> str:
+    """A number or a short word, or of anything else the kind: what was put in the wrong place may be a secret."""
+    short = value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= SHORT)
+    return repr(value) if short else f"a {type(value).__name__}"
 
 
 def _is_number(value: object) -> bool:

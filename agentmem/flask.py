@@ -38,7 +38,7 @@ from agentmem.errors import (
     TooLongError,
 )
 from agentmem.forks import restart
-from agentmem.records import shorten
+from agentmem.records import shorten, unquoted
 
 try:
     from flask import Flask, current_app
@@ -284,8 +284,10 @@ def _arguments_of(app: Flask) -> dict[str, Any]:
     given = {key.removeprefix(PREFIX): value for key, value in app.config.items() if str(key).startswith(PREFIX)}
     if unknown := given.keys() - SETTINGS - OWN:
         name = min(unknown)
+        with unquoted():  # It may be a key of whatever service.
+            shown = shorten(given[name])
         raise InvalidInputError(
-            f"{PREFIX}{name} ({shorten(given[name])}) is no setting; the settings are "
+            f"{PREFIX}{name} ({shown}) is no setting; the settings are "
             f"{', '.join(PREFIX + known for known in sorted(SETTINGS | OWN))}."
         )
     _check_retry_after(given.get("RETRY_AFTER"))
@@ -336,7 +338,9 @@ def _config_of(given: Mapping[str, Any]) -> Config:
 
 def _check_retry_after(seconds: Any) -> None:
     whole = isinstance(seconds, int) and not isinstance(seconds, bool)
+    with unquoted():
+        shown = shorten(seconds)
     if seconds is not None and not (whole and 0 <= seconds <= LONGEST_RETRY_SECONDS):
         raise InvalidInputError(
-            f"{PREFIX}RETRY_AFTER is {shorten(seconds)}; give whole seconds up to {LONGEST_RETRY_SECONDS:,}, or None."
+            f"{PREFIX}RETRY_AFTER is {shown}; give whole seconds up to {LONGEST_RETRY_SECONDS:,}, or None."
         )

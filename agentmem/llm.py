@@ -1,13 +1,23 @@
 """A language model behind an endpoint that speaks OpenAI's chat completions (extra `[llm]`)."""
 
+import os
+import re
 import threading
 from typing import Any
 
 from agentmem.errors import InvalidInputError, LanguageModelError
-from agentmem.records import shorten
+from agentmem.records import credentials_of, shape, shorten, split_credentials, without_credentials
 
 TIMEOUT = 60.0
 """Seconds that an answer may take."""
+
+NO_KEY = "none"
+"""What stands for a key where none is asked for."""
+
+LONGEST_CHAIN = 20
+"""Errors that led to another, which are looked through."""
+
+_KEY = re.compile(r"[!-~]+")
 
 
 class Endpoint:
@@ -24,8 +34,17 @@ class Endpoint:
         """`parameters` go with every request: `temperature`, `max_tokens`, `top_p`."""
         if not isinstance(model, str) or not model:
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a language model.")
+        if api_key is not None and (not isinstance(api_key, str) or not _KEY.fullmatch(api_key)):
+            raise InvalidInputError("api_key is no text without spaces and line ends, as keys are; pass it so.")
+        if not isinstance(base_url, str | None):
+            raise InvalidInputError(f"base_url is {shape(base_url)}; pass the address of an endpoint.")
         self.model = model
-        self._connection = {"base_url": base_url, "api_key": api_key, "timeout": timeout, "max_retries": retries}
+        self._connection: dict[str, Any] = {
+            "base_url": base_url,
+            "api_key": api_key,
+            "timeout": timeout,
+            "max_retries": retries,
+        }
         self._parameters = parameters
         self._lock = threading.Lock()  # Guards: that one client is made.
         self._client: Any = None
@@ -37,20 +56,23 @@ class Endpoint:
             LanguageModelError: the package is missing, or the endpoint failed.
         """
         openai = _package()
+        failure: Exception
         try:
             answer = self._connected(openai).chat.completions.create(
                 model=self.model, messages=messages, **self._parameters
             )
-        except openai.OpenAIError as error:
-            raise LanguageModelError(
-                f"The language model {self.model!r} failed ({type(error).__name__}: {shorten(str(error))}); nothing "
-                "was written, try again."
-            ) from error
-        try:
-            content = answer.choices[0].message.content
-        except (AttributeError, IndexError, TypeError):  # An endpoint of its own kind.
-            return ""
-        return content if isinstance(content, str) else ""
+        except Exception as error:
+            if not isinstance(error, openai.OpenAIError) and not _is_of_http(error):
+                raise
+            failure = error
+        else:
+            return _content_of(answer)
+        # Out here, so that no error hangs on to one that names the key or a password.
+        told = "" if self._tells_secret(failure) else f": {shorten(str(failure))}"
+        raise LanguageModelError(
+            f"The language model {self.model!r} failed ({type(failure).__name__}{told}); nothing was written, try "
+            "again."
+        ) from (failure if told else None)
 
     def close(self) -> None:
         """Closes the connections; the next call opens others."""
@@ -62,11 +84,46 @@ class Endpoint:
     def _connected(self, openai: Any) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = openai.OpenAI(**self._connection)
+                # In a header, and not in the address, which the libraries below write into their logs.
+                address, who = split_credentials(self._address())
+                self._client = openai.OpenAI(
+                    **self._connection | {"base_url": address or None},
+                    default_headers={"Authorization": who} if who else None,
+                )
             return self._client
 
+    def _address(self) -> str:
+        return str(self._connection["base_url"] or os.environ.get("OPENAI_BASE_URL") or "")
+
+    def _tells_secret(self, error: BaseException | None) -> bool:
+        """Whether an error, or one that led to it, names the key or what stands in the address before its host."""
+        user, _, password = credentials_of(self._address()).partition(":")
+        secrets = (self._connection["api_key"], os.environ.get("OPENAI_API_KEY"), user, password)
+        named = [secret.strip() for secret in secrets if secret and secret.strip() and secret != NO_KEY]
+        for _ in range(LONGEST_CHAIN):
+            if error is None:
+                return False
+            if any(secret in text for secret in named for text in (str(error), repr(error))):
+                return True
+            error = error.__cause__ or error.__context__
+        return True
+
     def __repr__(self) -> str:
-        return f"Endpoint({self.model!r}, base_url={self._connection['base_url']!r})"
+        base_url = self._connection["base_url"]
+        return f"Endpoint({self.model!r}, base_url={base_url and without_credentials(base_url)!r})"
+
+
+def _content_of(answer: Any) -> str:
+    try:
+        content = answer.choices[0].message.content
+    except (AttributeError, IndexError, TypeError):  # An endpoint of its own kind.
+        return ""
+    return content if isinstance(content, str) else ""
+
+
+def _is_of_http(error: Exception) -> bool:
+    """An address that is none, a header that cannot be sent: the library below does not dress them up."""
+    return isinstance(error, UnicodeError) or type(error).__module__.startswith(("http", "h11"))
 
 
 def _package() -> Any:

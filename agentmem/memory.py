@@ -56,6 +56,7 @@ from agentmem.records import (
     check_threshold,
     check_time,
     check_timeout,
+    is_address,
     now,
     owners_of,
     shorten,
@@ -950,7 +951,7 @@ class Memory(ScopedMemory):
         if config is not None and not isinstance(config, Config):
             raise InvalidInputError(f"config is {shorten(config)}; pass a Config.")
         if embedder is not None and model not in (KEEP, DEFAULT_MODEL):
-            raise InvalidInputError(f"Both model={model!r} and an embedder were given; drop one of them.")
+            raise InvalidInputError(f"Both model={shorten(model)} and an embedder were given; drop one of them.")
         if (
             embedder is None
             and not isinstance(model, Keep | None)
@@ -1146,6 +1147,8 @@ def _path_of(path: Any) -> str:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.") from None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.")
+    if is_address(text):  # Its folder would not be found, and the message name the address with its password.
+        raise InvalidInputError(f"path is the address {shorten(text)}; pass the path of a file, or ':memory:'.")
     if not is_utf8(text):
         raise InvalidInputError(f"path is {shorten(path)}, which is not UTF-8; choose another name.")
     whole = text if text == ":memory:" else absolute(text)

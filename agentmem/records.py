@@ -4,6 +4,7 @@ Everything here is immutable and knows nothing of models or databases. A `Draft`
 with an argument is said when it is made, in the caller's thread, before anything is queued or written.
 """
 
+import base64
 import json
 import math
 import os
@@ -11,14 +12,18 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
+from numbers import Number
+from pathlib import PurePath
 from reprlib import Repr
 from typing import Any
+from urllib.parse import unquote
 
-from agentmem.config import Config
+from agentmem.config import SHORT, Config
 from agentmem.errors import InvalidInputError, TooLongError
 
 FIELDS = frozenset(
@@ -36,6 +41,8 @@ _SHORT.maxother = _SHORT.maxlong = 60
 _COUNT = re.compile(r"[0-9]{9,}(?:\.[0-9]*)?")
 # What a time zone may raise that was written by hand; whatever else comes, such as RecursionError, means the caller.
 _ZONE_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError)
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_CREDENTIALS = re.compile(r"(?<=//)[^/\s]*@")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 INT64 = range(-(2**63), 2**63)
@@ -338,13 +345,59 @@ def _random_bits() -> int:
 
 
 def shorten(value: Any) -> str:
-    """How a value is quoted in a message: never more than a line of it."""
+    """How a value is quoted in a message: never more than a line of it, no password of an address, and of what may hold
+    anything, such as a mapping, only its kind and size."""
+    if not isinstance(value, _PLAIN):
+        return shape(value)
     if isinstance(value, str):
-        return repr(value) if len(value) <= 60 else f"{value[:50]!r}... ({len(value):,} characters)"
+        return quote(value) if _quoting.get() or len(value) <= SHORT else shape(value)
     try:
-        return _SHORT.repr(value)
+        shown = _SHORT.repr(value)
     except ValueError:  # Python does not print integers of more than 4,300 digits.
         return f"a huge {type(value).__name__}"
+    return shown if _quoting.get() or len(shown) <= SHORT else shape(value)
+
+
+def with_kind(value: Any) -> str:
+    """The same, with the kind of the value."""
+    shown = shorten(value)
+    return shown if shown.startswith("a ") else f"{shown}, a {type(value).__name__}"
+
+
+def quote(text: str) -> str:
+    """How a name is quoted, wherever it comes from."""
+    text = without_credentials(text)
+    return repr(text) if len(text) <= 60 else f"{text[:50]!r}... ({len(text):,} characters)"
+
+
+def _key(key: Any) -> str:
+    return quote(key) if isinstance(key, str) else shorten(key)
+
+
+_PLAIN = Number | str | bytes | date | timedelta | PurePath | None
+_quoting: ContextVar[bool] = ContextVar("quoting", default=True)
+
+
+@contextmanager
+def unquoted() -> Iterator[None]:
+    """Within it, and within a function that it decorates, messages name the kinds of values and quote none of more
+    than a few characters: they come from a file that may be any file."""
+    token = _quoting.set(False)
+    try:
+        yield
+    finally:
+        _quoting.reset(token)
+
+
+def is_address(path: str) -> bool:
+    """Whether a text is no path but the address of something, such as of a database, perhaps with a password in it.
+    (What went through a Path has one stroke of its two.)"""
+    return _ADDRESS.match(path) is not None
+
+
+def without_credentials(text: str) -> str:
+    """A text in which no address (`//user:password@host`) tells who asks."""
+    return _CREDENTIALS.sub("***@", text) if "@" in text else text
 
 
 def shape(value: Any) -> str:
@@ -355,7 +408,20 @@ def shape(value: Any) -> str:
     if isinstance(value, str):
         return f"a text of {len(value):,} characters"
     size = f" of {len(value):,}" if isinstance(value, bytes | dict | list | tuple | set | frozenset) else ""
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}{size}"
+    return f"a {kind}{size}"
+
+
+def split_credentials(address: str) -> tuple[str, str | None]:
+    """An address without user and password, and the header `Authorization` that says the same."""
+    who = credentials_of(address)
+    header = f"Basic {base64.b64encode(who.encode()).decode()}" if who else None
+    return _CREDENTIALS.sub("", address, count=1), header
+
+
+def credentials_of(address: str) -> str:
+    """What stands in an address before its host, such as `user:password`; nothing where nothing does."""
+    found = _CREDENTIALS.search(address)
+    return unquote(found[0][:-1]) if found else ""
 
 
 def check_text(name: str, text: str) -> bytes:
@@ -368,17 +434,16 @@ def check_text(name: str, text: str) -> bytes:
         encoded = text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInputError(
-            f"{name} {shorten(text)} holds a lone surrogate at position {error.start}; "
-            "decode the source with errors='replace' first."
+            f"{name} holds a lone surrogate at position {error.start}; decode the source with errors='replace' first."
         ) from None
     if b"\0" in encoded:
-        raise InvalidInputError(f"{name} {shorten(text)} holds NUL at position {text.index(chr(0))}; remove it.")
+        raise InvalidInputError(f"{name} holds NUL at position {text.index(chr(0))}; remove it.")
     return encoded
 
 
 def check_content(content: Any, config: Config) -> None:
     if not isinstance(content, str):
-        raise InvalidInputError(f"content is {shorten(content)}, a {type(content).__name__}; pass a str.")
+        raise InvalidInputError(f"content is {with_kind(content)}; pass a str.")
     if not content or content.isspace():
         raise InvalidInputError(f"content is {shorten(content)}, which is blank; pass a text worth remembering.")
     # A character takes a byte or more: what is far too long is not encoded to be told so.
@@ -387,7 +452,7 @@ def check_content(content: Any, config: Config) -> None:
         size, unit = len(check_text("content", content)), "bytes"
     if size > config.max_content_bytes:
         raise TooLongError(
-            f"content {shorten(content)} has {size:,} {unit}, more than Config.max_content_bytes = "
+            f"content has {size:,} {unit}, more than Config.max_content_bytes = "
             f"{config.max_content_bytes:,}; split it or raise the limit."
         )
 
@@ -396,9 +461,7 @@ def check_query(query: Any, config: Config) -> None:
     if not isinstance(query, str) or not query or query.isspace():
         raise InvalidInputError(f"query is {shorten(query)}; pass a str that is not blank.")
     if len(query) > config.max_content_bytes or len(check_text("query", query)) > config.max_content_bytes:
-        raise TooLongError(
-            f"query {shorten(query)} exceeds Config.max_content_bytes = {config.max_content_bytes:,}; shorten it."
-        )
+        raise TooLongError(f"query exceeds Config.max_content_bytes = {config.max_content_bytes:,}; shorten it.")
 
 
 def check_name(name: str, value: Any) -> str | None:
@@ -406,7 +469,7 @@ def check_name(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InvalidInputError(f"{name} is {shorten(value)}, a {type(value).__name__}; pass a str.")
+        raise InvalidInputError(f"{name} is {with_kind(value)}; pass a str.")
     # Most names, known to be good at a glance: every `add` comes by here.
     if value.isascii() and value.isprintable() and value[:1] != " " != value[-1:] and 0 < len(value) <= MAX_NAME_LENGTH:
         return value
@@ -574,7 +637,7 @@ def check_fields(item: Mapping[Any, Any]) -> None:
     """Refuses what is no field of a memory."""
     if unknown := set(item) - FIELDS:
         raise InvalidInputError(
-            f"unknown field {shorten(min(unknown, key=str))}; the fields are {', '.join(sorted(FIELDS))}."
+            f"unknown field {_key(min(unknown, key=str))}; the fields are {', '.join(sorted(FIELDS))}."
         )
 
 
@@ -646,13 +709,11 @@ def _plain(where: str, value: Any, depth: int, room: _Room) -> Any:
             copy = {}
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise InvalidInputError(f"{where} has the key {shorten(key)}; keys must be text.")
+                    raise InvalidInputError(f"{where} has the key {_key(key)}; keys must be text.")
                 room.take(len(key))
                 check_text(f"a key of {where}", key)
-                copy[str.__str__(key)] = _plain(f"{where}[{shorten(key)}]", item, depth - 1, room)
+                copy[str.__str__(key)] = _plain(f"{where}[{quote(key)}]", item, depth - 1, room)
             return copy
         case list() | tuple():
             return [_plain(f"{where}[{position}]", item, depth - 1, room) for position, item in enumerate(value)]
-    raise InvalidInputError(
-        f"{where} is {shorten(value)}, a {type(value).__name__}, which is not JSON; convert it first."
-    )
+    raise InvalidInputError(f"{where} is {with_kind(value)}, which is not JSON; convert it first.")

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
 from agentmem.interrupts import fails_apart
 from agentmem.messages import item_of_message
-from agentmem.records import Record, shorten
+from agentmem.records import Record, shorten, unquoted
 from agentmem.records import moment_of as moment_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def read_lines(stream: IO[bytes], metadata: Mapping[str, Any] | None = None) -> 
         except _Misread as error:
             yield number, InvalidInputError(str(error))
         else:
-            yield from _lines_of(number, value, metadata)
+            with unquoted():
+                items = list(_lines_of(number, value, metadata))
+            yield from items
 
 
 def read_texts(stream: IO[bytes]) -> Iterator[Line]:
@@ -190,7 +192,8 @@ def _skipping(
     memory: "ScopedMemory", chunk: list[Line], defaults: dict[str, Any]
 ) -> Iterator[tuple[int, Record | AgentMemError]]:
     items = [item for _, item in chunk if isinstance(item, dict)]
-    outcomes = iter(memory.add_batch(items, on_error="return", **defaults))
+    with unquoted():
+        outcomes = iter(memory.add_batch(items, on_error="return", **defaults))
     for number, item in chunk:
         outcome = next(outcomes) if isinstance(item, dict) else item
         yield number, outcome if isinstance(outcome, Record) else _reason(outcome)
@@ -205,12 +208,14 @@ def _stopping(memory: "ScopedMemory", chunk: list[Line], defaults: dict[str, Any
             break
         good.append((number, item))
     try:
-        records = memory.add_batch([item for _, item in good], **defaults)
+        with unquoted():
+            records = memory.add_batch([item for _, item in good], **defaults)
     except (InvalidInputError, EmbeddingError):
         # Nothing of the chunk is stored, and which line is to blame shows when they go one by one.
         for number, item in good:
             try:
-                [record] = memory.add_batch([item], **defaults)
+                with unquoted():
+                    [record] = memory.add_batch([item], **defaults)
             except AgentMemError as error:
                 raise _placed(number, error) from error
             yield number, record

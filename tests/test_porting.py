@@ -559,7 +559,7 @@ BAD = {
     b"5": "neither a text nor an object",
     b'{"content": "a", "txt": "b"}': "unknown field 'txt'",
     b'{"content": "a", "ttl": 5}': "write expires_at",
-    b'{"content": "a", "created_at": "yesterday"}': "created_at is 'yesterday'",
+    b'{"content": "a", "created_at": "yesterday"}': "created_at is a text of 9 characters",
     b'{"content": "a", "created_at": "2026-01-01T00:00:00"}': "with an offset",
     b'{"content": "a", "updated_at": 5}': "updated_at is 5",
     b'{"content": "a", "id": ""}': "id is empty",

@@ -37,6 +37,10 @@ def existing(db: str) -> str:
         StoreOpenError: there is none.
     """
     _refuse_ram(db)
+    from agentmem.records import is_address
+
+    if is_address(db):
+        raise StoreOpenError("--db is the address of something, and not the path of a file; name the store's file.")
     path = Path(db)
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         raise StoreOpenError(f"There is no store at {db!r}; make one with `agentmem add`, or name another with --db.")

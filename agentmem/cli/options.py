@@ -92,9 +92,9 @@ def json_object(context: click.Context, parameter: click.Parameter, value: str |
     try:
         decoded = None if value is None else json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"{value!r} is not JSON ({error}).") from None
+        raise click.BadParameter(f"it is not JSON ({error}).") from None
     if value is not None and not isinstance(decoded, dict):
-        raise click.BadParameter(f'{value!r} is not a JSON object, such as \'{{"topic": "travel"}}\'.')
+        raise click.BadParameter('it is not a JSON object, such as \'{"topic": "travel"}\'.')
     return decoded
 
 

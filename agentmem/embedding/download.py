@@ -56,7 +56,7 @@ def download_model(
     """
     if variable := next((name for name in OFFLINE if os.environ.get(name, "").upper() in TRUE), None):
         raise ModelError(f"{repository!r} cannot be downloaded while {variable} is set; unset it, or copy its folder.")
-    hub = Hub((endpoint or os.environ.get("HF_ENDPOINT") or usual_endpoint()).rstrip("/"), token)
+    hub = Hub.of((endpoint or os.environ.get("HF_ENDPOINT") or usual_endpoint()).rstrip("/"), token)
     folder = models_folder() / repository
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.forks import abandon, restart
 from agentmem.interrupts import Lock, require_room
-from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by
+from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by, shape, shorten
 from agentmem.statistics import Timings
 
 Kind = Literal["query", "document"]
@@ -370,14 +370,16 @@ def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
         return
     for attribute in ("identity", "dimension", "embed"):
         if not isinstance(source, ModelCard) and not hasattr(source, attribute):
-            raise InvalidInputError(f"embedder is {source!r}, without {attribute!r}; see the README on embedder=.")
+            raise InvalidInputError(f"embedder is {shape(source)}, without {attribute!r}; see the README on embedder=.")
     identity, dimension = source.identity, source.dimension
     if not isinstance(identity, str) or not identity:
-        raise InvalidInputError(f"embedder.identity is {identity!r}; it must name the model, as text.")
+        raise InvalidInputError(f"embedder.identity is {shape(identity)}; it must name the model, as text.")
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= 65_536:
-        raise InvalidInputError(f"embedder.dimension is {dimension!r}; it must be a whole number from 1 to 65,536.")
+        raise InvalidInputError(
+            f"embedder.dimension is {shorten(dimension)}; it must be a whole number from 1 to 65,536."
+        )
     if not isinstance(source, ModelCard) and not callable(getattr(source, "embed", None)):
-        raise InvalidInputError(f"embedder {source!r} has no method embed(texts); see the README on embedder=.")
+        raise InvalidInputError(f"embedder, {shape(source)}, has no method embed(texts); see the README on embedder=.")
 
 
 def failure_of(answers: Sequence[Answer]) -> AgentMemError | None:

@@ -11,13 +11,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from agentmem.embedding.catalog import COMMIT
-from agentmem.errors import DeadlineError, ModelError
+from agentmem.errors import DeadlineError, InvalidInputError, ModelError
+from agentmem.records import split_credentials
 
 SILENCE_SECONDS = 30
 """How long a hub may say nothing at all before it is given up."""
@@ -55,20 +56,29 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where to ask, and as whom."""
+    """Where to ask, and as whom: with the token that was passed, or who stands in the address. That is never a part of
+    `endpoint`, which is shown, kept, and in the errors and logs of the libraries below."""
 
     endpoint: str
-    token: str | None
+    authorization: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, address: str, token: str | None) -> "Hub":
+        """Raises: InvalidInputError when the token is none."""
+        endpoint, who = split_credentials(address)
+        if token is not None and not (isinstance(token, str) and re.fullmatch(r"[!-~]*", token)):
+            raise InvalidInputError("The token holds characters that no token has, such as spaces; pass it without.")
+        return cls(endpoint, who or (f"Bearer {token}" if token else None))
 
     @property
     def name(self) -> str:
-        """The endpoint as it may be shown and kept: without a password that stands in it."""
-        return re.sub(r"(?<=//)[^/@]*@", "", self.endpoint)
+        """The endpoint as it may be shown and kept."""
+        return self.endpoint
 
     @property
     def headers(self) -> dict[str, str]:
         headers = {"user-agent": "agentmem", "accept-encoding": "identity"}
-        return headers | ({"authorization": f"Bearer {self.token}"} if self.token else {})
+        return headers | ({"authorization": self.authorization} if self.authorization else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ asks for something that is not here is refused, all of it in one error.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.llm import Endpoint
+from agentmem.llm import NO_KEY, Endpoint
 from agentmem.mem0.facts import MOST_CHANGES, check_model
-from agentmem.records import shorten
+from agentmem.records import is_address, quote, shape
 
 FILE = "agentmem.db"
 COLLECTION = "mem0"
@@ -32,6 +33,17 @@ _ENDPOINTS = {
 }  # fmt: skip
 """Providers whose endpoints speak OpenAI's chat completions, and where they are unless the configuration says so."""
 _LLM_KEYS = frozenset({"model", "api_key", "temperature", "max_tokens", "top_p"})
+
+_PROVIDERS = frozenset(
+    """
+    anthropic aws_bedrock azure_ai_search azure_mysql azure_openai azure_openai_structured baidu cassandra chroma cohere
+    databricks deepseek elasticsearch faiss fastembed gemini groq huggingface kuzu langchain litellm llm_reranker
+    lmstudio memgraph milvus minimax mongodb neo4j neptune ollama openai openai_structured opensearch pgvector pinecone
+    qdrant redis s3_vectors sarvam sentence_transformer supabase together turbopuffer upstash_vector valkey vertexai
+    vertex_ai_vector_search vllm weaviate xai zero_entropy
+    """.split()  # noqa: SIM905 - read as a text
+)
+"""Names that Mem0 gives to what a configuration chooses from."""
 
 _KEYS = frozenset({
     "vector_store", "embedder", "llm", "history_db_path", "version", "custom_instructions",
@@ -58,11 +70,11 @@ def read_settings(config: Any, *, own_embedder: bool, own_llm: bool) -> Settings
         InvalidInputError: it is no mapping, or asks for what is not supported; the message names every such key.
     """
     if not isinstance(config, Mapping):
-        raise InvalidInputError(f"The configuration is {shorten(config)}; pass Mem0's mapping.")
+        raise InvalidInputError(f"The configuration is {shape(config)}; pass Mem0's mapping.")
     reading = _Reading()
     for key, value in config.items():
         if key not in _KEYS and value is not None:
-            reading.refuse(str(key), value)
+            reading.refuse(_key(key), value)
     if config.get("version", "v1.1") in ("v1.0", None):
         reading.refuse("version", config.get("version"))
     path = reading.path(config)
@@ -80,6 +92,10 @@ def read_settings(config: Any, *, own_embedder: bool, own_llm: bool) -> Settings
     return Settings(path, model, llm, told, max_changes)
 
 
+def _key(key: Any) -> str:
+    return quote(key)[1:-1] if isinstance(key, str) else shape(key)
+
+
 class _Reading:
     """One configuration; gathers what is not supported."""
 
@@ -87,7 +103,10 @@ class _Reading:
         self._refused: list[str] = []
 
     def refuse(self, key: str, value: Any, advice: str = "") -> None:
-        shown = "" if "key" in key.rpartition(".")[2] else f" = {shorten(value)}"  # Never a secret in a message.
+        """Any value may be a secret: a password, an address with one. So only the names of Mem0's own providers are
+        shown, and of all others the kind."""
+        is_name = key.endswith("provider") and isinstance(value, str) and value in _PROVIDERS
+        shown = f" = {value!r}" if is_name else f", {shape(value)}"
         self._refused.append(f"{key}{shown}{f' ({advice})' if advice else ''}")
 
     def finish(self) -> None:
@@ -112,9 +131,11 @@ class _Reading:
         return str(parent / (FILE if collection == COLLECTION else f"{collection}.agentmem.db"))
 
     def _folder(self, key: str, value: Any) -> Path:
-        if isinstance(value, str | Path) and str(value):
-            return Path(value).expanduser()
-        self.refuse(key, value)
+        is_path = isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
+        if is_path and not is_address(str(value)):
+            with suppress(RuntimeError):  # Of a user who is not known here.
+                return Path(value).expanduser()
+        self.refuse(key, value, "the path of a folder")
         return Path()
 
     def model(self, part: Any) -> str | None:
@@ -137,16 +158,20 @@ class _Reading:
         provider = part.get("provider", "openai") if isinstance(part, Mapping) else None
         address = f"{str(provider).removesuffix('_structured')}_base_url"
         inner = self._part("llm", part, tuple(_ENDPOINTS), _LLM_KEYS | {address}, "pass llm=, any callable")
-        if provider not in _ENDPOINTS:
+        if not isinstance(provider, str) or provider not in _ENDPOINTS:
             return None
         if not isinstance(inner.get("model"), str) or not inner["model"]:
             self.refuse("llm.config.model", inner.get("model"), "name a model")
             return None
+        for key in (address, "api_key"):
+            if not isinstance(inner.get(key), str | None):
+                self.refuse(f"llm.config.{key}", inner[key], "text")
+                return None
         base_url, api_key = inner.get(address) or _ENDPOINTS[provider], inner.get("api_key")
         if provider == "ollama" and not str(base_url).rstrip("/").endswith("/v1"):
             base_url = f"{str(base_url).rstrip('/')}/v1"
         if api_key is None and provider in ("lmstudio", "ollama", "vllm"):
-            api_key = "none"  # They ask for none, but the package does.
+            api_key = NO_KEY  # They ask for none, but the package does.
         parameters = {key: inner[key] for key in ("temperature", "max_tokens", "top_p") if inner.get(key) is not None}
         return Endpoint(inner["model"], base_url=base_url, api_key=api_key, **parameters)
 
@@ -165,11 +190,11 @@ class _Reading:
             return {}
         for key in part:
             if key not in ("provider", "config"):
-                self.refuse(f"{name}.{key}", part[key])
+                self.refuse(f"{name}.{_key(key)}", part[key])
         if not isinstance(inner, Mapping):
             self.refuse(f"{name}.config", inner, "a mapping")
             return {}
         for key, value in inner.items():
             if key not in keys and value is not None and value is not False:
-                self.refuse(f"{name}.config.{key}", value)
+                self.refuse(f"{name}.config.{_key(key)}", value)
         return inner

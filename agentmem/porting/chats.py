@@ -124,7 +124,7 @@ def _of_sharegpt(message: Any) -> Message:
     if not isinstance(message, dict) or not {"from", "value"} <= message.keys():
         raise InvalidInputError(f"{shorten(message)} is no message of ShareGPT; it needs the keys from and value.")
     speaker = message["from"]
-    if speaker in SHAREGPT_CALLS:
+    if isinstance(speaker, str) and speaker in SHAREGPT_CALLS:
         return Message("assistant", None)
     if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
         raise InvalidInputError(f"from is {shorten(speaker)}; known are {', '.join(sorted(SHAREGPT_ROLES))}.")

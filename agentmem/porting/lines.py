@@ -27,7 +27,7 @@ from datetime import datetime
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import FIELDS, Embedded, Record, moment_of, shorten
+from agentmem.records import FIELDS, Embedded, Record, moment_of, quote, shorten
 
 FORMAT = "agentmem"
 
@@ -126,7 +126,7 @@ def item_of(value: Any) -> Item:
         raise InvalidInputError(f"{shorten(value)} is neither a text nor an object; write one of them.")
     if unknown := value.keys() - KEYS:
         raise InvalidInputError(
-            f"unknown field {shorten(min(unknown))}; the fields are {', '.join(sorted(KEYS))}"
+            f"unknown field {quote(min(unknown))}; the fields are {', '.join(sorted(KEYS))}"
             + (" (a ttl would count from the reading; write expires_at)." if "ttl" in unknown else ".")
         )
     fields = {name: part for name, part in value.items() if name not in ("updated_at", "vector", "digest")}

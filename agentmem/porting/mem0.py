@@ -16,7 +16,7 @@ from agentmem.errors import AgentMemError, DuplicateIdError, EmbeddingError, Inv
 from agentmem.memory import ScopedMemory
 from agentmem.porting.qdrant import Point, Points, collections, opened, points
 from agentmem.progress import with_progress
-from agentmem.records import Scope, now
+from agentmem.records import Scope, now, unquoted
 
 COLLECTION = "mem0"
 OWNERS = ("user_id", "agent_id", "run_id")
@@ -110,7 +110,8 @@ def _new(memory: ScopedMemory, found: Points, rows: Sequence[int], imported: Imp
     """The points that the store never had."""
     for row in rows:
         try:
-            point = found.read(row)
+            with unquoted():
+                point = found.read(row)
         except InvalidInputError as error:
             imported.failed[f"row {row}"] = error
             continue
@@ -155,6 +156,7 @@ def _bring(memory: ScopedMemory, brought: Sequence[Point], told: dict[str, list[
         _bring(memory, [point], told, imported)
 
 
+@unquoted()
 def _gather(changes: Changes, point: Point, rows: Sequence[Row]) -> None:
     payload = point.payload
     role, expiration_date = payload.get("role"), payload.get("expiration_date")

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from agentmem.errors import AgentMemError, InvalidInputError, StoreOpenError
-from agentmem.records import shorten
+from agentmem.records import shape, shorten
 
 LARGEST_ROW = 8 * 1024 * 1024
 """Bytes; a point with a vector of 4,096 dimensions and a long text has less than 1 % of it. The objects that a pickle
@@ -46,10 +46,11 @@ def collections(folder: Path) -> list[str]:
     try:
         named = json.loads(path.read_text("utf-8"))["collections"]
         return sorted(str(name) for name in named)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreOpenError(
-            f"{str(folder)!r} is no folder of a local Qdrant ({shorten(str(error))}); pass the one that has meta.json."
-        ) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # With what stands in the file.
+        reason = f"its meta.json names no collections, {type(error).__name__}"
+    raise StoreOpenError(f"{str(folder)!r} is no folder of a local Qdrant ({reason}); pass the one that has meta.json.")
 
 
 @contextmanager
@@ -138,7 +139,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "qdrant_client":
             return _Kept
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no point has")
+        raise pickle.UnpicklingError("it names what no point has")
 
 
 def point_of(data: Any) -> Point:
@@ -153,8 +154,9 @@ def point_of(data: Any) -> Point:
         state = state[0] if isinstance(state, tuple) else state
         fields = state.get("__dict__", state)
         name, payload = fields["id"], fields["payload"]
-    except Exception as error:  # A damaged pickle raises nearly anything.
-        raise InvalidInputError(f"This is no point of Qdrant ({shorten(str(error))}).") from None
-    if isinstance(name, bool) or not isinstance(name, str | int) or not isinstance(payload, dict):
-        raise InvalidInputError(f"This is no point of Qdrant (id {shorten(name)}, payload {shorten(payload)}).")
-    return Point(str(name), payload)
+        if not isinstance(name, bool) and isinstance(name, str | int) and isinstance(payload, dict):
+            return Point(str(name), payload)
+        reason = f"id {shape(name)}, payload {shape(payload)}"
+    except Exception as error:  # A damaged pickle raises nearly anything, with what stands in it.
+        reason = f"its pickle cannot be read, {type(error).__name__}"
+    raise InvalidInputError(f"This is no point of Qdrant ({reason}).")

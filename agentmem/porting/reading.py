@@ -13,7 +13,7 @@ from agentmem.porting.chats import ChatFormat, Conversation, Message, conversati
 from agentmem.porting.files import Source
 from agentmem.porting.lines import Item, VectorModel, is_header, item_of, model_of
 from agentmem.porting.values import Value, Values
-from agentmem.records import Draft, Embedded, Scope, at_home, check_name, check_time, now, shorten
+from agentmem.records import Draft, Embedded, Scope, at_home, check_name, check_time, now, shape, shorten, unquoted
 from agentmem.storage.check import is_vector
 from agentmem.storage.intake import Arrival
 
@@ -89,6 +89,7 @@ class Reading:
             else:
                 yield self._memory(value)
 
+    @unquoted()
     def _guess(self, value: Value, *, member: bool) -> Format:
         content = value.content
         chat = format_of(content, member=member)
@@ -97,16 +98,18 @@ class Reading:
         if is_header(content) or isinstance(content, str) or (isinstance(content, dict) and "content" in content):
             return "agentmem"
         raise InvalidInputError(
-            f"Line {value.line}: {shorten(content)} is neither a memory nor a chat in a format that is known; name it "
-            "with format='agentmem', 'openai', 'sharegpt' or 'chatgpt'."
+            f"Line {value.line}: {shape(content)} is neither a memory (a text, or an object with content) nor a chat "
+            "in a format that is known; name it with format='agentmem', 'openai', 'sharegpt' or 'chatgpt'."
         )
 
+    @unquoted()
     def _model_of(self, value: Value) -> VectorModel | None:
         try:
             return model_of(value.content)
         except InvalidInputError as error:  # Whatever else may be skipped: what follows is not understood.
             raise InvalidInputError(f"Line {value.line}: {error}") from None
 
+    @unquoted()
     def _memory(self, value: Value) -> Read:
         try:
             return self._entry(value, 0, item_of(value.content))
@@ -115,7 +118,8 @@ class Reading:
 
     def _messages(self, value: Value, format: ChatFormat) -> Iterator[Read]:
         try:
-            conversation = conversation_of(value.content, format)
+            with unquoted():
+                conversation = conversation_of(value.content, format)
         except InvalidInputError as error:
             yield value.line, error
             return
@@ -130,7 +134,9 @@ class Reading:
                 self.notes[WITHOUT_TEXT] += 1
             else:
                 try:
-                    yield self._entry(value, part, self._item_of(message, conversation, run_id))
+                    with unquoted():
+                        entry = self._entry(value, part, self._item_of(message, conversation, run_id))
+                    yield entry
                 except AgentMemError as error:
                     reason = f"{error}" if single else f"message {part}: {error}"
                     yield value.line, type(error)(reason)

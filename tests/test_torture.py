@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.torture import cuts, damage, faults, kills
+from tests.torture import cuts, damage, faults, kills, tenants
 from tests.torture.nursery import Nursery
 from tests.torture.scripts import script
 
@@ -54,3 +54,13 @@ def test_a_copy_that_fails_and_cannot_be_ended_either_is_one_clear_error(tmp_pat
     assert cases, status
     assert any("unfinished" in call for case in cases for call in case["struck"][:1])
     assert [case["wrong"] + case["ghosts"] for case in cases] == [[]] * len(cases)
+
+
+def test_a_hostile_tenant_holds_nobody_up(tmp_path):
+    figures = tenants.run(tmp_path / "store", 15, 1)
+    # How long others stand still is for the long form, on a machine with nothing else to do.
+    assert [each for each in figures["failures"] if "stood still" not in each] == []
+
+
+def test_strangers_and_filters_leave_nothing_behind(tmp_path):
+    assert tenants.strangers(tmp_path / "store", 3000, 1)["failures"] == []

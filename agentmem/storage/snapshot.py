@@ -224,10 +224,9 @@ class Snapshot:
         if not len(keys):
             return {}
         source, parameters = self._source(scope)
-        rows = self._connection.execute(
-            f"{source}SELECT memory.key, {field.sql} AS number FROM {self._wanted} WHERE number IS NOT NULL",
-            (*parameters, *field.parameters, key_array(keys)),
-        )
+        query = f"{source}SELECT memory.key, {field.sql} AS number FROM {self._wanted} WHERE number IS NOT NULL"
+        values = (*parameters, *field.parameters, key_array(keys))
+        rows = self._connection.execute(query, values, can_cache=is_kept(query, values))
         return {key: float(number) for key, number in rows}
 
     def records(self, keys: Keys, scope: Scope) -> dict[int, Record]:

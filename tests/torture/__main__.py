@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import cuts, damage, faults, full, kills
+from tests.torture import cuts, damage, faults, full, kills, tenants
 
 TORTURES: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] = {
     "kills": (kills.run, 1000),
@@ -21,6 +21,8 @@ TORTURES: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] = {
     "faults": (faults.run, 20),
     "damage": (damage.run, 5000),
     "full": (full.run, 16),
+    "tenants": (tenants.run, 2000),
+    "strangers": (tenants.strangers, 100_000),
 }
 """Each with the cases of its long form."""
 

@@ -190,8 +190,8 @@ class Lenses:
         if isinstance(source, ModelCard):
             return self._found(stored)
         raise ModelMismatchError(
-            f"{self._store.path!r} was moved to {stored} while it was open with an embedder of "
-            f"{source.identity!r}; close it and open it again, with that model."
+            f"{self._store.path!r} was moved to {stored} while it was open with "
+            f"embedder={type(source).__name__}; close it and open it again, with that model."
         )
 
     @contextmanager

@@ -11,7 +11,6 @@ import inspect
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from types import FrameType, TracebackType
@@ -58,11 +57,11 @@ class Lock:
     which it is held and nobody knows by whom.
     """
 
-    __slots__ = ("_held", "_waiting")
+    __slots__ = ("_freed", "_held")
 
     def __init__(self) -> None:
         self._held: dict[int, object] = {}  # At 0, the frame of the function, or any object, that holds the lock.
-        self._waiting: deque[_thread.LockType] = deque()
+        self._freed = threading.Lock()  # What waiters wait for: unlocked by a release, locked by who is woken by it.
 
     def __enter__(self) -> None:
         frame = sys._getframe(1)
@@ -71,7 +70,7 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self._held.clear()
-        if self._waiting:
+        if self._freed.locked():
             self._wake()
 
     def hold(self) -> "Hold":
@@ -87,7 +86,7 @@ class Lock:
         return frame
 
     def is_held_by(self, holder: object) -> bool:
-        return holder is not None and self._held.get(0) is holder
+        return self._held.get(0) is holder
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Takes the lock until `release`, in whatever function that is called."""
@@ -95,38 +94,26 @@ class Lock:
         return self._held.setdefault(0, holder) is holder or (blocking and self._wait(holder, timeout))
 
     def release(self) -> None:
-        self._held.clear()
-        if self._waiting:
-            self._wake()
+        self.__exit__()
 
     def locked(self) -> bool:
         return bool(self._held)
 
     def _wait(self, holder: object, timeout: float) -> bool:
         deadline = None if timeout < 0 else time.monotonic() + timeout
-        self._take_from_gone()
-        gate = _thread.allocate_lock()
-        gate.acquire()
         while True:
-            self._waiting.append(gate)
-            taken = self._held.setdefault(0, holder) is holder
-            if not taken:
-                left = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - time.monotonic())
-                if left <= 0 or not gate.acquire(timeout=left):
-                    self._take_from_gone()
-                taken = self._held.setdefault(0, holder) is holder
-            with suppress(ValueError):
-                self._waiting.remove(gate)
-            if taken:
+            if not self._freed.acquire(timeout=until_look(deadline)):
+                self._take_from_gone()
+            if self._held.setdefault(0, holder) is holder:
                 return True
             if deadline is not None and time.monotonic() >= deadline:
                 self._wake()  # In whose place this one may have been woken.
                 return False
 
     def _wake(self) -> None:
-        """Has one of those who wait try again."""
-        with suppress(IndexError, RuntimeError):
-            self._waiting.popleft().release()
+        """Has one of those who wait, or the next to wait, try again."""
+        with suppress(RuntimeError):  # Somebody else did.
+            self._freed.release()
 
     def _take_from_gone(self) -> None:
         """Releases the lock if its holder cannot: its function has ended, or waits for it just here, after an error
@@ -136,6 +123,11 @@ class Lock:
             with _taking:  # Of several that look, one.
                 if self._held.get(0) is holder:
                     self._held.clear()
+
+
+def until_look(deadline: float | None) -> float:
+    """Seconds to wait before the next look."""
+    return LOOK_SECONDS if deadline is None else max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))
 
 
 def _is_on_this_stack(frame: FrameType) -> bool:
@@ -158,15 +150,15 @@ class Hold:
 
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
-        self._holder: FrameType | None = None
+        self._holder: object = self  # Until the lock is taken.
 
     def __enter__(self) -> "Hold":
         self._holder = self._lock.take(sys._getframe(1))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.stands:
-            self._lock.release()
+        if self._lock.is_held_by(self._holder):
+            self._lock.__exit__()
 
     @property
     def stands(self) -> bool:

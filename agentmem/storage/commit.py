@@ -32,7 +32,7 @@ from agentmem.errors import (
 )
 from agentmem.failpoints import reach
 from agentmem.forks import restart
-from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended
+from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended, until_look
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database, ended_early
 from agentmem.storage.expiry import Sweeper
@@ -141,8 +141,9 @@ class GroupCommit:
         """
         write.caller = write.caller or sys._getframe()
         deadline = None if timeout is None else time.monotonic() + timeout
+        wait = LOOK_SECONDS if timeout is None else min(LOOK_SECONDS, timeout)
         try:
-            while not write.turn.acquire(timeout=_until(deadline)) and not (write.done or write.lead):
+            while not write.turn.acquire(timeout=wait) and not (write.done or write.lead):
                 if deadline is not None and time.monotonic() >= deadline:
                     if self._cancel(write):
                         raise DeadlineError(
@@ -150,6 +151,7 @@ class GroupCommit:
                         )
                     deadline = None  # It is being committed.
                 self._replace_leader()
+                wait = until_look(deadline)
             if write.lead:
                 self._lead(write)
         except BaseException:
@@ -188,8 +190,8 @@ class GroupCommit:
             group = list(islice(self._queue, GROUP_LIMIT))  # They stay in the queue until they are answered.
         try:
             self._settle_doubts(group)
-            group = [own] if own.alone else [write for write in group if not write.cancelled]
-            self._commit_together([write for write in group if not write.done])
+            taken = [own] if own.alone else group
+            self._commit_together([write for write in taken if not (write.done or write.cancelled)])
         finally:
             self._hand_over(own)
 
@@ -323,11 +325,6 @@ class GroupCommit:
         self.counts.writes += len(group)
         for write in group:
             write.done = True
-
-
-def _until(deadline: float | None) -> float:
-    """Seconds to wait before the next look."""
-    return LOOK_SECONDS if deadline is None else max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))
 
 
 def _wake(write: Write[Any]) -> None:

@@ -329,8 +329,8 @@ class Database:
 
     def _rested_writer(self) -> Connection:
         """The writer's connection, outside a transaction. The caller holds the write lock."""
-        if self._writer is not None:
-            self._roll_back(self._writer)  # What is left of somebody who is gone, if anything is.
+        if self._writer is not None and self._writer.in_transaction:  # What is left of somebody who is gone.
+            self._roll_back(self._writer)
         return self._writer or self._open_writer()
 
     def _open_writer(self) -> Connection:

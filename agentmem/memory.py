@@ -118,7 +118,9 @@ class ScopedMemory:
     ) -> Record:
         """Remembers one text, for ever, or until `expires_at`, or for `ttl` seconds from now; an expired memory is seen
         by no read any more. `role` is who said it, `metadata` a mapping of JSON values that filters can ask for, `id` a
-        name of your own (otherwise a UUID that sorts by time), `created_at` when it was said (otherwise now).
+        name of your own (otherwise a UUID that sorts by time), `created_at` when it was said (otherwise now). Of a long
+        text the model reads the first `max_tokens` word pieces (256 for all-MiniLM-L6-v2, some 180 English words); what
+        follows is found by its words only, so split it.
 
         On return the record, its history event and its vector are committed together, as durable as
         `Config.durability` says, and the next search of any thread or process finds it. Blocks while the text is

@@ -60,6 +60,9 @@ def add(
     user_id, agent_id, run_id, role, metadata, id, created_at, expires_at, ttl (or as `list --json` prints it), or a
     chat message with role, content and name. What an item does not say, the options say.
 
+    Of a long text the model reads the first 256 word pieces (or its own max_tokens), some 180 English words; what
+    follows is found by its words only.
+
     A bad line stops everything with its number: what stands before it is stored, it and the rest is not. With
     --skip-bad the bad lines are reported and the others are stored.
 

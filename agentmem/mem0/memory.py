@@ -120,7 +120,9 @@ class Memory:
         `memory_type="procedural_memory"` with an `agent_id` keeps one summary of what was done.
 
         `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories. From the end of the day `expiration_date`
-        in UTC they are seen no more; one with a zone is that moment. Owners in the metadata are dropped.
+        in UTC they are seen no more; one with a zone is that moment. Owners in the metadata are dropped. Of a
+        long text the model reads the first 256 word pieces (or its own `max_tokens`); what follows is found by its
+        words only.
 
         Raises:
             InvalidInputError: no owner, or a message without role or text (unless `skip_invalid`); or `infer=True`, and

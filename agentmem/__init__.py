@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         StoreDamagedError,
         StoreError,
         StoreFullError,
+        StoreLostError,
         StoreOpenError,
         StoreReadOnlyError,
         TooLongError,
@@ -50,8 +51,8 @@ _HOMES = {
     "errors": (
         "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
         "LanguageModelError", "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError",
-        "OverloadedError", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError",
-        "StoreReadOnlyError", "TooLongError",
+        "OverloadedError", "StoreBusyError", "StoreDamagedError", "StoreError", "StoreFullError", "StoreLostError",
+        "StoreOpenError", "StoreReadOnlyError", "TooLongError",
     ),
     "memory": ("Memory", "ScopedMemory"),
     "porting.importing": ("ImportReport",),
@@ -65,8 +66,8 @@ __all__ = [
     "ImportReport", "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError",
     "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
-    "StoreDamagedError", "StoreError", "StoreFullError", "StoreOpenError", "StoreReadOnlyError", "TooLongError",
-    "VacuumReport", "Version", "__version__",
+    "StoreDamagedError", "StoreError", "StoreFullError", "StoreLostError", "StoreOpenError", "StoreReadOnlyError",
+    "TooLongError", "VacuumReport", "Version", "__version__",
 ]  # fmt: skip
 
 

@@ -75,6 +75,11 @@ class StoreFullError(StoreError):
     the call. Reading, deleting and erasing go on."""
 
 
+class StoreLostError(StoreError):
+    """The store is not at its path any more: deleted, moved, or another file has taken its place. Nothing was
+    acknowledged; `backup` saves what the process still has."""
+
+
 class OutcomeUnknownError(StoreError):
     """The disk failed in the commit and could not be asked afterwards: the write is stored whole, or not at all."""
 

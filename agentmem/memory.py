@@ -961,6 +961,8 @@ class Memory(ScopedMemory):
         ):
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a model or its folder, or None.")
         self.path = _path_of(path)
+        if self.path != ":memory:":  # A store has one path: its log and its segments stand beside it.
+            self.path = os.path.realpath(self.path)
         wanted = find_model(model) if embedder is None and isinstance(model, str) else model
         super().__init__(
             Engine(self.path, embedder or cast(ModelCard | Keep | None, wanted), config or Config()), Scope()

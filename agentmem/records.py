@@ -10,9 +10,10 @@ import math
 import os
 import re
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ContextDecorator, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +21,7 @@ from hashlib import blake2b
 from numbers import Number
 from pathlib import PurePath
 from reprlib import Repr
+from types import FrameType
 from typing import Any
 from urllib.parse import unquote
 
@@ -350,12 +352,12 @@ def shorten(value: Any) -> str:
     if not isinstance(value, _PLAIN):
         return shape(value)
     if isinstance(value, str):
-        return quote(value) if _quoting.get() or len(value) <= SHORT else shape(value)
+        return quote(value) if _quotes() or len(value) <= SHORT else shape(value)
     try:
         shown = _SHORT.repr(value)
     except ValueError:  # Python does not print integers of more than 4,300 digits.
         return f"a huge {type(value).__name__}"
-    return shown if _quoting.get() or len(shown) <= SHORT else shape(value)
+    return shown if _quotes() or len(shown) <= SHORT else shape(value)
 
 
 def with_kind(value: Any) -> str:
@@ -375,18 +377,34 @@ def _key(key: Any) -> str:
 
 
 _PLAIN = Number | str | bytes | date | timedelta | PurePath | None
-_quoting: ContextVar[bool] = ContextVar("quoting", default=True)
+_Unquoted = tuple[FrameType, "_Unquoted | None"]
+
+_unquoted: ContextVar[_Unquoted | None] = ContextVar("unquoted", default=None)
 
 
-@contextmanager
-def unquoted() -> Iterator[None]:
+class unquoted(ContextDecorator):
     """Within it, and within a function that it decorates, messages name the kinds of values and quote none of more
-    than a few characters: they come from a file that may be any file."""
-    token = _quoting.set(False)
-    try:
-        yield
-    finally:
-        _quoting.reset(token)
+    than a few characters: they come from a file that may be any file. One that an error tore before its end is over
+    with the function that it stood in."""
+
+    def __enter__(self) -> None:
+        _unquoted.set((sys._getframe(1), _unquoted.get()))
+
+    def __exit__(self, *_: object) -> None:
+        within = _unquoted.get()
+        _unquoted.set(None if within is None else within[1])
+
+
+def _quotes() -> bool:
+    within = _unquoted.get()
+    while within is not None:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame is within[0]:
+                return False
+            frame = frame.f_back
+        within = within[1]
+    return True
 
 
 def is_address(path: str) -> bool:

@@ -1,5 +1,6 @@
 """Repair by path: also of a store that cannot be opened any more."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def rescue(path: str, *, progress: bool = False) -> tuple[list[str], list[str]]:
         memory = Memory(path, model=None)
     except (StoreDamagedError, StoreOpenError):
         with stages(shown=progress) as tell:
-            told += _salvaged(absolute(path), tell)
+            told += _salvaged(os.path.realpath(absolute(path)), tell)
         memory = Memory(path, model=None)
     with memory:
         told += memory.repair(progress=progress)

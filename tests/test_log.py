@@ -81,7 +81,7 @@ def test_beside_a_read_that_goes_on_the_log_is_merged_once_for_so_many_pages(sma
         begun.append(1)
         return not busy
 
-    keep = database._keeper_of_log(1000, merge_aside, str(tmp_path))
+    keep = database._keeper_of_log(1000, merge_aside, str(tmp_path), lambda merge: merge())
     for pages in range(1, 100):
         keep(connection, "main", pages)
     assert len(begun) == 4  # At 20, 40, 60 and 80.

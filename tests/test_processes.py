@@ -52,8 +52,10 @@ IMPATIENT = Config(busy_timeout=0.2)
 def test_who_waits_too_long_for_another_process_is_told_and_nothing_is_written(open_memory, holder, stopped):
     if stopped:
         holder.send_signal(signal.SIGSTOP)
+    memory = open_memory(config=IMPATIENT)  # Opening a store that lacks nothing only reads.
+    assert [record.content for record in memory.get_all(user_id="ana")] == ["acknowledged"]
     with pytest.raises(StoreBusyError, match="try again"):
-        open_memory(config=IMPATIENT)
+        memory.add("more", user_id="ana")
     holder.send_signal(signal.SIGCONT)
 
 
@@ -131,7 +133,7 @@ def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
 
         failpoints.arm("transaction: before BEGIN", lambda: print("waits", flush=True))
         try:
-            Memory(sys.argv[1], embedder=HashEmbedder(), config=Config(busy_timeout=3600))
+            Memory(sys.argv[1], embedder=HashEmbedder(), config=Config(busy_timeout=3600)).add("more", user_id="ana")
         except KeyboardInterrupt:
             print("heard")
         """,

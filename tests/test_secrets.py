@@ -15,6 +15,7 @@ from agentmem.cli import main
 from agentmem.llm import Endpoint
 from agentmem.mem0 import Memory as Mem0
 from agentmem.mem0.settings import read_settings
+from agentmem.records import shorten, unquoted
 from agentmem.testing import HashEmbedder
 
 SECRET = "hunter2S3CRET"
@@ -268,3 +269,14 @@ def test_a_store_that_is_an_address_is_refused_by_the_command_line_too():
     with pytest.raises((StoreOpenError, InvalidInputError)) as raised, open_memory(f"mysql://me:{SECRET}@h/db", ""):
         pass
     assert SECRET not in chain(raised.value)
+
+
+def test_what_is_not_quoted_within_a_function_is_quoted_after_an_error_has_torn_it():
+    """As an error does that strikes where the block would end."""
+
+    def tear():
+        unquoted().__enter__()
+        return shorten("a text of somebody")
+
+    assert "somebody" not in tear()
+    assert shorten("a text of somebody") == "'a text of somebody'"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.torture import cuts, damage, faults, kills, tenants
+from tests.torture import cuts, damage, faults, harms, kills, tenants
 from tests.torture.nursery import Nursery
 from tests.torture.scripts import script
 
@@ -18,6 +18,12 @@ def test_forty_kills_lose_nothing_and_leave_nothing_half(tmp_path):
     assert_nothing_wrong(figures)
     assert figures["kills"] >= 40
     assert figures["acknowledged"] > 400
+
+
+def test_files_that_are_read_or_moved_away_while_four_processes_write_lose_nothing(tmp_path):
+    figures = harms.run(tmp_path / "stores", 6, SEED, ["read", "moved away and back"])
+    assert (figures["lost"], figures["half"]) == (0, 0)
+    assert figures["acknowledged"] > 100
 
 
 def test_sixty_power_cuts_lose_nothing_that_was_promised(tmp_path):

@@ -299,6 +299,7 @@ class Shelves:
         if self._sealer is not None:
             self._sealer.let_pass = self.lanes.let_pass
         self._shelves: OrderedDict[Owner, Shelf] = OrderedDict()
+        self._epoch = 0  # Of the snapshots that they were read from.
         self.bytes = 0
         self.evicted = 0
         self._pid = os.getpid()  # Last, see Restartable.
@@ -312,10 +313,16 @@ class Shelves:
         if self._pid != os.getpid():
             restart(self, self._restart)
         with self._lock:
+            if snapshot.epoch > self._epoch:
+                self._epoch, self.bytes = snapshot.epoch, 0
+                self._shelves.clear()
             shelf = self._shelves.get(owner)
-            if shelf is None:
+            if snapshot.epoch < self._epoch:  # A read that began before; its shelf is for this once.
+                shelf = Shelf(owner, self._dimension, None, in_int8=self._in_int8)
+            elif shelf is None:
                 shelf = self._shelves[owner] = Shelf(owner, self._dimension, self._sealer, in_int8=self._in_int8)
-            self._shelves.move_to_end(owner)
+            else:
+                self._shelves.move_to_end(owner)
         view = shelf.view(snapshot)
         if shelf.is_empty:
             # Nothing is kept of owners that have nothing: anybody may ask about any number of them.

@@ -28,7 +28,7 @@ def back_up(database: Database, path: str, *, overwrite: bool) -> None:
     check_target(database.path, path, overwrite=overwrite)
     with new_file(path, like=database.path, overwrite=overwrite) as unfinished:
         try:
-            with database.between_transactions() if database.in_memory else database.reading() as source:
+            with database.between_transactions() if database.in_memory else database.last_seen() as source:
                 told = _copy(source, unfinished)
             with other_file(unfinished) as copy:
                 problem = only_row(copy, "PRAGMA quick_check(1)")[0]

@@ -21,12 +21,6 @@ from agentmem.storage.schema import INDEX_PREFIX, MIGRATIONS
 from agentmem.storage.standing import problems_of_move
 from agentmem.terms import stored_terms
 
-_STATEMENTS = "\n".join(step for migration in MIGRATIONS for step in migration if isinstance(step, str))
-_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _STATEMENTS))
-_INDEXES = frozenset(re.findall(r"CREATE (?:UNIQUE )?INDEX (\w+)", _STATEMENTS)) - frozenset(
-    re.findall(r"DROP INDEX (\w+)", _STATEMENTS)
-)
-
 _QUESTIONS = [
     (
         # IS NOT NULL, because NULL NOT IN an empty table is true, and the first memories of a store may be deferred.
@@ -127,11 +121,18 @@ def _page_problems(connection: Connection, tell: Tell) -> Iterator[str]:
 
 def strangers(connection: Connection) -> Iterator[tuple[str, str]]:
     """Triggers, which may change or refuse what is written, and indexes on the tables of a store, which keep what is
-    purged elsewhere, that agentmem has not made: a sentence about each without its end, and how it is removed."""
+    purged elsewhere, that agentmem has not made: a sentence about each without its end, and how it is removed. Of a
+    store that a newer version has brought up to date meanwhile, nothing can be said."""
+    if connection.pragma("user_version") > len(MIGRATIONS):
+        return
+    statements = "\n".join(step for migration in MIGRATIONS for step in migration if isinstance(step, str))
+    tables = set(re.findall(r"CREATE TABLE (\w+)", statements))
+    indexes = set(re.findall(r"CREATE (?:UNIQUE )?INDEX (\w+)", statements))
+    indexes -= set(re.findall(r"DROP INDEX (\w+)", statements))
     rows = all_rows(connection, "SELECT type, name, tbl_name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
     for kind, name, table in rows:
-        ours = name in _INDEXES or name.startswith(INDEX_PREFIX)
-        if kind == "trigger" or (kind == "index" and table in _TABLES and not ours):
+        ours = name in indexes or name.startswith(INDEX_PREFIX)
+        if kind == "trigger" or (kind == "index" and table in tables and not ours):
             quoted = name.replace('"', '""')
             yield f"the {kind} {name!r} on {table!r} is not agentmem's", f'DROP {kind} "{quoted}"'
 

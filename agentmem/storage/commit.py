@@ -34,7 +34,7 @@ from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended, until_look
 from agentmem.statistics import Timings
-from agentmem.storage.database import Database, ended_early
+from agentmem.storage.database import Database, Displaced, ended_early
 from agentmem.storage.expiry import Sweeper
 from agentmem.storage.reserve import Kind
 from agentmem.storage.transaction import Transaction
@@ -284,7 +284,9 @@ class GroupCommit:
                 raise
             if committed:
                 return
-            if not again and (len(group) == 1 or isinstance(error, StoreBusyError)):
+            if isinstance(error, Displaced):  # It went into files that are not the store's any more.
+                self._commit_together(group, refused)
+            elif not again and (len(group) == 1 or isinstance(error, StoreBusyError)):
                 for write in group:
                     write.error = error
                     write.done = True
@@ -337,4 +339,6 @@ def _may_stand_in_log(error: BaseException) -> bool:
     """Whether a COMMIT that answered with this error may have written all of the transaction. Not on a full disk, which
     had no room for its end, nor after a damaged page, which is met in reading; an interrupt struck before or after, not
     within."""
-    return isinstance(error, StoreError) and not (isinstance(error, StoreDamagedError) or ended_early(error))
+    return isinstance(error, StoreError) and not (
+        isinstance(error, StoreDamagedError | Displaced) or ended_early(error)
+    )

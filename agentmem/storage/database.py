@@ -18,8 +18,9 @@ import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import apsw
@@ -35,22 +36,33 @@ from agentmem.errors import (
     StoreDamagedError,
     StoreError,
     StoreFullError,
+    StoreLostError,
     StoreOpenError,
     StoreReadOnlyError,
 )
 from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
-from agentmem.interrupts import Block, Lock, block, condition, no_thread, started
+from agentmem.interrupts import Block, Hold, Lock, block, condition, no_thread, started
 from agentmem.statistics import BackgroundErrors
+from agentmem.storage.files import LOG, MEMORY, FileId, OpenFiles, clear_log, file_at, log_number, refuse_links
 from agentmem.storage.modes import make_store
 from agentmem.storage.reserve import NO_LIMIT, OPENING_BYTES, Kind, Reserve, file_limit, free_bytes, what_fills
 from agentmem.storage.reserve import size_of as _size_of
 from agentmem.storage.salvage import looks_like_ours
 from agentmem.storage.schema import APPLICATION_ID, CHECKSUMS, INDEX_PREFIX, MIGRATIONS, metadata_indexes
 
-Connection = apsw.Connection
+
+class Connection(apsw.Connection):
+    """A connection to a store, and the files that it has open."""
+
+    files: OpenFiles | None = None
+    epoch = 0  # Of `Database`, when it was opened.
+
+
 ConstraintError = apsw.ConstraintError
 DatabaseError = apsw.Error
+
+T = TypeVar("T")
 
 CHECKED = "cksmvfs"
 """The name of the VFS that keeps a checksum of every page."""
@@ -120,6 +132,9 @@ KEPT_BYTES = 4096
 """Of a statement, and of the values bound to it, that a connection may keep for the next time: apsw keeps a hundred
 statements a connection, each with the values that it was run with last."""
 
+OPENING_TRIES = 5
+"""How often a read opens the files of a store that are being replaced, one by one."""
+
 FORK_WAIT_SECONDS = 5.0
 """How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
 
@@ -135,6 +150,10 @@ class _Read:
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
+
+
+class Displaced(StoreError):
+    """What was committed went into files that are not the store's any more; nothing of it was acknowledged."""
 
 
 class Database:
@@ -163,16 +182,15 @@ class Database:
         self.in_memory = path == ":memory:"
         self._durability: Durability = durability
         self._busy_milliseconds = int(busy_timeout * 1000)
+        self._merged = False  # Whether this process has just merged a log that is not at its path any more.
+        self._database_id: FileId | None = None  # Of the file that was open last.
+        self._store_id: str | None = None  # Known once it is open; from then on no file is made at its path.
+        self.epoch = 0  # Grows when another file of this store has taken the place of the one that was open.
         self._start()
         with _fork_lock:  # A fork that has begun goes first,
             _open_databases.add(self)  # and the next one has to know of the first connection.
         try:
-            with self.writing() as connection:
-                self._migrate(connection)
-                if indexed_metadata is not None:
-                    self._index_metadata(connection, indexed_metadata)
-        except StoreReadOnlyError:
-            self._check_schema_of_read_only()
+            self._bring_up_to_date(indexed_metadata)
         except BaseException:
             self.close()
             raise
@@ -182,9 +200,11 @@ class Database:
         self._write_lock = Lock()  # Guards: the writer connection and what it does.
         self._pool_lock = Lock()  # Guards: _idle, _reads, _forking.
         self._pool_changed = condition(self._pool_lock)
+        self._opening = Lock()  # Guards: that one thread opens the files. Held while that takes.
         self._idle: list[Connection] = []
         self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
         self._forking = False  # New transactions wait, or those of many threads would never make a pause for the fork.
+        self._files: OpenFiles | None = None  # Of all connections, as long as there is one.
         self._writer: Connection | None = None
         self._writer_durability = self._durability
         self._merging: threading.Thread | None = None  # The latest that merged the log.
@@ -244,10 +264,21 @@ class Database:
     def _writing(self, durability: Durability | None, kind: Kind) -> Generator[Connection, None, None]:
         self._ensure_open()
         self._let_forks_pass()
-        with self._mapped(), self._write_lock.hold() as hold, self._noting("nothing was written"):
-            self._ensure_open()
-            connection = self._rested_writer()
-            durability = durability or self._durability
+        with self._mapped():
+            done = False
+            while not done:
+                self._stand()
+                with self._write_lock.hold() as hold, self._noting("nothing was written"):
+                    done = yield from self._transaction(durability or self._durability, kind, hold)
+
+    def _transaction(self, durability: Durability, kind: Kind, hold: Hold) -> Generator[Connection, None, bool]:
+        """Of the thread that has the write lock. False, and nothing is done, when the files are to be left first."""
+        self._ensure_open()
+        connection = self._rested_writer()
+        files = self._files
+        try:
+            if not self._lock_writer(files):
+                return False
             try:
                 connection.set_progress_handler(None)  # An interrupt may have kept a read from taking its own away.
                 if durability != self._writer_durability:  # Before BEGIN: within, it has no effect.
@@ -255,7 +286,6 @@ class Database:
                     self._writer_durability = durability
                 # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
                 # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
-                reach("transaction: before BEGIN")
                 self._begin(connection)
                 reach("transaction: after BEGIN")
                 yield connection
@@ -266,10 +296,53 @@ class Database:
                     raise refusal
                 connection.execute("COMMIT")
                 reach("transaction: after COMMIT")
+                if files is not None and not files.stand():
+                    raise self._displaced()
             except BaseException:
                 if hold.stands:
                     self._roll_back(connection)
                 raise
+            return True
+        finally:
+            if files is not None and hold.stands:
+                files.unlock_writer()
+
+    def _lock_writer(self, files: OpenFiles | None) -> bool:
+        """Keeps the writers of other processes away. False when the files are not those at the path any more."""
+        reach("transaction: before BEGIN")
+        if files is None:
+            return True
+        _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
+        return files.stand()
+
+    @contextmanager
+    def last_seen(self) -> Iterator[Connection]:
+        """As `reading`, also of a store that is gone from its path: through a connection that has its files open."""
+        self._ensure_open()
+        try:
+            with self._mapped():
+                self._stand()
+        except StoreLostError:
+            pass
+        else:
+            with self.reading() as connection:
+                yield connection
+            return
+        with self._mapped(), self._write_lock:
+            self._ensure_open()
+            with self._pool_lock:
+                spare = self._idle.pop() if self._idle and self._writer is None else None
+            connection = self._writer or spare  # type: ignore[assignment]
+            if connection is None:
+                raise self._gone()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                self._roll_back(connection)
+                if spare is not None:
+                    with self._pool_lock:
+                        self._idle.append(spare)
 
     @contextmanager
     def inspecting(self) -> Iterator[Connection]:
@@ -320,12 +393,24 @@ class Database:
 
     @block
     def between_transactions(self) -> Generator[Connection, None, None]:
-        """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers of this
-        process wait until the block ends."""
+        """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers wait
+        until the block ends."""
         self._ensure_open()
-        with self._mapped(), self._write_lock.hold(), self._noting("the store is whole"):
-            self._ensure_open()
-            yield self._rested_writer()
+        with self._mapped():
+            done = False
+            while not done:
+                self._stand()
+                with self._write_lock.hold() as hold, self._noting("the store is whole"):
+                    self._ensure_open()
+                    connection = self._rested_writer()
+                    files = self._files
+                    try:
+                        done = self._lock_writer(files)
+                        if done:
+                            yield connection
+                    finally:
+                        if files is not None and hold.stands:
+                            files.unlock_writer()
 
     def _rested_writer(self) -> Connection:
         """The writer's connection, outside a transaction. The caller holds the write lock."""
@@ -352,11 +437,27 @@ class Database:
 
     def _merge(self) -> None:
         try:
-            with self.reading(one_statement=True) as connection:
-                connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self.merge_log()
         except BaseException as error:  # A later commit takes up again what fails, as with SQLite itself.
             if not self._closed:
                 self._errors.note("merging the log", error, logger)
+
+    def merge_log(self) -> None:
+        """Merges the log as far as no read needs older pages; no write waits for it."""
+        if not self.in_memory:
+            with self.reading(one_statement=True) as connection, suppress(apsw.BusyError):
+                self._merging_alone(partial(connection.wal_checkpoint, "main", apsw.SQLITE_CHECKPOINT_PASSIVE))
+
+    def _merging_alone(self, merge: Callable[[], T]) -> T | None:
+        """What `merge` returns; None, and it is not called, while another process merges the log."""
+        files = self._files
+        if files is not None and not files.lock_merger():
+            return None
+        try:
+            return merge()
+        finally:
+            if files is not None:
+                files.unlock_merger()
 
     def cut_log(self, connection: Connection, milliseconds: int | None = None, *, keep: bool = False) -> bool:
         """Merges the log into the file, outside a transaction, and cuts it to nothing, or with `keep` has it begin anew
@@ -366,11 +467,14 @@ class Database:
         deadline = time.monotonic() + patience / 1000
         connection.set_busy_timeout(patience)
         try:
-            while only_row(connection, f"PRAGMA wal_checkpoint({'RESTART' if keep else 'TRUNCATE'})")[0]:
+            while True:
+                cut = f"PRAGMA wal_checkpoint({'RESTART' if keep else 'TRUNCATE'})"
+                row = self._merging_alone(partial(only_row, connection, cut))
+                if row is not None and not row[0]:
+                    return True
                 if time.monotonic() > deadline:
                     return False
                 threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
-            return True
         finally:
             connection.set_busy_timeout(self._busy_milliseconds)
 
@@ -402,7 +506,7 @@ class Database:
             beside.unregister()
 
     def _vacuum(self, vfs: str) -> None:
-        own = apsw.Connection(self.path, vfs=vfs)
+        own = Connection(self.path, vfs=vfs)
         try:
             own.set_busy_timeout(self._busy_milliseconds)
             own.pragma("synchronous", SYNCHRONOUS[self._durability])
@@ -458,6 +562,14 @@ class Database:
                 _close(connection)
 
     def _borrow(self, read: "_Read", *, fresh: bool = False) -> Connection:
+        for _ in range(OPENING_TRIES):
+            with suppress(Displaced):
+                return self._borrow_once(read, fresh=fresh)
+            threading.Event().wait(0.01)
+        return self._borrow_once(read, fresh=fresh)
+
+    def _borrow_once(self, read: "_Read", *, fresh: bool) -> Connection:
+        self._stand()
         with self._pool_lock:
             self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
             self._reads.add(read)
@@ -477,6 +589,7 @@ class Database:
         except apsw.Error:
             reusable = False
         with self._pool_lock:
+            reusable = reusable and connection is not None and connection.files is self._files
             if connection is not None and reusable and not self._closed and len(self._idle) < IDLE_READERS:
                 self._idle.append(connection)
                 connection = None
@@ -484,7 +597,7 @@ class Database:
                 self._reads.discard(read)
                 self._pool_changed.notify_all()
         if connection is not None:
-            _close(connection)
+            _close(connection, merge=connection.files is self._files)
             with self._pool_lock:  # Only now is a fork free of it.
                 self._reads.discard(read)
                 self._pool_changed.notify_all()
@@ -492,39 +605,16 @@ class Database:
     # -- opening --------------------------------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
-        path = self.path
-        if not self.in_memory:
-            _let_go_of_inherited()
-            if path in _lost_paths:
-                raise StoreError(
-                    f"{path!r} cannot be used in this process, which was forked in the middle of a transaction on it; "
-                    "open it in a process that is started afresh, or fork when no other thread uses it."
-                )
-            # os.path, because Path raises on names that no file can have, such as too long ones.
-            if os.path.isdir(path):  # noqa: PTH112
-                raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
-            parent = os.path.dirname(path)  # noqa: PTH120
-            if not os.path.isdir(parent):  # noqa: PTH112
-                raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
-            if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
-                raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
-        if not self.in_memory and not os.path.exists(path):  # noqa: PTH110
-            make_store(path)  # Before SQLite would, which asks the umask who may read it.
-        # Again, when another process made the store while the first connection was opening an empty file.
+        connection = self._opened() if self.in_memory else self._opened_at_path()
         try:
-            connection = self._open() or self._open()
-        except apsw.Error as error:
-            if self.in_memory or _lack(error) is None or not self._reserve.give_up(OPENING_BYTES):
-                raise
-            connection = self._open() or self._open()
-        if connection is None:
-            raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
-        try:
+            connection.epoch = self.epoch
             if not self.in_memory:
                 connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
             connection.pragma("journal_size_limit", LOG_PAGES * 4096)
-            connection.set_wal_hook(_keeper_of_log(self._busy_milliseconds, self._merge_aside, path))
+            connection.set_wal_hook(
+                _keeper_of_log(self._busy_milliseconds, self._merge_aside, self.path, self._merging_alone)
+            )
             # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
             connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
@@ -534,19 +624,289 @@ class Database:
             _close(connection)
             raise
 
+    def _opened_at_path(self) -> Connection:
+        """A connection to the files that the others have open, or, if there is none yet, to those at the path."""
+        _let_go_of_inherited()
+        path = self.path
+        if path in _lost_paths:
+            raise StoreError(
+                f"{path!r} cannot be used in this process, which was forked in the middle of a transaction on it; "
+                "open it in a process that is started afresh, or fork when no other thread uses it."
+            )
+        with self._opening:
+            files = self._files
+            if files is None:
+                self._files, connection = self._open_files()
+                return connection
+        try:
+            connection = self._opened()
+        except (apsw.Error, StoreError) as error:
+            if files.stand():
+                raise
+            raise self._displaced() from error  # What SQLite read was of files that do not belong together.
+        if files.stand():
+            connection.files = files
+            return connection
+        _close(connection, merge=False)
+        raise self._displaced()
+
+    def _open_files(self) -> tuple[OpenFiles, Connection]:
+        """Opens the files at the path, with locks that last."""
+        path = self.path
+        if self._store_id is None:  # One that was open under this name is refused under any other.
+            refuse_links(path)
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while True:
+            files = OpenFiles(path)
+            if not files.uses_log and time.monotonic() < deadline:
+                files.close()
+                if _size_of(path) and _size_of(path + LOG):
+                    threading.Event().wait(0.01)  # Until it is removed by those who have it open.
+                    continue
+                _close(self._opened())  # SQLite makes a store, or turns the log on, before there is a guard.
+                files = OpenFiles(path)
+                if not files.uses_log and files.is_writable and not _is_sealed(path):
+                    files.close()
+                    continue
+            if not files.uses_log and _size_of(path + LOG):
+                files.close()
+                raise StoreOpenError(
+                    f"{path!r} is a copy that has no log, and {path + LOG!r} beside it is that of another file; remove "
+                    f"it and {path + MEMORY!r}, and open the store again."
+                )
+            connection: Connection | None = None
+            try:
+                _wait(path, files.guard_database, self._busy_milliseconds / 1000)
+                self._require_log(files)
+                connection = self._opened()
+                if files.guard_memory():
+                    self._recognise(connection, files)
+                    connection.files = files
+                    return files, connection
+            except BaseException as error:
+                if connection is not None:
+                    _close(connection, merge=False)
+                # What SQLite reads amid a change may be of files that do not belong together.
+                if not isinstance(error, apsw.Error | StoreError) or files.are_as_found or time.monotonic() > deadline:
+                    files.close()
+                    raise
+                connection = None
+            files.let_go()  # Somebody made, moved or removed one of them meanwhile.
+            if connection is not None:
+                _close(connection, merge=False)
+            files.close()
+            if time.monotonic() > deadline:
+                raise StoreBusyError(f"{path!r}: its files are replaced again and again; try again later.")
+
+    def _recognise(self, connection: Connection, files: OpenFiles) -> None:
+        """Looks whether what was opened is the store that this always was.
+
+        Raises:
+            StoreLostError: it is not; nothing may be read or written.
+        """
+        if self._store_id not in (None, store_id_of(connection)):
+            raise self._replaced()
+        if self._database_id not in (None, files.database):
+            self.epoch += 1
+        self._database_id = files.database
+
+    def _require_log(self, files: OpenFiles) -> None:
+        """Waits until no process has another log of the database open than the one at the path, or it is known that
+        nothing is in that which is not in the database.
+
+        Raises:
+            StoreBusyError: not within the busy timeout.
+        """
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while files.others_use_another_log() and not self._merged and _log_in_use(self.path) != files.log_number:
+            if time.monotonic() > deadline:
+                raise StoreBusyError(
+                    f"{self.path!r}: its log was removed or replaced while another process has it open; use the memory "
+                    "there once, or end that process, and try again."
+                )
+            threading.Event().wait(0.01)
+            files.guard_database()
+
+    # -- files that are not at their path any more ----------------------------------------------------------------
+
+    def _stand(self) -> None:
+        """Has the open files be those at the path.
+
+        Raises:
+            StoreError: the store is not at its path.
+        """
+        files = self._files
+        if self.in_memory or (files is not None and files.stand()):
+            return
+        standing = file_at(self.path)
+        for each in list(_open_databases):  # Another store of this process may have to leave a log first.
+            theirs = each._files
+            own = files is not None and files.database == standing
+            if not own and each.path == self.path and theirs is not None and theirs.database == standing:
+                each._stand()
+        if files is not None:
+            self._mend(files)
+
+    def _mend(self, files: OpenFiles) -> None:
+        """Leaves files that are not at the path any more for those that are."""
+        with _mending, self._write_lock:
+            if self._closed or self._files is not files or files.stand():
+                return
+            # From now on nobody of ours writes into what is left.
+            _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
+            try:
+                found = file_at(self.path)
+                if found is None:
+                    raise self._gone()
+                if found == files.database:
+                    self._leave_log(files)
+                else:
+                    self._leave_database(files)
+            finally:
+                files.unlock_writer()
+                if self._files is not files:
+                    files.close()
+
+    def _leave_log(self, files: OpenFiles) -> None:
+        """The database is at its path, but not its log: what only that has goes into the database."""
+        self._merge_all()
+        quiesced: list[Database] = []
+        self._forking = True
+        self._pause(merge=False, leave=False)  # What is kept is the right to write, to the end.
+        files.let_go()
+        try:
+            # Within a process, SQLite has one memory of the log for each database.
+            twins = [each for each in list(_open_databases) if each.shares(files)]
+            quiesced.extend(each for each in twins if each.quiesce(merge=False))
+            if self._files is not None or any(each.shares(files) for each in twins):
+                raise StoreBusyError(f"{self.path!r}: its log was removed or replaced; try again when reads end.")
+            if _log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
+                clear_log(self.path)
+            self._merged = True
+        finally:
+            for each in quiesced:
+                each.resume()
+            self._go_on()
+        try:
+            self._writer = self._open_writer()
+        finally:
+            self._merged = False
+        if self._files is not None and self._files.others_use_another_log():
+            self._mark_log()
+
+    def _mark_log(self) -> None:
+        """Has the database itself say which log it is to be read with, for those who still have another one open: all
+        that theirs holds is in the database, or in this log, and they must not remove it."""
+        connection, files = self._writer, self._files
+        if connection is not None and files is not None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG, str(files.log_number)))
+            self._merge_all()
+            if _log_in_use(self.path) != files.log_number:
+                raise self._displaced()
+
+    def _leave_database(self, files: OpenFiles) -> None:
+        """Another file is at the path: if it is of this store too (a copy, an earlier state), it is opened."""
+        ours = _store_id_at(self.path) == self._store_id
+        same = ours and files.is_same_database()  # Then what is in the log is missing there.
+        if not same:
+            with suppress(StoreError):
+                self._merge_all()  # The file that was is whole then, wherever it is now.
+        if _log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
+            files.clear_names(keep_log=same)
+        if not ours:
+            raise self._replaced()
+        with self._pool_lock:
+            self._let_go(merge=False, leave=False)
+        self._writer = self._open_writer()
+        if same:
+            self._mark_log()
+
+    def _merge_all(self) -> None:
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while True:
+            with self._pool_lock:
+                connection = self._writer or (self._idle[-1] if self._idle else None)
+                if connection is not None and connection is not self._writer:
+                    self._idle.remove(connection)
+            if connection is not None:
+                try:
+                    with suppress(apsw.BusyError):
+                        done = self._merging_alone(
+                            partial(connection.wal_checkpoint, "main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+                        )
+                        if done is not None and done[0] == done[1]:
+                            return
+                finally:
+                    if connection is not self._writer:
+                        with self._pool_lock:
+                            self._idle.append(connection)
+            if time.monotonic() > deadline:
+                raise StoreBusyError(
+                    f"{self.path!r}: its log was removed or replaced, and reads of earlier states keep it from being "
+                    "merged; nothing was acknowledged, try again when they end."
+                )
+            threading.Event().wait(0.01)
+
+    def shares(self, files: OpenFiles) -> bool:
+        """Whether its connections are to the same database."""
+        return self._files is not None and self._files.database == files.database
+
+    def _displaced(self) -> Displaced:
+        return Displaced(
+            f"{self.path!r}: its files were replaced or removed just now; nothing was acknowledged, try again."
+        )
+
+    def _gone(self) -> StoreLostError:
+        return StoreLostError(
+            f"{self.path!r} is gone: it was deleted or moved while it was open here, and nothing is acknowledged any "
+            f"more. Put it back (with its {LOG} and {MEMORY}), or save what this process still has with backup()."
+        )
+
+    def _replaced(self) -> StoreLostError:
+        return StoreLostError(
+            f"{self.path!r} is not the store any more that was opened: another file has taken its place, and nothing "
+            "is acknowledged. Put the store back, or save what this process still has with backup() and open a new one."
+        )
+
+    def _opened(self) -> Connection:
+        path = self.path
+        if not self.in_memory:
+            # os.path, because Path raises on names that no file can have, such as too long ones.
+            if os.path.isdir(path):  # noqa: PTH112
+                raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
+            if self._store_id is not None and not os.path.exists(path):  # noqa: PTH110
+                raise self._gone()
+            parent = os.path.dirname(path)  # noqa: PTH120
+            if not os.path.isdir(parent):  # noqa: PTH112
+                raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
+            if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
+                raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
+            if not os.path.exists(path):  # noqa: PTH110
+                make_store(path)  # Before SQLite would, which asks the umask who may read it.
+        # Again, when another process made the store while the first connection was opening an empty file.
+        try:
+            connection = self._open() or self._open()
+        except apsw.Error as error:
+            if self.in_memory or _lack(error) is None or not self._reserve.give_up(OPENING_BYTES):
+                raise
+            connection = self._open() or self._open()
+        if connection is None:
+            raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
+        return connection
+
     def _open(self) -> Connection | None:
         """A connection to the database, in whose file there is nothing but ours; None when it would not write and
         compare checksums although the file has them, or the other way round."""
         path = self.path
         try:
             if self.in_memory:
-                connection = apsw.Connection(path)
+                connection = Connection(path)
             elif not _is_sealed(path):
-                connection = apsw.Connection(path, vfs=checked_vfs())
+                connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=checked_vfs())
             else:
                 uri = f"file:{quote(path)}?immutable=1"
                 flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-                connection = apsw.Connection(uri, flags=flags, vfs=checked_vfs())
+                connection = Connection(uri, flags=flags, vfs=checked_vfs())
         except apsw.CantOpenError as error:
             raise StoreOpenError(f"{path!r} cannot be opened ({error}); check its permissions.") from error
         try:
@@ -620,11 +980,34 @@ class Database:
         if ours:
             raise StoreDamagedError(f"{self.path!r} is a store whose file is damaged at its beginning; {REPAIR_HINT}.")
 
+    def _bring_up_to_date(self, indexed_metadata: tuple[str, ...] | None) -> None:
+        """Makes the tables, or those that are missing; a store that lacks nothing is only read."""
+        with self.reading() as connection:
+            current = self._is_current(connection, indexed_metadata)
+        if not current:
+            try:
+                with self.writing() as connection:
+                    self._migrate(connection)
+                    if indexed_metadata is not None:
+                        self._index_metadata(connection, indexed_metadata)
+                with suppress(StoreError):  # Has the file itself say which store it is, whatever becomes of its log.
+                    self.merge_log()
+            except StoreReadOnlyError:
+                self._check_schema_of_read_only()
+        with self.reading(one_statement=True) as connection:
+            self._store_id = store_id_of(connection)
+
+    def _is_current(self, connection: Connection, indexed_metadata: tuple[str, ...] | None) -> bool:
+        version = self._schema_version(connection)
+        if version and not self.in_memory and not connection.reserve_bytes("main") and has_checksums(connection):
+            raise StoreDamagedError(f"{self.path!r}: the header of the file is damaged; {REPAIR_HINT}.")
+        return version == len(MIGRATIONS) and (
+            indexed_metadata is None or set(metadata_indexes(indexed_metadata)) == _present_indexes(connection)
+        )
+
     def _migrate(self, connection: Connection) -> None:
         version = self._schema_version(connection)
         reserved = 0 if self.in_memory else connection.reserve_bytes("main")
-        if version and not reserved and has_checksums(connection):
-            raise StoreDamagedError(f"{self.path!r}: the header of the file is damaged; {REPAIR_HINT}.")
         for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
             reach("open: before a migration")
             for step in migration:
@@ -639,11 +1022,7 @@ class Database:
 
     def _index_metadata(self, connection: Connection, keys: tuple[str, ...]) -> None:
         wanted = metadata_indexes(keys)
-        rows = connection.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?) = ?",
-            (len(INDEX_PREFIX), INDEX_PREFIX),
-        )
-        present = {row[0] for row in rows}
+        present = _present_indexes(connection)
         for name in present - set(wanted):
             connection.execute(f'DROP INDEX "{name}"')
         for name in set(wanted) - present:
@@ -665,8 +1044,6 @@ class Database:
         with self.reading() as connection:
             if self._schema_version(connection) != len(MIGRATIONS):
                 raise StoreReadOnlyError(f"{self.path!r} needs a migration and cannot be written; open a copy.")
-            if not connection.reserve_bytes("main") and has_checksums(connection):
-                raise StoreDamagedError(f"{self.path!r}: the header of the file is damaged; {REPAIR_HINT}.")
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -681,21 +1058,29 @@ class Database:
             merging = self._merging
             if merging is not None and merging.is_alive():
                 merging.join()  # It would be the last to leave, and merge what came since.
-            writer, self._writer = self._writer, None
             reach("close: before the connections")
-            for reader in self._take_idle():
-                _close(reader)
-            reach("close: before the checkpoint")
-            if writer is not None:
-                _close(writer)  # The last connection to leave checkpoints the log into the file.
+            with self._pool_lock:
+                self._let_go()
             if not self.in_memory:
                 self._reserve.leave()
         _open_databases.discard(self)
 
-    def _take_idle(self) -> list[Connection]:
-        with self._pool_lock:
-            idle, self._idle = self._idle, []
-        return idle
+    def _let_go(self, *, merge: bool = True, leave: bool = True) -> None:
+        """Closes the connections that nobody uses, and with `leave` their files; the last one of all to do so merges
+        the log into the database, and removes it. The caller holds the write lock and that of the pool."""
+        idle, self._idle = self._idle, []
+        writer, self._writer = self._writer, None
+        files, self._files = self._files, None
+        merge = merge and (files is None or files.stand())
+        if files is not None and merge:
+            files.let_go()
+        for reader in idle:
+            _close(reader, merge=merge)
+        reach("close: before the checkpoint")
+        if writer is not None:
+            _close(writer, merge=merge)
+        if files is not None and leave:
+            files.close()
 
     def _ensure_open(self) -> None:
         if self._pid != os.getpid():
@@ -707,11 +1092,11 @@ class Database:
 
     # -- forks ----------------------------------------------------------------------------------------------------
 
-    def quiesce(self) -> bool:
-        """Before a fork: waits for running transactions (bounded) and closes the connections, because SQLite keeps
-        the locks of a process in process-wide tables, which a child would inherit as locks that it does not have.
-        Holds off new transactions until `resume`. False when transactions were still running."""
-        if self.in_memory:
+    def quiesce(self, *, merge: bool = True) -> bool:
+        """Before a fork, or before the files are left: waits for running transactions (bounded) and closes the
+        connections, because SQLite keeps the locks of a process in process-wide tables, which a child would inherit as
+        locks that it does not have. Holds off new transactions until `resume`. False when a write was still running."""
+        if self.in_memory or self.is_inherited:
             return False
         self._forking = True
         if not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
@@ -719,21 +1104,24 @@ class Database:
                 self._forking = False
                 self._pool_changed.notify_all()
             return False
-        self._pool_lock.acquire()
-        drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
-        if drained and not self._closed:
-            if self._writer is not None:
-                _close(self._writer)
-                self._writer = None
-            while self._idle:
-                _close(self._idle.pop())
+        self._pause(merge=merge)
         return True
 
     def resume(self) -> None:
+        self._go_on()
+        self._write_lock.release()
+
+    def _pause(self, *, merge: bool, leave: bool = True) -> None:
+        """Waits (bounded) until nobody reads, and closes the connections then; nobody begins to read until `_go_on`."""
+        self._pool_lock.acquire()
+        drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
+        if drained and not self._closed:
+            self._let_go(merge=merge, leave=leave)
+
+    def _go_on(self) -> None:
         self._forking = False
         self._pool_changed.notify_all()
         self._pool_lock.release()
-        self._write_lock.release()
 
     @property
     def is_inherited(self) -> bool:
@@ -745,6 +1133,9 @@ class Database:
         was going on. Later calls find none."""
         idle, self._idle = self._idle, []
         writer, self._writer = self._writer, None
+        files, self._files = self._files, None
+        if files is not None:
+            files.abandon()
         reads = [read.connection for read in self._reads if read.connection is not None]
         connections = [*idle, *reads, *([writer] if writer else [])]
         # Nobody in this process holds the write lock, unless a thread did that stayed behind, or `quiesce` does.
@@ -773,10 +1164,15 @@ class Database:
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
+        files = self._files
         try:
             yield
         except AgentMemError:
             raise
+        except (apsw.CorruptError, apsw.IOError, apsw.NotADBError) as error:
+            if files is not None and (files is not self._files or not files.stand()):
+                raise self._displaced() from error  # It may have read files that do not belong together.
+            raise explained(self.path, error) from error
         except apsw.NoMemError as error:
             raise MemoryError(f"SQLite had no memory for {self.path!r} ({error})") from error
         except apsw.Error as error:
@@ -885,7 +1281,7 @@ class _Watch:
 def other_file(path: str) -> Iterator[Connection]:
     """A database beside the store, such as a copy in the making, for the length of the block."""
     try:
-        connection = apsw.Connection(path, vfs=checked_vfs())
+        connection = Connection(path, vfs=checked_vfs())
         try:
             yield connection
         finally:
@@ -926,7 +1322,7 @@ def raw_file(path: str) -> Iterator[apsw.VFSFile]:
 def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
     """Keeps all writers away from the database at `path` for the length of the block, which calls what it is handed to
     have the whole of it replaced by the database at `source`, in one transaction."""
-    with other_file(source) as new, other_file(path) as old:
+    with other_file(source) as new, other_file(path) as old, writing_alone(path, 10.0):
         old.set_busy_timeout(10_000)
         old.pragma("writable_schema", 1)  # Or a file that is shorter than it says could not be written.
         old.pragma("checksum_verification", "OFF")  # Each page is read before it is replaced.
@@ -936,6 +1332,30 @@ def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
         with copying(old, new) as backup:
             backup.step(0)  # Takes the lock.
             yield lambda: backup.step(-1)
+
+
+@contextmanager
+def writing_alone(path: str, seconds: float) -> Iterator[None]:
+    """Keeps the writers of all processes from the store at a path for the length of the block."""
+    files = OpenFiles(path)
+    try:
+        _wait(path, files.lock_writer, seconds)
+        yield
+    finally:
+        files.close()
+
+
+def _wait(path: str, lock: Callable[[], bool], seconds: float) -> None:
+    """Until a store has a lock that another process has.
+
+    Raises:
+        StoreBusyError: the other kept it for longer.
+    """
+    deadline = time.monotonic() + seconds
+    while not lock():
+        if time.monotonic() >= deadline:
+            raise explained(path, apsw.BusyError("database is locked"))
+        threading.Event().wait(LOCK_LOOK_SECONDS)
 
 
 def is_open_elsewhere(path: str) -> bool:
@@ -1024,13 +1444,16 @@ def _is_sealed(path: str) -> bool:
 
 
 def _keeper_of_log(
-    busy_milliseconds: int, merge_aside: Callable[[], bool], path: str
-) -> Callable[[Connection, str, int], int]:
+    busy_milliseconds: int,
+    merge_aside: Callable[[], bool],
+    path: str,
+    merging_alone: Callable[[Callable[[], object]], object],
+) -> Callable[[apsw.Connection, str, int], int]:
     """What a connection calls after each commit, in place of SQLite's own rule, with the pages in the log."""
     tried = merged = looked = 0
     room = LOG_PAGES
 
-    def keep(connection: Connection, name: str, pages: int) -> int:
+    def keep(connection: apsw.Connection, name: str, pages: int) -> int:
         nonlocal tried, merged, looked, room
         if pages < looked:
             looked = 0  # It began anew.
@@ -1048,7 +1471,7 @@ def _keeper_of_log(
                 mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if limit < LOG_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
                 connection.set_busy_timeout(LOG_WAIT_MILLISECONDS)
                 try:
-                    connection.wal_checkpoint(name, mode)
+                    merging_alone(partial(connection.wal_checkpoint, name, mode))
                 finally:
                     connection.set_busy_timeout(busy_milliseconds)
             elif pages >= merged + min(MERGED_PAGES, limit // 4) and merge_aside():
@@ -1082,11 +1505,58 @@ class _Beside(apsw.VFS):
         return apsw.VFSFile(self._base, self._path if name is None else name, flags)
 
 
-def _close(connection: Connection) -> None:
+def _close(connection: Connection, *, merge: bool = True) -> None:
     """Lets go of a connection, well or not: what it may still fail at is the checkpoint, and then the log stays, where
-    whoever opens the file next finds everything."""
+    whoever opens the file next finds everything. Without `merge` it stays in any case: SQLite removes it by its name,
+    and that may be another file's by now."""
     with suppress(apsw.Error):
+        if not merge:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.close(True)
+
+
+def store_id_of(connection: Connection) -> str | None:
+    """What a store calls itself, whatever its path; None of a database without tables."""
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is None:
+        return None
+    row = connection.execute("SELECT value FROM meta WHERE name = 'store_id'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _store_id_at(path: str) -> str | None:
+    """The same of the file at a path, read without its log; None of one that cannot be read so."""
+    return _read_alone(path, store_id_of)
+
+
+def _log_in_use(path: str) -> int | None:
+    """The number of the log that was begun last while others still had the one before open, read likewise."""
+
+    def number(connection: Connection) -> int | None:
+        row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?", (LOG,)).fetchone()
+        return None if row is None else int(row[0])
+
+    return _read_alone(path, number)
+
+
+def _read_alone(path: str, read: Callable[[Connection], T]) -> T | None:
+    """What is read of a file as if there were no log and no other process; None where that does not go."""
+    uri = f"file:{quote(path)}?immutable=1"
+    try:
+        connection = Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        try:
+            return read(connection)
+        finally:
+            connection.close(True)
+    except apsw.Error:
+        return None
+
+
+def _present_indexes(connection: Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?) = ?",
+        (len(INDEX_PREFIX), INDEX_PREFIX),
+    )
+    return {row[0] for row in rows}
 
 
 def is_kept(query: str, parameters: Sequence[Any] = ()) -> bool:
@@ -1147,6 +1617,7 @@ _pid = os.getpid()
 _lost_paths: set[str] = set()
 _vfs: str | None = None
 _loading = threading.Lock()  # Guards: that the extension is loaded once; a second time, it would stand on itself.
+_mending = Lock()  # Guards: that one thread leaves files for others; taken before any write lock.
 _letting_go = threading.Lock()  # Guards: that only one thread of a child lets go, and the others wait until it has.
 _fork_lock = threading.Lock()  # Held from before a fork until after it. Guards: _quiesced, as several threads may fork.
 _quiesced: list[Database] = []
@@ -1182,7 +1653,9 @@ def _let_go_of_inherited() -> None:
 
 
 def _before_fork() -> None:
-    _fork_lock.acquire()
+    # In the child of a fork without hooks, nobody may be there to release it.
+    if not _fork_lock.acquire(timeout=FORK_WAIT_SECONDS):
+        return
     _quiesced.extend(database for database in list(_open_databases) if database.quiesce())
 
 
@@ -1191,13 +1664,15 @@ def _after_fork_in_parent() -> None:
         while _quiesced:
             _quiesced.pop().resume()
     finally:
-        _fork_lock.release()
+        with suppress(RuntimeError):  # It was not had.
+            _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    global _fork_lock, _letting_go, _loading
+    global _fork_lock, _letting_go, _loading, _mending
     _quiesced.clear()
     _fork_lock, _letting_go, _loading = threading.Lock(), threading.Lock(), threading.Lock()
+    _mending = Lock()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -101,6 +101,12 @@ class Snapshot:
         return self._state()[0]
 
     @property
+    def epoch(self) -> int:
+        """A number that grows when another file of the store has taken the place of the one that was open, so that
+        nothing which was read before is true of it."""
+        return self._connection.epoch
+
+    @property
     def has_pending(self) -> bool:
         """Whether it sees memories, of anybody, that wait for their vectors."""
         return self._state()[1]

@@ -158,9 +158,9 @@ class Space:
         keep it; commits do it later then."""
         if self._database.in_memory:
             return True
+        self._database.merge_log()  # Nobody waits for this, the larger part.
         with self._database.between_transactions() as connection:
             reach("vacuum: before the log is cut")
-            all_rows(connection, "PRAGMA wal_checkpoint(PASSIVE)")  # Nobody waits for this, the larger part.
             return self._database.cut_log(connection, LOG_WAIT_MILLISECONDS)
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import cuts, damage, faults, full, kills, tenants
+from tests.torture import cuts, damage, faults, full, harms, kills, tenants
 
 TORTURES: dict[str, tuple[Callable[[Path, int, int], dict[str, Any]], int]] = {
     "kills": (kills.run, 1000),
+    "harms": (harms.run, 300),
     "cuts": (cuts.run, 1000),
     "faults": (faults.run, 20),
     "damage": (damage.run, 5000),

@@ -33,13 +33,14 @@ BIRTH = [point for point in POINTS if "migration" in point or "model is bound" i
 class Ledger:
     """What the writers of one store said, and so what must be there."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerated: Sequence[str] = ("ClosedError",)) -> None:
+        self.tolerated = tolerated  # Errors that a call may be refused with.
         self.states: dict[str, list[Any]] = {}  # Of a token: None (not there), then each state that was begun.
         self.sure: dict[str, int] = {}  # How many of them are acknowledged to be over.
         self.groups: list[list[str]] = []
         self.ids: dict[str, str] = {}
         self.shared: dict[str, str] = {}
-        self.acknowledged = self.unknown = 0
+        self.acknowledged = self.unknown = self.refused = 0
         self.complaints: list[str] = []
         self._open: dict[tuple[str, int], list[str]] = {}
 
@@ -72,7 +73,8 @@ class Ledger:
             elif kind == "r":
                 for token in self._open.pop((name, thread)):
                     self.states[token].pop()
-                if "ClosedError" not in words[0]:
+                self.refused += 1
+                if not any(each in words[0] for each in self.tolerated):
                     self.complaints.append(f"refused: {words[0]}")
             else:
                 self.complaints.append(f"{kind}: {words}")
@@ -121,23 +123,25 @@ def fit(row: Any, state: Any) -> bool:
 class Store:
     """One store with its writers."""
 
+    tolerated: Sequence[str] = ("ClosedError",)
+
     def __init__(self, nursery: Nursery, path: Path, chance: random.Random) -> None:
-        self._nursery = nursery
+        self._nursery = self.nursery = nursery
         self.path = path
         self._chance = chance
         self.writers: dict[str, Child] = {}
         self._lives = 0
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.tolerated)
         nursery.run("tests.torture.writers:look", str(path), [], True)  # Killed before it, there are no tables.
 
-    def start(self, armed: tuple[str, int] | None = None) -> str:
+    def start(self, armed: tuple[str, int] | None = None, *, reads: bool = False) -> str:
         self._lives += 1
         name = f"p{self._lives}"
         durability = self._chance.choice(["full", "process"])
         closes = armed is not None and armed[0].startswith("close")
         seed = self._chance.randrange(2**32)
         self.writers[name] = self._nursery.start(
-            "tests.torture.writers:write", str(self.path), name, seed, armed, durability, closes
+            "tests.torture.writers:write", str(self.path), name, seed, armed, durability, closes, reads
         )
         return name
 

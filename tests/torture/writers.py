@@ -12,7 +12,9 @@ import os
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -195,9 +197,17 @@ def tiny_segments() -> None:
 
 
 def write(
-    words: int, path: str, name: str, seed: int, armed: tuple[str, int] | None, durability: Any, closes: bool
+    words: int,
+    path: str,
+    name: str,
+    seed: int,
+    armed: tuple[str, int] | None,
+    durability: Any,
+    closes: bool,
+    reads: bool = False,
 ) -> None:
-    """Four threads write until they are killed, or until `close` after a few operations each."""
+    """Four threads write until they are killed, or until `close` after a few operations each. With `reads`, another
+    reads the files of the store all the time, which drops SQLite's locks of the process."""
     fcntl.fcntl(words, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     tiny_segments()
     indexed = None
@@ -211,6 +221,8 @@ def write(
     config = Config(durability=durability, busy_timeout=60, indexed_metadata=indexed)
     memory = Memory(path, embedder=HashEmbedder(), config=config)
     writers = [Writer(memory, partial(os.write, words), thread, name, seed) for thread in range(4)]
+    if reads:
+        threading.Thread(target=read_files, args=(path,), daemon=True).start()
     for writer in writers:
         threading.Thread(target=writer.work, args=(3 if closes and writer is writers[0] else None,)).start()
     if closes:
@@ -219,6 +231,14 @@ def write(
                 thread.join(0.05)
         memory.close()
     threading.Event().wait()
+
+
+def read_files(path: str) -> None:
+    while True:
+        for end in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                Path(path + end).read_bytes()
+        threading.Event().wait(0.005)
 
 
 def open_only(words: int, path: str, armed: tuple[str, int]) -> None:

@@ -1,0 +1,356 @@
+"""The files of an open store: whether they still are what stands at its path, and locks that nobody can drop.
+
+SQLite locks with POSIX locks, which belong to the process: as soon as any code of it closes any descriptor of a file (a
+second SQLite that reads it, a copy of the folder, an archive), all of its locks on that file are gone. Another process
+that closes the store then believes that it is the last, and removes the log from under everybody; two processes write
+at once. So the same bytes are locked once more, with locks that belong to one open descriptor and live as long as that:
+
+- The bytes by which SQLite knows that a database, and the memory beside its log, are in use. Every SQLite sees these
+  locks, so that none removes a log which somebody uses, or begins its memory anew.
+- A byte for the writer and one for who merges the log, far behind the end of the file, so that there is no lock file to
+  copy, to leave behind or to remove by mistake. They keep processes of agentmem from writing at the same time. Another
+  SQLite does not know them: it is kept out by SQLite's own write lock, as long as nothing has dropped that.
+- A byte whose place says which log and which memory the holder uses. A process that opens the store and finds others
+  with another log must not write beside them.
+
+Linux has such locks. Elsewhere `OpenFiles` only compares, which tells of what has happened but prevents nothing.
+
+A file that is deleted, moved or replaced is no matter of locks. Its folder tells that a name in it has changed, and
+then each file is compared with the one that was opened.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import struct
+import threading
+import time
+from contextlib import suppress
+
+from agentmem.errors import StoreOpenError
+
+_SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""`struct flock` of a 64-bit Linux: kind, whence, first byte, how many, and a process that must be 0."""
+
+SHARED = (0x40000002, 510)
+"""Of the database: every connection has a shared lock on one or all of these bytes, https://www.sqlite.org/fileformat2.html."""
+
+IN_MEMORY = (128, 1)
+"""Of the file `-shm`: whoever has it mapped holds a shared lock on this byte, https://www.sqlite.org/walformat.html."""
+
+WRITER, MERGER = (1 << 62, 1), ((1 << 62) + 1, 1)
+LOGS, LOG_COUNT = (1 << 62) + (1 << 32), 1 << 40
+"""Where the bytes begin that say which log is used, and how many there are."""
+
+SETTLED_NANOSECONDS = 3_000_000_000
+"""A folder that changed this long ago would show another time if it changed again, on the coarsest of file systems."""
+
+COMPARED_BYTES = 1 << 20
+
+LOG, MEMORY = "-wal", "-shm"
+
+FileId = tuple[int, int]
+"""Device and inode."""
+
+
+class OpenFiles:
+    """The database, the log and the log's memory of one open store. A thread that has the store's write lock calls what
+    changes something; `stand` may be called from any thread."""
+
+    def __init__(self, path: str) -> None:
+        """Opens the database once more, for locks of its own, when it is there."""
+        self._path = path
+        self._folder = os.path.dirname(path)  # noqa: PTH120
+        self._settled: tuple[int, int, int] | None = None  # The folder, as it was when all was compared.
+        self._ids: tuple[FileId | None, ...] = (None, None, None)
+        self._guard = _Guard(None)
+        self.log_number = 0
+        self._descriptor, self.is_writable = _opened(path)
+        self.database = file_at(path) if self._descriptor < 0 else _id_of(os.fstat(self._descriptor))
+
+    @property
+    def uses_log(self) -> bool:
+        """Whether the header of the database says that it has a write-ahead log; True where there are no guards, which
+        it would have to come before."""
+        return _SET is None or (self._descriptor >= 0 and os.pread(self._descriptor, 2, 18) == b"\2\2")
+
+    def guard_database(self) -> bool:
+        """Before the first connection is opened: keeps every SQLite from removing the log. False while one does so."""
+        self._ids = _found(self._path)
+        self.log_number = _number_of(self._ids)
+        return self._lock(fcntl.F_RDLCK, *SHARED)
+
+    @property
+    def are_as_found(self) -> bool:
+        """Whether what stands at the path is what stood there before the first connection was opened."""
+        return _found(self._path) == self._ids
+
+    def guard_memory(self) -> bool:
+        """After it was opened: keeps every SQLite from making the log's memory anew. False when one of the files was
+        made, removed or replaced meanwhile, so that nobody knows which one SQLite has open."""
+        self._guard = _Guard(self._path + MEMORY)
+        if not self.are_as_found or self._ids[0] != self.database or self._guard.file != self._ids[2]:
+            return False
+        if self.is_writable and None in self._ids:
+            return False
+        self._lock(fcntl.F_RDLCK, LOGS + self.log_number, 1)
+        return True
+
+    def others_use_another_log(self) -> bool:
+        """Whether a process has the database open with another log, one that is not at its path any more."""
+        return _is_locked(self._descriptor, LOGS, self.log_number) or _is_locked(
+            self._descriptor, LOGS + self.log_number + 1, LOG_COUNT - self.log_number - 1
+        )
+
+    def stand(self) -> bool:
+        """Whether the files at the store's path are those that are open."""
+        try:
+            state = os.stat(self._folder)  # noqa: PTH116
+        except OSError:
+            return False
+        folder = (state.st_dev, state.st_ino, state.st_ctime_ns)
+        if folder == self._settled:
+            return True
+        # What was not there, of a store that cannot be written, may come: it is another process's.
+        if any(ours not in (None, theirs) for ours, theirs in zip(self._ids, _found(self._path), strict=True)):
+            self._settled = None
+            return False
+        if time.time_ns() - state.st_ctime_ns > SETTLED_NANOSECONDS:
+            self._settled = folder
+        return True
+
+    def is_same_database(self) -> bool:
+        """Whether what stands at the path is, byte by byte, a copy of the database that is open."""
+        with suppress(OSError), open(self._path, "rb") as other:  # noqa: PTH123
+            size = os.fstat(self._descriptor).st_size
+            if size != os.fstat(other.fileno()).st_size:
+                return False
+            return all(
+                os.pread(self._descriptor, COMPARED_BYTES, place) == other.read(COMPARED_BYTES)
+                for place in range(0, size, COMPARED_BYTES)
+            )
+        return False
+
+    def clear_names(self, *, keep_log: bool) -> None:
+        """Removes the log (but to keep it) and its memory from the path, if they are those that were open: they belong
+        to a database that another has taken the place of, and SQLite would read them as that one's. Unless a process
+        has done so already: whoever has the other database open uses what is there."""
+        descriptor, _ = _opened(self._path)
+        try:
+            if _is_locked(descriptor, LOGS, LOG_COUNT):
+                return
+            for end, ours in zip((LOG, MEMORY), self._ids[1:], strict=True):
+                if ours is not None and file_at(self._path + end) == ours and not (keep_log and end == LOG):
+                    os.unlink(self._path + end)  # noqa: PTH108
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    # -- who writes -----------------------------------------------------------------------------------------------
+
+    def lock_writer(self) -> bool:
+        """False while another process writes, or another store of this one."""
+        return not self.is_writable or self._lock(fcntl.F_WRLCK, *WRITER)
+
+    def unlock_writer(self) -> None:
+        self._lock(fcntl.F_UNLCK, *WRITER)
+
+    def lock_merger(self) -> bool:
+        """False while another process merges the log, or another store of this one."""
+        return not self.is_writable or self._lock(fcntl.F_WRLCK, *MERGER)
+
+    def unlock_merger(self) -> None:
+        self._lock(fcntl.F_UNLCK, *MERGER)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def let_go(self) -> None:
+        """Before the last connection closes, which then may remove the log: no guard stands in its way."""
+        self._lock(fcntl.F_UNLCK, *SHARED)
+        self._lock(fcntl.F_UNLCK, LOGS, LOG_COUNT)
+        self._guard.let_go()
+
+    def close(self) -> None:
+        """After the last connection has closed."""
+        self._guard.close()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def abandon(self) -> None:
+        """In the child of a fork: the descriptor goes, the parent's locks stay."""
+        self._guard = _Guard(None)
+        self.close()
+
+    # -- locks ----------------------------------------------------------------------------------------------------
+
+    def _lock(self, kind: int, first: int, count: int) -> bool:
+        return _lock(self._descriptor, kind, first, count)
+
+
+def refuse_links(path: str) -> None:
+    """Before a store is opened.
+
+    Raises:
+        StoreOpenError: the file has several names. Each has a log of its own, so that processes which use different
+            ones would write past each other.
+    """
+    with suppress(OSError):
+        state = os.stat(path)  # noqa: PTH116
+        if state.st_nlink > 1 and stat.S_ISREG(state.st_mode):
+            others = sorted(
+                each.name
+                for each in os.scandir(os.path.dirname(path))  # noqa: PTH120
+                if each.path != path and each.inode() == state.st_ino
+            )
+            named = f" ({', '.join(map(repr, others))} beside it)" if others else ""
+            raise StoreOpenError(
+                f"{path!r} is one of {state.st_nlink} names of the same file, hard links{named}, and each would have a "
+                "log of its own; remove the other names, or open a copy."
+            )
+
+
+def clear_log(path: str) -> None:
+    """Removes the log and its memory from a path, whatever they are, unless a process of agentmem uses them. All that
+    any log of the database had is in the database by now."""
+    descriptor, _ = _opened(path)
+    try:
+        if not _is_locked(descriptor, LOGS + log_number(path), 1):
+            for end in (LOG, MEMORY):
+                with suppress(FileNotFoundError):
+                    os.unlink(path + end)  # noqa: PTH108
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _opened(path: str) -> tuple[int, bool]:
+    """A descriptor for locks, and whether it can be written through; -1 where there are none."""
+    for mode in (os.O_RDWR, os.O_RDONLY) if _SET is not None else ():
+        try:
+            descriptor = os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)  # A pipe would keep it waiting.
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise StoreOpenError(
+                    f"{path!r}: the file cannot be opened; check the open files limit ({error.strerror})."
+                ) from error
+            continue
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor, mode == os.O_RDWR
+        os.close(descriptor)
+    return -1, False
+
+
+def _found(path: str) -> tuple[FileId | None, ...]:
+    return file_at(path), file_at(path + LOG), file_at(path + MEMORY)
+
+
+def log_number(path: str) -> int:
+    """A number of the database, the log and its memory that stand at a path together."""
+    return _number_of(_found(path))
+
+
+def _number_of(files: tuple[FileId | None, ...]) -> int:
+    digest = hashlib.blake2b(repr(files).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % LOG_COUNT
+
+
+def _is_locked(descriptor: int, first: int, count: int) -> bool:
+    """Whether another descriptor has a lock on one of the bytes."""
+    if _GET is None or descriptor < 0 or not count:
+        return False
+    try:
+        answer = fcntl.fcntl(descriptor, _GET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, count, 0))
+    except OSError:
+        return False
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _lock(descriptor: int, kind: int, first: int, count: int) -> bool:
+    """False when another holds it; True also where there are no such locks."""
+    if _SET is None or descriptor < 0:
+        return True
+    try:
+        fcntl.fcntl(descriptor, _SET, _FLOCK.pack(kind, os.SEEK_SET, first, count, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # A file system without locks.
+        return True
+    return True
+
+
+def _id_of(state: os.stat_result) -> FileId:
+    return state.st_dev, state.st_ino
+
+
+def file_at(path: str) -> FileId | None:
+    """What stands at a path; None when nothing does."""
+    try:
+        return _id_of(os.stat(path))  # noqa: PTH116
+    except OSError:
+        return None
+
+
+class _Guard:
+    """A lock on the file of a log's memory, by which every SQLite knows that it is in use. Closing a descriptor of that
+    file drops SQLite's own locks on it, so that all stores of the process share one, to the end of the last."""
+
+    def __init__(self, path: str | None) -> None:
+        self.file: FileId | None = None
+        self._holds = False
+        with _guarding, suppress(OSError):
+            file = None if path is None else file_at(path)
+            if path is None or file is None:
+                return
+            if file not in _guards:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                file = _id_of(os.fstat(descriptor))
+                _guards[file] = (descriptor, 0, 0)
+            descriptor, users, holders = _guards[file]
+            _lock(descriptor, fcntl.F_RDLCK, *IN_MEMORY)
+            _guards[file] = (descriptor, users + 1, holders + 1)
+            self.file, self._holds = file, True
+
+    def let_go(self) -> None:
+        """Unlocks it, unless other stores hold it."""
+        if self.file is None or not self._holds:
+            return
+        with _guarding:
+            self._holds = False
+            descriptor, users, holders = _guards[self.file]
+            if holders == 1:
+                _lock(descriptor, fcntl.F_UNLCK, *IN_MEMORY)
+            _guards[self.file] = (descriptor, users, holders - 1)
+
+    def close(self) -> None:
+        """When the store has no connection any more."""
+        self.let_go()
+        file, self.file = self.file, None
+        if file is None:
+            return
+        with _guarding:
+            descriptor, users, holders = _guards.pop(file)
+            if users > 1:
+                _guards[file] = (descriptor, users - 1, holders)
+            else:
+                os.close(descriptor)
+
+
+_guards: dict[FileId, tuple[int, int, int]] = {}
+"""A descriptor of each file, how many stores use it, and how many of these hold the lock."""
+
+_guarding = threading.Lock()  # Guards: _guards.
+
+
+def _abandon_guards() -> None:
+    global _guarding
+    _guarding = threading.Lock()
+    while _guards:
+        os.close(_guards.popitem()[1][0])
+
+
+os.register_at_fork(after_in_child=_abandon_guards)

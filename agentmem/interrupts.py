@@ -22,6 +22,9 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.05
 """How often whoever waits for another thread looks whether that thread still runs what it is waited for."""
 
+TAKING_SECONDS = 0.5
+"""Far more than it takes to take a lock from whoever has gone."""
+
 ROOM = 40
 """Calls that `require_room` asks for. What any call of a Memory takes, cleaning up included, is below 30 (measured by
 entering each with every number of free ones, on Python 3.11)."""
@@ -120,9 +123,17 @@ class Lock:
         struck where it was to be released."""
         holder = self._held.get(0)
         if isinstance(holder, FrameType) and (_is_on_this_stack(holder) or has_ended(holder)):
-            with _taking:  # Of several that look, one.
+            global _taking
+            taking = _taking  # Of several that look, one.
+            if not taking.acquire(timeout=TAKING_SECONDS):
+                if _taking is taking:
+                    _taking = threading.Lock()  # An error has torn whoever had it; the next look is free again.
+                return
+            try:
                 if self._held.get(0) is holder:
                     self._held.clear()
+            finally:
+                taking.release()
 
 
 def until_look(deadline: float | None) -> float:

@@ -200,7 +200,7 @@ class Block(Generic[T]):
     ) -> None:
         try:
             if error is None:
-                next(self._generator)
+                next(self._generator, None)
             else:
                 self._generator.throw(error)
         except StopIteration:

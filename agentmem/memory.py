@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 
@@ -65,6 +65,7 @@ from agentmem.reembed import reembed
 from agentmem.search.retriever import Mode, Question, Retriever
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Stats, VacuumReport
+from agentmem.storage.displaced import again
 from agentmem.storage.snapshot import Snapshot
 from agentmem.storage.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
@@ -74,6 +75,8 @@ if TYPE_CHECKING:
     from agentmem.porting.importing import ImportReport
     from agentmem.porting.reading import Format, Owner
     from agentmem.storage.intake import OnConflict
+
+T = TypeVar("T")
 
 Between = tuple[datetime | None, datetime | None] | None
 """From the first moment on, before the second; None where there is no bound."""
@@ -469,6 +472,7 @@ class ScopedMemory:
             if isinstance(vector, bytes)
         ]
 
+    @again
     def _answer(
         self,
         asked: Question,
@@ -508,6 +512,11 @@ class ScopedMemory:
             matches.append(retriever.search(snapshot, question))
         engine.timings.record("search", (time.perf_counter() - began) / len(questions))
         return matches
+
+    @again
+    def _read(self, read: Callable[[Snapshot], T], show_expired: bool, as_of: Any, deadline: Deadline) -> T:
+        with self._snapshot(show_expired, as_of, deadline) as snapshot:
+            return read(snapshot)
 
     def _snapshot(self, show_expired: bool, as_of: Any, deadline: Deadline) -> AbstractContextManager[Snapshot]:
         engine = self._engine
@@ -556,8 +565,7 @@ class ScopedMemory:
         """
         check_id(id)
         scope = self._whose(user_id, agent_id, run_id)
-        with self._snapshot(show_expired, as_of, self._deadline()) as snapshot:
-            return snapshot.get(id, scope)
+        return self._read(lambda snapshot: snapshot.get(id, scope), show_expired, as_of, self._deadline())
 
     def get_all(
         self,
@@ -590,8 +598,11 @@ class ScopedMemory:
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
         position = _position_of(after, order)
-        with self._snapshot(show_expired, as_of, deadline) as snapshot:
-            rows = snapshot.listing(scope, condition, newest_first=order == "newest", after=position, limit=limit + 1)
+
+        def listed(snapshot: Snapshot) -> list[tuple[tuple[int, int], Record]]:
+            return snapshot.listing(scope, condition, newest_first=order == "newest", after=position, limit=limit + 1)
+
+        rows = self._read(listed, show_expired, as_of, deadline)
         more = f"{order}:{rows[limit - 1][0][0]}:{rows[limit - 1][0][1]}" if len(rows) > limit else None
         return Page([record for _, record in rows[:limit]], more)
 
@@ -616,8 +627,7 @@ class ScopedMemory:
         deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
-        with self._snapshot(show_expired, as_of, deadline) as snapshot:
-            return snapshot.count(scope, condition)
+        return self._read(lambda snapshot: snapshot.count(scope, condition), show_expired, as_of, deadline)
 
     def history(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
@@ -740,8 +750,7 @@ class ScopedMemory:
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         condition = compile_filters(filters, between)
         if dry_run:
-            with self._engine.store.snapshot(deadline=deadline) as snapshot:
-                return snapshot.count(scope, condition)
+            return self._read(lambda snapshot: snapshot.count(scope, condition), False, None, deadline)
         return self._engine.store.delete_all(scope, condition, deadline)
 
     def purge(

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmem import Config, Memory, StoreBusyError, StoreError, StoreLostError, StoreOpenError, failpoints
+from agentmem.storage import files
+from agentmem.storage.snapshot import Snapshot
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 
@@ -432,3 +434,24 @@ def test_locks_of_its_own_need_no_file(memory, store_path):
     }
     with pytest.raises(StoreError):
         Memory(store_path.parent, embedder=HashEmbedder())
+
+
+def test_a_read_that_fails_as_files_are_replaced_is_done_again_and_one_of_files_at_rest_is_not(store_path, monkeypatch):
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        memory.add("kept", user_id="ana", id="kept")
+        tries = []
+
+        def fails_at_first(snapshot, scope, condition):
+            tries.append(scope)
+            if len(tries) < 3:
+                raise apsw.IOError("disk I/O error")
+            return 7
+
+        monkeypatch.setattr(Snapshot, "count", fails_at_first)
+        assert memory.count(user_id="ana") == 7
+        assert len(tries) == 3
+        tries.clear()
+        monkeypatch.setattr(files, "SETTLED_NANOSECONDS", 0)
+        with pytest.raises(StoreError, match="disk I/O error"):
+            memory.count(user_id="ana")
+        assert len(tries) == 1

@@ -139,6 +139,7 @@ class Collector:
         self._closed = False
         self._threads: set[threading.Thread] = set()  # The workers, those on lost batches included.
         self._untold: deque[Ticket] = deque()  # That have all their answers.
+        self._telling = Lock()  # Guards: who takes from `_untold`. Taken without the other.
         self._sleeping = 0  # Workers that wait for `_arrived`, or were told and have not looked yet.
         self._idle = condition(self._lock)  # A run ended.
         self.workers = workers
@@ -472,17 +473,14 @@ class Collector:
     def _tell(self) -> None:
         """Calls `then` for every ticket that has all its answers. An error in it is of this thread; what is left then,
         whoever comes next tells."""
-        while True:
-            try:
-                ticket = self._untold.popleft()
-            except IndexError:
-                return
-            try:
+        if not self._untold:
+            return
+        with self._telling:
+            while self._untold:
+                ticket = self._untold[0]  # It stays there until it is told, whatever strikes meanwhile.
                 if not ticket.cancelled:
                     ticket.then(ticket.answers)
-            except BaseException:
-                self._untold.append(ticket)
-                raise
+                self._untold.popleft()
 
     def _count(self, requests: list[Request], answers: list[Answer], seconds: float) -> None:
         counts = self.counts

@@ -16,9 +16,8 @@ CHUNK = 1000
 def bind_analysis(database: Database) -> None:
     """Remembers the analysis of this version; where the store has the terms of another, makes them anew, all in one
     transaction (some 15 seconds for a million memories). A store that cannot be written keeps what it has."""
-    with database.reading() as connection:
-        if _analysis_of(connection) == ANALYSIS:
-            return
+    if database.read(_analysis_of) == ANALYSIS:
+        return
     try:
         with database.writing() as connection:
             if _analysis_of(connection) not in (None, ANALYSIS):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agentmem.errors import AgentMemError, InvalidInputError, StoreDamagedError, StoreFullError, StoreOpenError
 from agentmem.storage.database import Connection, Database, copying, only_row, other_file
+from agentmem.storage.files import is_folder
 from agentmem.storage.modes import make_file
 
 PAGES_A_STEP = 1000
@@ -73,9 +74,9 @@ def check_target(store: str, path: str, *, overwrite: bool) -> None:
     # os.path, because Path raises on names that no file can have, such as too long ones.
     if path == ":memory:":
         raise InvalidInputError("A copy in ':memory:' would be gone at once; pass the path of a file.")
-    if not os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120
+    if not is_folder(os.path.dirname(path)):  # noqa: PTH120
         raise StoreOpenError(f"The folder of {path!r} does not exist; make it first.")
-    if os.path.isdir(path):  # noqa: PTH112
+    if is_folder(path):
         raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
     own = {os.path.realpath(store + end) for end in ("", *SIDE_FILES)}
     if store != ":memory:" and (os.path.realpath(path) in own or _is_same_file(store, path)):

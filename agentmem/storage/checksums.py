@@ -5,7 +5,6 @@ after a power cut it may be torn, which the log heals. So what looks wrong is me
 it counts when it is wrong each time, and the log does not hold what will take its place.
 """
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +20,7 @@ from agentmem.storage.database import (
     only_row,
     raw_file,
 )
+from agentmem.storage.files import file_at
 from agentmem.storage.salvage import Pages
 
 LOOKS = 4
@@ -61,7 +61,7 @@ def pages_at(path: str) -> Iterator[Pages]:
     """The pages of the file at a path, and of the log beside it."""
     with ExitStack() as stack:
         file = stack.enter_context(raw_file(path))
-        log = stack.enter_context(raw_file(path + "-wal")) if os.path.exists(path + "-wal") else None  # noqa: PTH110
+        log = stack.enter_context(raw_file(path + "-wal")) if file_at(path + "-wal") else None
         yield Pages(file, log)
 
 

@@ -34,7 +34,8 @@ from agentmem.failpoints import reach
 from agentmem.forks import restart
 from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended, until_look
 from agentmem.statistics import Timings
-from agentmem.storage.database import Database, Displaced, ended_early
+from agentmem.storage.database import Database, ended_early
+from agentmem.storage.displaced import CHANGE_PAUSE_SECONDS, CHANGE_TRIES, Displaced, again, may_pass
 from agentmem.storage.expiry import Sweeper
 from agentmem.storage.reserve import Kind
 from agentmem.storage.transaction import Transaction
@@ -229,11 +230,12 @@ class GroupCommit:
                     write.error, write.done = error, True
                 write.attempt = None
 
-    def _commit_together(self, group: Sequence[Write[Any]], refused: int = 0) -> None:
+    def _commit_together(self, group: Sequence[Write[Any]], refused: int = 0, displaced: int = 0) -> None:
         """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
         the database rejects, a full disk) is found out by running each write alone. A disk that has `refused` them is
-        given room first, as long as there is a way. An error that is not one of ours struck this thread; it is raised
-        to its own caller, and the others' threads do their writes, each alone."""
+        given room first, as long as there is a way; after files were `displaced`, the same group begins again. An error
+        that is not one of ours struck this thread; it is raised to its own caller, and the others' threads do their
+        writes, each alone."""
         if not group:
             return
         began = time.perf_counter()
@@ -284,8 +286,9 @@ class GroupCommit:
                 raise
             if committed:
                 return
-            if isinstance(error, Displaced):  # It went into files that are not the store's any more.
-                self._commit_together(group, refused)
+            if may_pass(error) and displaced < CHANGE_TRIES:  # It met files that are not the store's any more.
+                threading.Event().wait(CHANGE_PAUSE_SECONDS)
+                self._commit_together(group, refused, displaced + 1)
             elif not again and (len(group) == 1 or isinstance(error, StoreBusyError)):
                 for write in group:
                     write.error = error
@@ -310,9 +313,8 @@ class GroupCommit:
         """
         reach("commit: before it is asked what became of it")
         try:
-            with self._database.reading() as connection:
-                if transaction.went_through(connection):
-                    return True
+            if self._is_stored(transaction):
+                return True
             if in_log:
                 self._database.overwrite_log()
         except StoreError as failure:
@@ -321,6 +323,11 @@ class GroupCommit:
                 "whole or not at all; look for it before you try again (with an id of your own, a second add is safe)."
             ) from failure
         return False
+
+    @again
+    def _is_stored(self, transaction: Transaction) -> bool:
+        with self._database.reading() as connection:
+            return transaction.went_through(connection)
 
     def _complete(self, group: Sequence[Write[Any]]) -> None:
         self.counts.commits += 1

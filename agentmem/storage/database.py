@@ -44,7 +44,19 @@ from agentmem.failpoints import reach
 from agentmem.forks import abandon, restart
 from agentmem.interrupts import Block, Hold, Lock, block, condition, no_thread, started
 from agentmem.statistics import BackgroundErrors
-from agentmem.storage.files import LOG, MEMORY, FileId, OpenFiles, clear_log, file_at, log_number, refuse_links
+from agentmem.storage.displaced import Displaced, again
+from agentmem.storage.files import (
+    LOG,
+    MEMORY,
+    FileId,
+    OpenFiles,
+    changed_lately,
+    clear_log,
+    file_at,
+    is_folder,
+    log_number,
+    refuse_links,
+)
 from agentmem.storage.modes import make_store
 from agentmem.storage.reserve import NO_LIMIT, OPENING_BYTES, Kind, Reserve, file_limit, free_bytes, what_fills
 from agentmem.storage.reserve import size_of as _size_of
@@ -132,9 +144,6 @@ KEPT_BYTES = 4096
 """Of a statement, and of the values bound to it, that a connection may keep for the next time: apsw keeps a hundred
 statements a connection, each with the values that it was run with last."""
 
-OPENING_TRIES = 5
-"""How often a read opens the files of a store that are being replaced, one by one."""
-
 FORK_WAIT_SECONDS = 5.0
 """How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
 
@@ -150,10 +159,6 @@ class _Read:
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
-
-
-class Displaced(StoreError):
-    """What was committed went into files that are not the store's any more; nothing of it was acknowledged."""
 
 
 class Database:
@@ -244,6 +249,14 @@ class Database:
                 raise deadline.error() from error
             finally:
                 self._give_back(read)
+
+    @again
+    def read(
+        self, work: Callable[[Connection], T], *, one_statement: bool = False, deadline: Deadline | None = None
+    ) -> T:
+        """What `work` returns of a read transaction; it is called again when files are being replaced meanwhile."""
+        with self.reading(one_statement=one_statement, deadline=deadline) as connection:
+            return work(connection)
 
     def writing(self, durability: Durability | None = None, kind: Kind = Kind.ERASES) -> Block[Connection]:
         """A write transaction, committed when the block ends well and rolled back otherwise; as durable as it says, or
@@ -562,13 +575,6 @@ class Database:
                 _close(connection)
 
     def _borrow(self, read: "_Read", *, fresh: bool = False) -> Connection:
-        for _ in range(OPENING_TRIES):
-            with suppress(Displaced):
-                return self._borrow_once(read, fresh=fresh)
-            threading.Event().wait(0.01)
-        return self._borrow_once(read, fresh=fresh)
-
-    def _borrow_once(self, read: "_Read", *, fresh: bool) -> Connection:
         self._stand()
         with self._pool_lock:
             self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
@@ -871,17 +877,16 @@ class Database:
     def _opened(self) -> Connection:
         path = self.path
         if not self.in_memory:
-            # os.path, because Path raises on names that no file can have, such as too long ones.
-            if os.path.isdir(path):  # noqa: PTH112
+            if is_folder(path):
                 raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
-            if self._store_id is not None and not os.path.exists(path):  # noqa: PTH110
+            if self._store_id is not None and file_at(path) is None:
                 raise self._gone()
             parent = os.path.dirname(path)  # noqa: PTH120
-            if not os.path.isdir(parent):  # noqa: PTH112
+            if not is_folder(parent):
                 raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
             if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
                 raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
-            if not os.path.exists(path):  # noqa: PTH110
+            if file_at(path) is None:
                 make_store(path)  # Before SQLite would, which asks the umask who may read it.
         # Again, when another process made the store while the first connection was opening an empty file.
         try:
@@ -980,8 +985,10 @@ class Database:
         if ours:
             raise StoreDamagedError(f"{self.path!r} is a store whose file is damaged at its beginning; {REPAIR_HINT}.")
 
+    @again
     def _bring_up_to_date(self, indexed_metadata: tuple[str, ...] | None) -> None:
-        """Makes the tables, or those that are missing; a store that lacks nothing is only read."""
+        """Makes the tables, or those that are missing; a store that lacks nothing is only read. Done again, it comes to
+        the same."""
         with self.reading() as connection:
             current = self._is_current(connection, indexed_metadata)
         if not current:
@@ -1167,18 +1174,28 @@ class Database:
         files = self._files
         try:
             yield
+        except (StoreDamagedError, StoreOpenError) as error:
+            self._note_change(error, files)
+            raise
         except AgentMemError:
             raise
-        except (apsw.CorruptError, apsw.IOError, apsw.NotADBError) as error:
-            if files is not None and (files is not self._files or not files.stand()):
-                raise self._displaced() from error  # It may have read files that do not belong together.
-            raise explained(self.path, error) from error
         except apsw.NoMemError as error:
             raise MemoryError(f"SQLite had no memory for {self.path!r} ({error})") from error
+        except (apsw.CorruptError, apsw.IOError, apsw.NotADBError, apsw.CantOpenError) as error:
+            raise self._note_change(explained(self.path, error), files) from error
         except apsw.Error as error:
             raise explained(self.path, error) from error
         except UnicodeDecodeError as error:  # From apsw, which hands out every text decoded.
-            raise StoreDamagedError(f"{self.path!r} has text that is not UTF-8 ({error}); {REPAIR_HINT}.") from error
+            damaged = StoreDamagedError(f"{self.path!r} has text that is not UTF-8 ({error}); {REPAIR_HINT}.")
+            raise self._note_change(damaged, files) from error
+
+    def _note_change(self, error: StoreError, files: OpenFiles | None) -> StoreError:
+        """The error, noted as one that may pass when the files are not those any more, or have just been replaced: what
+        was read may not belong together."""
+        if not self.in_memory and not isinstance(error, StoreFullError):
+            displaced = files is not None and (files is not self._files or not files.stand())
+            error.amid_a_change = displaced or changed_lately(self.path)  # type: ignore[attr-defined]
+        return error
 
 
 def checked_vfs() -> str | None:

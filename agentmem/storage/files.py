@@ -283,8 +283,26 @@ def _lock(descriptor: int, kind: int, first: int, count: int) -> bool:
     return True
 
 
+def changed_lately(path: str) -> bool:
+    """Whether a name in the folder of a path has changed so recently that whoever read its files may have met some of
+    before and some of after."""
+    try:
+        state = os.stat(os.path.dirname(path))  # noqa: PTH116, PTH120
+    except OSError:
+        return True
+    return time.time_ns() - state.st_ctime_ns <= SETTLED_NANOSECONDS
+
+
 def _id_of(state: os.stat_result) -> FileId:
     return state.st_dev, state.st_ino
+
+
+def is_folder(path: str) -> bool:
+    """Unlike os.path.isdir, this does not take a ValueError that a handler raises for an answer."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def file_at(path: str) -> FileId | None:

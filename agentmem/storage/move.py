@@ -12,6 +12,7 @@ on its way through the model: these wait for their vectors afterwards, like defe
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, StoreBusyError
@@ -146,16 +147,17 @@ class Moves:
 
     def newest(self) -> int:
         """The seq of the last change, up to which a pass goes."""
-        with self._database.reading(one_statement=True) as connection:
-            return int(only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0])
+        newest = partial(only_row, query="SELECT coalesce(max(seq), 0) FROM history")
+        return int(self._database.read(newest, one_statement=True)[0])
 
     def page(self, move: Move, position: Position, until: int) -> Page:
         """The next texts behind a position that have a vector and no new one, of changes up to `until`."""
-        with self._database.reading() as connection:
+
+        def page(connection: Connection) -> Page:
             current = stored_model(connection)
-            texts, position, is_last = next_texts(connection, position, until)
+            texts, after, is_last = next_texts(connection, position, until)
             if current is None or not texts:
-                return Page([], position, is_last)
+                return Page([], after, is_last)
             digests = current.digests()
             by_digest = {digests(*text): text for text in texts}
             rows = all_rows(
@@ -165,7 +167,9 @@ class Moves:
                 "WHERE next_vector.key IS NULL ORDER BY vector.key",
                 (blob_array(tuple(by_digest)),),
             )
-        return Page([by_digest[digest] for digest, key in rows if key not in move.refused], position, is_last)
+            return Page([by_digest[digest] for digest, key in rows if key not in move.refused], after, is_last)
+
+        return self._database.read(page)
 
     def keep(
         self,
@@ -283,13 +287,11 @@ class Moves:
 
     def has_old(self) -> bool:
         """Whether there is something to clear."""
-        with self._database.reading(one_statement=True) as connection:
-            return fact(connection, "old_model") is not None
+        return self._database.read(lambda connection: fact(connection, "old_model") is not None, one_statement=True)
 
     def progress(self) -> MoveProgress | None:
         """How far the move has come; None when the store is not on one."""
-        with self._database.reading() as connection:
-            return move_progress(connection)
+        return self._database.read(move_progress)
 
 
 def _set_pending(connection: Connection, seq: int, position: int, refused: tuple[int, ...]) -> None:

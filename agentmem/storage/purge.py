@@ -78,8 +78,7 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
     """
     named: list[tuple[str, Any]] = [*scope.owners()]
     if id is not None:
-        with database.reading() as connection:
-            named = [("key", key_of(connection, id, scope))]  # Nothing has the key None.
+        named = [("key", database.read(partial(key_of, id=id, scope=scope)))]  # Nothing has the key None.
     where = " AND ".join(f"memory.{name} = ?" for name, _ in named) or "1"
     return _purge(database, writes, where, tuple(value for _, value in named), tell)
 
@@ -94,8 +93,7 @@ def purge_hidden(database: Database, writes: GroupCommit, moment: int) -> Erased
 def _purge(database: Database, writes: GroupCommit, where: str, parameters: tuple[Any, ...], tell: Tell) -> Erased:
     erased = Erased()
     tell("what goes, and what stays", 0, 0)
-    with database.reading() as connection:
-        plan = _plan(connection, where, parameters)
+    plan = database.read(lambda connection: _plan(connection, where, parameters))
     start, together = 0, ERASED_TOGETHER
     while start < len(plan.keys):
         tell("memories", start, len(plan.keys))

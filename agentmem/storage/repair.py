@@ -31,6 +31,7 @@ from agentmem.storage.database import (
     raw_file,
     write_locked_copy,
 )
+from agentmem.storage.files import file_at
 from agentmem.storage.homes import settle_vectors
 from agentmem.storage.ids import keys_in
 from agentmem.storage.mend import Aside, mend
@@ -298,7 +299,7 @@ def _insert(connection: Connection, table: str, values: list[Any], *, sound: boo
 def _keep(path: str, kept: str) -> None:
     """Copies a store's files, as they are, to another name."""
     for end in ("", "-wal"):
-        if not os.path.exists(path + end):  # noqa: PTH110
+        if file_at(path + end) is None:
             continue
         with raw_file(path + end) as source, os.fdopen(make_file(kept + end, like=path), "wb") as target:
             size = source.xFileSize()

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -121,8 +122,7 @@ class Segments:
 
     def have_been_purged(self, keys: Keys, since: int) -> bool:
         """Whether any of the memories was, after the change `since`."""
-        with self._database.reading(one_statement=True) as connection:
-            purged = _purged_since(connection, since)
+        purged = self._database.read(partial(_purged_since, since=since), one_statement=True)
         return bool(len(purged)) and bool(np.isin(keys, purged).any())
 
     def strike(self, keys: Iterable[int]) -> None:
@@ -159,8 +159,7 @@ def sweep(database: Database) -> None:
     purged. One that another process is just writing goes too; that process will notice."""
     if database.in_memory or not (folder := folder_of(database.path)).is_dir():
         return
-    with database.reading() as connection:
-        listed = {row[0] for row in all_rows(connection, "SELECT file FROM segment")}
+    listed = {row[0] for row in database.read(partial(all_rows, query="SELECT file FROM segment"))}
     with suppress(OSError):
         for each in os.scandir(folder):
             if each.name.endswith(SUFFIX) and each.name not in listed:

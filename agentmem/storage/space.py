@@ -55,13 +55,14 @@ class Space:
         path = self._database.path
         if not self._database.in_memory:
             return size_of(path) + size_of(f"{path}-wal")
-        with self._database.reading() as connection:
-            return int(connection.pragma("page_count") * connection.pragma("page_size"))
+        return self._database.read(
+            lambda connection: int(connection.pragma("page_count") * connection.pragma("page_size"))
+        )
 
     def deleted(self) -> int:
         """How many memories are there that are deleted."""
-        with self._database.reading(one_statement=True) as connection:
-            return int(only_row(connection, "SELECT count(*) FROM memory WHERE deleted_at IS NOT NULL")[0])
+        deleted = partial(only_row, query="SELECT count(*) FROM memory WHERE deleted_at IS NOT NULL")
+        return int(self._database.read(deleted, one_statement=True)[0])
 
     def finish_purge(self) -> None:
         """Does what a purge may have left to do; see `wipe`."""
@@ -72,12 +73,10 @@ class Space:
     def drop_unused(self) -> Iterator[int]:
         """Drops the vectors of texts that no memory has, nor had in any version, some in each transaction; yields how
         many each time. The newest vector stays, so that its number is never given to another."""
-        with self._database.reading() as connection:
-            model = stored_model(connection) or UNKNOWN
-            seq, newest = only_row(
-                connection,
-                "SELECT (SELECT coalesce(max(seq), 0) FROM history), (SELECT coalesce(max(key), 0) FROM vector)",
-            )
+        counters = "SELECT (SELECT coalesce(max(seq), 0) FROM history), (SELECT coalesce(max(key), 0) FROM vector)"
+        model, (seq, newest) = self._database.read(
+            lambda connection: (stored_model(connection) or UNKNOWN, only_row(connection, counters))
+        )
         used, past = self._used(newest), self._past_heads(model)
         unused: list[int] = []
         for keys, heads in self._vectors():
@@ -109,8 +108,7 @@ class Space:
         parts = [_heads(())]
         seq: int | None = 0
         while seq is not None:
-            with self._database.reading(one_statement=True) as connection:
-                digests, seq = _replaced(connection, model, seq)
+            digests, seq = self._database.read(partial(_replaced, model=model, since=seq), one_statement=True)
             parts.append(_heads(digests))
         return np.unique(np.concatenate(parts))
 
@@ -123,8 +121,9 @@ class Space:
         """The rows of a query that lie beyond its first parameter, as many at a time as its second says; their first
         column tells where it goes on."""
         while True:
-            with self._database.reading(one_statement=True) as connection:
-                rows = all_rows(connection, query, (after, ROWS_A_READ))
+            rows = self._database.read(
+                partial(all_rows, query=query, parameters=(after, ROWS_A_READ)), one_statement=True
+            )
             if not rows:
                 return
             yield rows
@@ -134,14 +133,14 @@ class Space:
 
     def free_bytes(self) -> int:
         """Of the pages that hold nothing."""
-        with self._database.reading() as connection:
-            return int(connection.pragma("freelist_count") * connection.pragma("page_size"))
+        return self._database.read(
+            lambda connection: int(connection.pragma("freelist_count") * connection.pragma("page_size"))
+        )
 
     @property
     def is_movable(self) -> bool:
         """Whether the pages of the file can be moved one by one."""
-        with self._database.reading() as connection:
-            return bool(connection.pragma("auto_vacuum") == INCREMENTAL)
+        return self._database.read(lambda connection: bool(connection.pragma("auto_vacuum") == INCREMENTAL))
 
     def give_back(self) -> int:
         """Moves some pages from the end of the file into free ones; see `give_back`."""

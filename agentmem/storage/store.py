@@ -46,6 +46,7 @@ from agentmem.storage.claims import claim, release
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database, bounded, is_kept, key_array
+from agentmem.storage.displaced import again
 from agentmem.storage.frozen import Frozen, freeze, thaw
 from agentmem.storage.ids import key_of
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
@@ -162,12 +163,12 @@ class Store:
 
     def known_vectors(self, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """The vectors that the store has, of these digests."""
-        with self._database.reading(one_statement=True) as connection:
-            return known_vectors(connection, digests)
+        return self._database.read(partial(known_vectors, digests=digests), one_statement=True)
 
     def history(self, id: str, scope: Scope) -> list[Event]:
         """Every event of a memory, deleted or not, oldest first; empty when there is none in this scope."""
-        with self._database.reading() as connection:
+
+        def events(connection: Connection) -> list[Event]:
             row = self._row(connection, id, scope)
             if row is None:
                 return []
@@ -176,6 +177,9 @@ class Store:
             ).fetchall()
             return events_of(events, record_of(row))
 
+        return self._database.read(events)
+
+    @again
     def freeze(
         self, scope: Scope, condition: Condition | None, *, show_expired: bool, deadline: Deadline | None = None
     ) -> Frozen:
@@ -185,14 +189,13 @@ class Store:
 
     def thaw(self, keys: Keys, seq: int, digest_of: Digest | None) -> list[tuple[Record, Embedded | None]]:
         """A page of what was fixed, as it was then; see `thaw`."""
-        with self._database.reading() as connection:
-            return thaw(connection, keys, seq, digest_of)
+        return self._database.read(lambda connection: thaw(connection, keys, seq, digest_of))
 
     def counts(self) -> dict[str, Any]:
         """Rows and bytes; reads indexes, so that its cost grows slowly with the store."""
-        with self._database.reading() as connection:
-            return counts(connection, self._database.path)
+        return self._database.read(lambda connection: counts(connection, self._database.path))
 
+    @again
     def require(self, id: str, scope: Scope, *, show_expired: bool = False) -> Record:
         """The visible memory with this id. Raises NotFoundError when there is none."""
         with self.snapshot(show_expired=show_expired) as snapshot:
@@ -241,8 +244,7 @@ class Store:
 
     def model(self) -> StoredModel | None:
         """What the store remembers of its model; None when it has none yet."""
-        with self._database.reading(one_statement=True) as connection:
-            return stored_model(connection)
+        return self._database.read(stored_model, one_statement=True)
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -303,8 +305,7 @@ class Store:
 
     def arrived(self, arrivals: Sequence[Arrival]) -> list[bool]:
         """Which of the memories from elsewhere are here already, as they are."""
-        with self._database.reading(one_statement=True) as connection:
-            return arrived(connection, arrivals)
+        return self._database.read(lambda connection: arrived(connection, arrivals), one_statement=True)
 
     def take_in(
         self,
@@ -400,17 +401,15 @@ class Store:
 
     def last_pending(self, scope: Scope) -> int | None:
         """The key of the newest memory of a scope that waits for its vector, or None when there is none."""
-        with self._database.reading(one_statement=True) as connection:
-            return last_pending(connection, scope)
+        return self._database.read(lambda connection: last_pending(connection, scope), one_statement=True)
 
     def pending_memories(self, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:
         """Memories of a scope that wait for their vectors, oldest first, beyond a key and up to another."""
-        with self._database.reading(one_statement=True) as connection:
-            return pending_memories(connection, scope, after_key, last_key, limit)
+        found = partial(pending_memories, scope=scope, after_key=after_key, last_key=last_key, limit=limit)
+        return self._database.read(found, one_statement=True)
 
     def pending_count(self) -> int:
-        with self._database.reading() as connection:
-            return pending_count(connection)
+        return self._database.read(pending_count)
 
     def settle(self, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError], *, model: str) -> None:
         """Commits what became of pending memories; `model` is the identity of the one that was asked."""
@@ -470,6 +469,12 @@ class Store:
 
         return apply
 
+    @again
+    def _to_hide(self, scope: Scope, condition: Condition | None, since: int, deadline: Deadline) -> tuple[Keys, int]:
+        """The keys of what a filter matches that changed after `since`, oldest first, and the latest change."""
+        with self.snapshot(deadline=deadline) as snapshot:
+            return np.sort(snapshot.keys(scope, condition, since=since)), snapshot.seq
+
     def delete_all(self, scope: Scope, condition: Condition | None, deadline: Deadline) -> int:
         """Hides every visible memory of a scope that passes the filter; how many it were. They are found outside the
         write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several, oldest first; fewer on a
@@ -483,9 +488,7 @@ class Store:
         together = HIDDEN_TOGETHER
         try:
             while True:
-                with self.snapshot(deadline=deadline) as snapshot:
-                    found, seq = snapshot.keys(scope, condition, since=since), snapshot.seq
-                found.sort()
+                found, seq = self._to_hide(scope, condition, since, deadline)
                 start, is_last = 0, False
                 while not is_last:
                     if hidden:

@@ -81,7 +81,8 @@ def read(words: int, path: str) -> None:
         with suppress(FileNotFoundError):
             Path(path + end).read_bytes()
     copied = Path(path).parent.with_name("copied")
-    shutil.copytree(Path(path).parent, copied)
+    with suppress(shutil.Error):  # A segment that was listed when it began may have been replaced.
+        shutil.copytree(Path(path).parent, copied)
     shutil.rmtree(copied)
     connection = sqlite3.connect(path, timeout=60)
     connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from agentmem import Config, Memory, StoreBusyError, StoreError, StoreLostError, StoreOpenError, failpoints
 from agentmem.storage import files
+from agentmem.storage.displaced import Outplanned
 from agentmem.storage.snapshot import Snapshot
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
@@ -455,3 +456,99 @@ def test_a_read_that_fails_as_files_are_replaced_is_done_again_and_one_of_files_
         with pytest.raises(StoreError, match="disk I/O error"):
             memory.count(user_id="ana")
         assert len(tries) == 1
+
+
+def other_store(path: Path) -> Path:
+    with Memory(path, embedder=HashEmbedder()) as other:
+        other.add_batch([f"other {number}" for number in range(300)], user_id="ana")
+    return path
+
+
+def contents(path: Path) -> set[str]:
+    with Memory(path, embedder=HashEmbedder()) as memory:
+        assert memory.check() == []
+        return {record.content for record in memory.get_all(user_id="ana", limit=1000)}
+
+
+@pytest.mark.parametrize("wrote", [True, False])
+def test_another_store_that_is_copied_over_an_open_one_takes_none_of_its_writes(store_path, tmp_path, wrote):
+    other = other_store(tmp_path / "other.db")
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        memory.add("one", user_id="ana")
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        if wrote:
+            memory.add("two", user_id="ana")
+        shutil.copyfile(other, store_path)
+        for call in (lambda: memory.add("three", user_id="ana"), lambda: memory.count(user_id="ana")):
+            with pytest.raises(StoreLostError, match="another file has taken its place"):
+                call()
+    assert contents(store_path) == contents(other)
+    assert len(list(tmp_path.glob("store.db.aside-*-wal"))) == 1  # What was acknowledged last is kept.
+
+
+@pytest.mark.parametrize("wrote", [True, False])
+@pytest.mark.parametrize(("before", "later"), [(20, 20), (1500, 30), (20, 3000)])
+def test_an_earlier_state_that_is_copied_over_an_open_store_is_what_it_goes_on_from(
+    store_path, tmp_path, wrote, before, later
+):
+    copy = tmp_path / "copy.db"
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        memory.add_batch([f"before {number}" for number in range(before)], user_id="ana")
+        memory.backup(copy)
+        memory.add_batch([f"later {number}" for number in range(later)], user_id="ana")
+    with Memory(store_path, embedder=HashEmbedder()) as memory:
+        memory.search("later 1", user_id="ana")
+        if wrote:
+            memory.add("lost by the copy", user_id="ana")
+        shutil.copyfile(copy, store_path)
+        assert memory.add("after", user_id="ana").content == "after"
+        assert memory.count(user_id="ana") == before + 1
+        assert {match.record.content.split()[0] for match in memory.search("later 1", user_id="ana")} <= {
+            "before", "after",
+        }  # fmt: skip
+        assert memory.check() == []
+    assert len(contents(store_path) & {"after", "lost by the copy"}) == 1
+
+
+def test_a_memory_of_the_log_that_is_cut_kills_nobody_and_loses_nothing(memory, store_path):
+    os.truncate(f"{store_path}-shm", 0)
+    memory.add("two", user_id="ana")
+    assert "two" in seen_by_another_process(store_path)
+    assert memory.count(user_id="ana") == 2
+
+
+def test_a_pipe_in_the_place_of_a_store_keeps_nobody_waiting(memory, store_path):
+    store_path.unlink()
+    os.mkfifo(store_path)
+    with pytest.raises(StoreLostError, match="another file has taken its place"):
+        memory.add("two", user_id="ana")
+    with pytest.raises(StoreOpenError, match="is not a file"):
+        Memory(store_path, embedder=HashEmbedder())
+    store_path.unlink()
+
+
+@pytest.mark.parametrize("end", SIDES)
+def test_a_pipe_in_the_place_of_the_log_is_removed_and_keeps_nobody_waiting(memory, store_path, end):
+    Path(f"{store_path}{end}").unlink()
+    os.mkfifo(f"{store_path}{end}")
+    memory.add("two", user_id="ana")
+    assert "two" in seen_by_another_process(store_path)
+
+
+def test_what_was_planned_of_other_files_is_planned_again(memory, store_path, tmp_path):
+    with pytest.raises(Outplanned):
+        memory._engine.store.writes.commit(lambda transaction: None, epoch=7)
+    copy = tmp_path / "copy.db"
+    memory.add_batch([f"text {number}" for number in range(50)], user_id="ana")
+    memory.backup(copy)
+    found = memory._engine.store._to_hide
+
+    def replaced(*arguments):
+        answer = found(*arguments)
+        if copy.exists():
+            copy.replace(store_path)
+        return answer
+
+    memory._engine.store._to_hide = replaced
+    assert memory.delete_all(user_id="ana") == 51
+    assert memory.count(user_id="ana") == 0

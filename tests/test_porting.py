@@ -1007,3 +1007,13 @@ def test_what_goes_wrong_in_an_export_comes_as_it_is(open_memory, tmp_path, monk
     with pytest.raises(StoreBusyError, match="held"):
         memory.export(tmp_path / "all.jsonl", user_id="ana")
     assert [path.name for path in tmp_path.iterdir() if "jsonl" in path.name] == []
+
+
+@pytest.mark.parametrize(("before", "what"), [(b"", b"\n"), (b'"a"\n', b" \n"), (b"[", b" " * 30 + b"\n")])
+def test_a_file_of_next_to_nothing_but_empty_lines_ends_soon(memory, before, what):
+    file = io.BytesIO(before + what * 1_500_000 + (b'"b"]' if before == b"[" else b""))
+    if before == b"[":
+        assert memory.import_(file, user_id="ana").imported == 1
+        return
+    with pytest.raises(InvalidInputError, match=r"Line 1,?00000\d: more than 1,000,000 empty lines"):
+        memory.import_(file, user_id="ana")

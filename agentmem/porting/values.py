@@ -7,6 +7,7 @@ few times its largest value.
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from json import JSONDecodeError
@@ -20,11 +21,14 @@ BOM = b"\xef\xbb\xbf"
 
 FIRST_PIECE = 1 << 16
 
-SPACE = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 MOST_VALUES = 1_000_000
 """Texts, numbers, lists and so on in one value, each of which may take 100 bytes in memory where it has three in the
 file. Counted by what stands between them, so that commas within texts count too."""
+
+MOST_EMPTY_LINES = 1_000_000
+"""In a row: a compressed file of a few kilobytes can hold a hundred times as many, which would take minutes."""
 
 LONGEST_NUMBER = 400
 """Digits; a float has 309 at most before its point. Python's time for an integer is the square of them, where the host
@@ -56,6 +60,8 @@ class Values:
             line = 1
             while piece and not piece.strip():
                 line += piece.endswith(b"\n")
+                if line > MOST_EMPTY_LINES:
+                    raise _too_empty()
                 piece = self._source.readline(FIRST_PIECE)
         except InvalidInputError as error:
             yield Value(line or 1, 0, error)
@@ -67,7 +73,7 @@ class Values:
             yield from self._lines(piece, line)
 
     def _lines(self, piece: bytes, line: int) -> Iterator[Value]:
-        number = 0
+        number = empty = 0
         try:
             raw = piece if piece.endswith(b"\n") else piece + self._source.readline(self._limit)
             while raw:
@@ -79,6 +85,9 @@ class Values:
                 elif not raw.isspace():
                     yield Value(line, number, self._of_line(raw))
                     number += 1
+                    empty = 0
+                elif (empty := empty + 1) > MOST_EMPTY_LINES:
+                    raise _too_empty()
                 line += 1
                 raw = self._source.readline(self._limit + 1)
         except InvalidInputError as error:
@@ -219,15 +228,11 @@ class _Flow:
     def _mark(self) -> str:
         """The next character that is no space, or nothing at the end."""
         while True:
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             rest = self._text[self._at : self._at + 1]
-            if rest and rest not in SPACE:
+            if rest or self._ended:
                 return rest
-            if rest:
-                self._at += 1
-            elif self._ended:
-                return ""
-            else:
-                self._fill()
+            self._fill()
 
     def _skip(self, mark: str) -> None:
         found = self._mark()
@@ -256,6 +261,10 @@ class _Flow:
             self._line += self._text.count("\n", self._counted, at)
             self._counted = at
         return self._line
+
+
+def _too_empty() -> InvalidInputError:
+    return InvalidInputError(f"more than {MOST_EMPTY_LINES:,} empty lines stand in a row; remove them.")
 
 
 def _refuse_too_many(text: str, start: int = 0) -> None:

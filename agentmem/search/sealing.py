@@ -250,7 +250,7 @@ class Sealer:
         self, owner: Owner, job: Job, gathered: "Gathered", right: str, *, ready: bool = False
     ) -> ListedSegment | None:
         """Writes a segment, opens it for the next search if asked to, and has it listed; None when it was given up."""
-        content, since = gathered
+        content, since, epoch = gathered
         path = self.files.new_file()
         listed = None
         try:
@@ -265,7 +265,7 @@ class Sealer:
                 owner, job.first, job.last, path.name, path.stat().st_size, checksum, job.with_graph,
                 content.columns["keys"], job.replaced, right,
             )  # fmt: skip
-            listed = self.files.list(self._owner, self._model, built, since)
+            listed = self.files.list(self._owner, self._model, built, since, epoch)
         except (Stopped, FileNotFoundError):
             pass  # Given up, or swept by a purge.
         except Unsound as error:
@@ -317,16 +317,17 @@ class Sealer:
 
 
 class Gathered(NamedTuple):
-    """What goes into a segment, and the store's last change when that was read."""
+    """What goes into a segment, and the store's last change, and its epoch, when that was read."""
 
     content: Content
     since: int
+    epoch: int
 
 
 def _gathered(snapshot: Snapshot, owner: Owner, job: Job) -> Gathered:
     erased, changed = snapshot.changed(owner, job.first - 1, job.last)
     live = [states for states in snapshot.states(owner, changed) if len(states.keys)]
-    return Gathered(content_of(live, np.concatenate((erased, changed))), snapshot.seq)
+    return Gathered(content_of(live, np.concatenate((erased, changed))), snapshot.seq, snapshot.epoch)
 
 
 def _ranges(snapshot: Snapshot, owner: Owner) -> list[Range]:

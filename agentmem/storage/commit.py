@@ -35,7 +35,7 @@ from agentmem.forks import restart
 from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended, until_look
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database, ended_early
-from agentmem.storage.displaced import CHANGE_PAUSE_SECONDS, CHANGE_TRIES, Displaced, again, may_pass
+from agentmem.storage.displaced import CHANGE_PAUSE_SECONDS, CHANGE_TRIES, Displaced, Outplanned, again, may_pass
 from agentmem.storage.expiry import Sweeper
 from agentmem.storage.reserve import Kind
 from agentmem.storage.transaction import Transaction
@@ -53,14 +53,19 @@ class Write(Generic[T]):
     rolled back. Its `kind` says what it may use of a disk that is nearly full."""
 
     __slots__ = (
-        "alone", "apply", "attempt", "caller", "cancelled", "done", "durability", "error", "kind", "lead", "queued",
-        "result", "turn",
+        "alone", "apply", "attempt", "caller", "cancelled", "done", "durability", "epoch", "error", "kind", "lead",
+        "queued", "result", "turn",
     )  # fmt: skip
 
     def __init__(
-        self, apply: Callable[[Transaction], T], durability: Durability | None = None, kind: Kind = Kind.ADDS
+        self,
+        apply: Callable[[Transaction], T],
+        durability: Durability | None = None,
+        kind: Kind = Kind.ADDS,
+        epoch: int | None = None,
     ) -> None:
         self.apply = apply
+        self.epoch = epoch  # Of the snapshot that it was planned in; None where keys were not read before.
         self.kind = kind
         self.durability = durability  # None: as the store was opened.
         self.result: T | None = None
@@ -100,12 +105,13 @@ class GroupCommit:
         self._leader: Write[Any] | None = None  # Whose thread leads, or was told to.
         self._pid = os.getpid()  # Last, see Restartable.
 
-    def commit(self, apply: Callable[[Transaction], T], kind: Kind = Kind.ADDS) -> T:
+    def commit(self, apply: Callable[[Transaction], T], kind: Kind = Kind.ADDS, *, epoch: int | None = None) -> T:
         """Runs `apply` in a transaction; it is committed when this returns.
 
-        Waits for the commits before it. Raises what `apply` raised, or a StoreError.
+        Waits for the commits before it. Raises what `apply` raised, or a StoreError: Outplanned when another file has
+        come to the store's path after the `epoch` of the snapshot that `apply` has its keys from.
         """
-        return self.run(Write(apply, kind=kind))
+        return self.run(Write(apply, kind=kind, epoch=epoch))
 
     def run(self, write: Write[T]) -> T:
         """Commits a write that is ready; raises what its `apply` raised, or a StoreError."""
@@ -247,6 +253,8 @@ class GroupCommit:
                 for write in group:
                     write.error = None
                     try:
+                        if write.epoch not in (None, connection.epoch):
+                            raise Outplanned("The files of the store were replaced just now; try again.")
                         write.result = write.apply(transaction)
                     except AgentMemError as error:
                         write.error = error

@@ -48,12 +48,14 @@ from agentmem.storage.displaced import Displaced, again
 from agentmem.storage.files import (
     LOG,
     MEMORY,
+    PAGE_BYTES,
     FileId,
     OpenFiles,
     changed_lately,
     clear_log,
     file_at,
     is_folder,
+    is_no_file,
     log_number,
     refuse_links,
 )
@@ -68,7 +70,11 @@ class Connection(apsw.Connection):
     """A connection to a store, and the files that it has open."""
 
     files: OpenFiles | None = None
-    epoch = 0  # Of `Database`, when it was opened.
+
+    @property
+    def epoch(self) -> int:
+        """Grows when another file of the store, or another state, has taken the place of the one that was open."""
+        return 0 if self.files is None else self.files.epoch
 
 
 ConstraintError = apsw.ConstraintError
@@ -119,9 +125,6 @@ into 100,000 took 174 microseconds each, with this 87 (processor time, one run e
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
 
-PAGE_BYTES = 4096
-"""SQLite's default, which every store has."""
-
 INCREMENTAL = 2
 """SQLite's number for files that know of every page which other one points to it, so that it can be moved. Adding to
 one is as fast (medians of 15 alternated rounds on 2 cores: `add_batch` 4,289 a second against 4,279, ten threads 860
@@ -132,9 +135,9 @@ SMALLEST_DATABASE_BYTES = 512
 
 REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the command line) or restore a backup"
 
-OP_SECONDS = 2e-4
-"""What an instruction of SQLite takes at most, on average, with metadata of 100 KB: 190 microseconds where a filter has
-long texts casefolded, 0.02 to 0.05 with small metadata (2 cores)."""
+OP_SECONDS = 5e-4
+"""What an instruction of SQLite takes at most, on average, with metadata of 100 KB: 430 microseconds where a filter has
+texts casefolded of which each character becomes several, 190 for others, 0.02 to 0.05 with small metadata (2 cores)."""
 
 LATE_SECONDS = 1.0
 """How much later than its deadline a read may end in the worst case. Looking at the clock needs the GIL, which other
@@ -190,7 +193,7 @@ class Database:
         self._merged = False  # Whether this process has just merged a log that is not at its path any more.
         self._database_id: FileId | None = None  # Of the file that was open last.
         self._store_id: str | None = None  # Known once it is open; from then on no file is made at its path.
-        self.epoch = 0  # Grows when another file of this store has taken the place of the one that was open.
+        self._epoch = 0  # Of the files that were opened last, see `Connection.epoch`.
         self._start()
         with _fork_lock:  # A fork that has begun goes first,
             _open_databases.add(self)  # and the next one has to know of the first connection.
@@ -613,7 +616,6 @@ class Database:
     def _connect(self) -> Connection:
         connection = self._opened() if self.in_memory else self._opened_at_path()
         try:
-            connection.epoch = self.epoch
             if not self.in_memory:
                 connection.pragma("synchronous", SYNCHRONOUS[self._durability])
             connection.pragma("temp_store", 2)
@@ -713,8 +715,13 @@ class Database:
         if self._store_id not in (None, store_id_of(connection)):
             raise self._replaced()
         if self._database_id not in (None, files.database):
-            self.epoch += 1
-        self._database_id = files.database
+            self._epoch += 1
+        self._database_id, files.epoch = files.database, self._epoch
+        files.know(self._knows_again, _sequence_page(connection))
+
+    def _knows_again(self) -> bool:
+        """Whether the database is this store, or cannot be read just now."""
+        return self._store_id is None or _store_id_at(self.path) in (None, self._store_id)
 
     def _require_log(self, files: OpenFiles) -> None:
         """Waits until no process has another log of the database open than the one at the path, or it is known that
@@ -761,10 +768,17 @@ class Database:
             # From now on nobody of ours writes into what is left.
             _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
             try:
+                files.mend_memory()
+                if files.stand():
+                    return
                 found = file_at(self.path)
                 if found is None:
                     raise self._gone()
-                if found == files.database:
+                if is_no_file(self.path):
+                    raise self._replaced()
+                if files.is_overwritten():
+                    self._leave_state(files)
+                elif found == files.database:
                     self._leave_log(files)
                 else:
                     self._leave_database(files)
@@ -809,6 +823,22 @@ class Database:
             self._merge_all()
             if _log_in_use(self.path) != files.log_number:
                 raise self._displaced()
+
+    def _leave_state(self, files: OpenFiles) -> None:
+        """Something was copied over the database: an earlier state of this store is opened as it is, without the log,
+        which belongs to what was there."""
+        found = _store_id_at(self.path)
+        if found is None:  # It is just being written.
+            raise self._displaced()
+        files.put_log_aside()
+        if found != self._store_id:
+            raise self._replaced()
+        self._database_id = None
+        with self._pool_lock:
+            self._let_go(merge=False, leave=False)
+        files.let_go()
+        self._epoch += 1
+        self._writer = self._open_writer()
 
     def _leave_database(self, files: OpenFiles) -> None:
         """Another file is at the path: if it is of this store too (a copy, an earlier state), it is opened."""
@@ -879,6 +909,9 @@ class Database:
         if not self.in_memory:
             if is_folder(path):
                 raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
+            for each in (path, path + LOG, path + MEMORY):
+                if is_no_file(each):
+                    raise StoreOpenError(f"{each!r} is not a file; remove it, or choose another path.")
             if self._store_id is not None and file_at(path) is None:
                 raise self._gone()
             parent = os.path.dirname(path)  # noqa: PTH120
@@ -1003,6 +1036,8 @@ class Database:
                 self._check_schema_of_read_only()
         with self.reading(one_statement=True) as connection:
             self._store_id = store_id_of(connection)
+            if connection.files is not None and not current:
+                connection.files.know(self._knows_again, _sequence_page(connection))
 
     def _is_current(self, connection: Connection, indexed_metadata: tuple[str, ...] | None) -> bool:
         version = self._schema_version(connection)
@@ -1540,6 +1575,12 @@ def store_id_of(connection: Connection) -> str | None:
     return None if row is None else str(row[0])
 
 
+def _sequence_page(connection: Connection) -> int:
+    """Where SQLite keeps the last numbers that it gave; 0 of a database without tables."""
+    row = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def _store_id_at(path: str) -> str | None:
     """The same of the file at a path, read without its log; None of one that cannot be read so."""
     return _read_alone(path, store_id_of)
@@ -1557,6 +1598,8 @@ def _log_in_use(path: str) -> int | None:
 
 def _read_alone(path: str, read: Callable[[Connection], T]) -> T | None:
     """What is read of a file as if there were no log and no other process; None where that does not go."""
+    if is_no_file(path):
+        return None
     uri = f"file:{quote(path)}?immutable=1"
     try:
         connection = Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)

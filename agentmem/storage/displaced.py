@@ -21,6 +21,10 @@ class Displaced(StoreError):
     """What was committed went into files that are not the store's any more; nothing of it was acknowledged."""
 
 
+class Outplanned(Displaced):
+    """What was planned was read from other files than the store's are now: it must be planned again."""
+
+
 def may_pass(error: BaseException) -> bool:
     """Whether an error may be of files that were being replaced, so that the same call may find them well."""
     return isinstance(error, Displaced) or getattr(error, "amid_a_change", False)

@@ -16,17 +16,20 @@ at once. So the same bytes are locked once more, with locks that belong to one o
 Linux has such locks. Elsewhere `OpenFiles` only compares, which tells of what has happened but prevents nothing.
 
 A file that is deleted, moved or replaced is no matter of locks. Its folder tells that a name in it has changed, and
-then each file is compared with the one that was opened.
+then each file is compared with the one that was opened. A database that another was copied over keeps its name and its
+inode: whenever it was written, by a merge or by somebody else, whoever opened it is asked whether it knows it again.
 """
 
 import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from agentmem.errors import StoreOpenError
@@ -51,6 +54,16 @@ SETTLED_NANOSECONDS = 3_000_000_000
 
 COMPARED_BYTES = 1 << 20
 
+PAGE_BYTES = 4096
+"""SQLite's default, which every store has."""
+
+TABLE_LEAF = b"\x0d"
+SEQUENCE_ROW = re.compile(rb"\x03\x1b(.)history", re.DOTALL)
+"""The lengths of the record's head and of its text, and the type of its integer."""
+
+INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+"""By the types of integers."""
+
 LOG, MEMORY = "-wal", "-shm"
 
 FileId = tuple[int, int]
@@ -68,6 +81,12 @@ class OpenFiles:
         self._settled: tuple[int, int, int] | None = None  # The folder, as it was when all was compared.
         self._ids: tuple[FileId | None, ...] = (None, None, None)
         self._guard = _Guard(None)
+        self._mergers: set[int] = set()  # Threads of this process that merge the log.
+        self._written: tuple[int, int] | None = None  # When the database was, and its size, when it was known last.
+        self._knows: Callable[[], bool] | None = None
+        self._sequence_page = 0
+        self._merged_seq: int | None = None
+        self.epoch = 0  # Of the store.
         self.log_number = 0
         self._descriptor, self.is_writable = _opened(path)
         self.database = file_at(path) if self._descriptor < 0 else _id_of(os.fstat(self._descriptor))
@@ -108,20 +127,63 @@ class OpenFiles:
 
     def stand(self) -> bool:
         """Whether the files at the store's path are those that are open."""
+        if self._guard.is_cut():
+            return False
         try:
             state = os.stat(self._folder)  # noqa: PTH116
         except OSError:
             return False
         folder = (state.st_dev, state.st_ino, state.st_ctime_ns)
         if folder == self._settled:
-            return True
+            return not self.is_overwritten()
         # What was not there, of a store that cannot be written, may come: it is another process's.
         if any(ours not in (None, theirs) for ours, theirs in zip(self._ids, _found(self._path), strict=True)):
             self._settled = None
             return False
         if time.time_ns() - state.st_ctime_ns > SETTLED_NANOSECONDS:
             self._settled = folder
-        return True
+        return not self.is_overwritten()
+
+    def know(self, knows: Callable[[], bool], sequence_page: int) -> None:
+        """Has it asked whether the database is the same store's, whenever it was written from now on; where the last
+        number of a change stands, is looked whether it has grown."""
+        self._knows, self._sequence_page = knows, sequence_page
+        if self._descriptor >= 0:
+            state = os.fstat(self._descriptor)
+            self._written = (state.st_mtime_ns, state.st_size)
+            self._merged_seq = self._last_seq()
+
+    def is_overwritten(self) -> bool:
+        """Whether another database, or an earlier state of this one, was copied over it. What a merge writes, whole or
+        torn by the end of its process, is never taken for that: it writes whole pages, of which the one with the number
+        of the last change stays where it is."""
+        if self._knows is None or self._descriptor < 0:
+            return False
+        state = os.fstat(self._descriptor)
+        written = (state.st_mtime_ns, state.st_size)
+        if written == self._written or self._mergers or _is_locked(self._descriptor, *MERGER):
+            return False
+        seq = self._last_seq()
+        if (seq is not None and self._merged_seq is not None and seq < self._merged_seq) or not self._knows():
+            return True
+        self._written, self._merged_seq = written, seq or self._merged_seq
+        return False
+
+    def _last_seq(self) -> int | None:
+        """Of the changes that the database has without its log: the row of `sqlite_sequence` of the table `history`, a
+        record of a text and an integer, https://www.sqlite.org/fileformat2.html#record_format. None when it is not
+        there, as after the file was written anew."""
+        page = (
+            os.pread(self._descriptor, PAGE_BYTES, (self._sequence_page - 1) * PAGE_BYTES)
+            if self._sequence_page
+            else b""
+        )
+        found = [
+            int.from_bytes(page[match.end() : match.end() + size], "big")
+            for match in SEQUENCE_ROW.finditer(page)
+            if page[:1] == TABLE_LEAF and (size := INTEGER_BYTES.get(match[1][0]))
+        ]
+        return max(found, default=None)
 
     def is_same_database(self) -> bool:
         """Whether what stands at the path is, byte by byte, a copy of the database that is open."""
@@ -150,6 +212,14 @@ class OpenFiles:
             if descriptor >= 0:
                 os.close(descriptor)
 
+    def put_log_aside(self) -> None:
+        """Takes the log, if it is still the one that was open, from a database that something was copied over. It holds
+        what was acknowledged last, so that it is kept, beside what it belongs to if that is ever put back."""
+        if self._ids[1] is not None and file_at(self._path + LOG) == self._ids[1]:
+            os.rename(self._path + LOG, f"{self._path}.aside-{time.time_ns()}{LOG}")  # noqa: PTH104
+        if self._ids[2] is not None and file_at(self._path + MEMORY) == self._ids[2]:
+            os.unlink(self._path + MEMORY)  # noqa: PTH108
+
     # -- who writes -----------------------------------------------------------------------------------------------
 
     def lock_writer(self) -> bool:
@@ -159,11 +229,21 @@ class OpenFiles:
     def unlock_writer(self) -> None:
         self._lock(fcntl.F_UNLCK, *WRITER)
 
+    def mend_memory(self) -> None:
+        """Gives the log's memory the length back that somebody took. The caller has the writers' lock: one amid a
+        transaction would go on without what was in it."""
+        self._guard.lengthen()
+
     def lock_merger(self) -> bool:
         """False while another process merges the log, or another store of this one."""
-        return not self.is_writable or self._lock(fcntl.F_WRLCK, *MERGER)
+        self._mergers.add(threading.get_ident())
+        if not self.is_writable or self._lock(fcntl.F_WRLCK, *MERGER):
+            return True
+        self._mergers.discard(threading.get_ident())
+        return False
 
     def unlock_merger(self) -> None:
+        self._mergers.discard(threading.get_ident())
         self._lock(fcntl.F_UNLCK, *MERGER)
 
     # -- the end --------------------------------------------------------------------------------------------------
@@ -284,13 +364,13 @@ def _lock(descriptor: int, kind: int, first: int, count: int) -> bool:
 
 
 def changed_lately(path: str) -> bool:
-    """Whether a name in the folder of a path has changed so recently that whoever read its files may have met some of
-    before and some of after."""
+    """Whether the file at a path, or a name beside it, has changed so recently that whoever read it may have met some
+    of before and some of after."""
     try:
-        state = os.stat(os.path.dirname(path))  # noqa: PTH116, PTH120
+        changed = max(os.stat(each).st_ctime_ns for each in (os.path.dirname(path), path))  # noqa: PTH116, PTH120
     except OSError:
         return True
-    return time.time_ns() - state.st_ctime_ns <= SETTLED_NANOSECONDS
+    return time.time_ns() - changed <= SETTLED_NANOSECONDS
 
 
 def _id_of(state: os.stat_result) -> FileId:
@@ -299,10 +379,20 @@ def _id_of(state: os.stat_result) -> FileId:
 
 def is_folder(path: str) -> bool:
     """Unlike os.path.isdir, this does not take a ValueError that a handler raises for an answer."""
+    return stat.S_ISDIR(_mode_at(path))
+
+
+def is_no_file(path: str) -> bool:
+    """Whether something stands there that is no file: a folder, or a pipe, whose opening would wait for ever."""
+    mode = _mode_at(path)
+    return bool(mode) and not stat.S_ISREG(mode)
+
+
+def _mode_at(path: str) -> int:
     try:
-        return stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116
+        return os.stat(path).st_mode  # noqa: PTH116
     except OSError:
-        return False
+        return 0
 
 
 def file_at(path: str) -> FileId | None:
@@ -320,18 +410,36 @@ class _Guard:
     def __init__(self, path: str | None) -> None:
         self.file: FileId | None = None
         self._holds = False
+        self._descriptor = -1
+        self._size = 0
         with _guarding, suppress(OSError):
             file = None if path is None else file_at(path)
             if path is None or file is None:
                 return
             if file not in _guards:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor, _ = _opened(path)
+                if descriptor < 0:
+                    return
                 file = _id_of(os.fstat(descriptor))
                 _guards[file] = (descriptor, 0, 0)
             descriptor, users, holders = _guards[file]
             _lock(descriptor, fcntl.F_RDLCK, *IN_MEMORY)
             _guards[file] = (descriptor, users + 1, holders + 1)
-            self.file, self._holds = file, True
+            self.file, self._holds, self._descriptor = file, True, descriptor
+
+    def is_cut(self) -> bool:
+        """Whether somebody made the file shorter, as a copy over it begins: to touch what is mapped beyond its end
+        would kill the process."""
+        if self._descriptor < 0:
+            return False
+        size, before = os.fstat(self._descriptor).st_size, self._size
+        self._size = max(size, before)
+        return size < before
+
+    def lengthen(self) -> None:
+        """Gives the file its length back. SQLite makes the content anew from the log, as it sees that it is none."""
+        if self.is_cut():
+            os.ftruncate(self._descriptor, self._size)
 
     def let_go(self) -> None:
         """Unlocks it, unless other stores hold it."""
@@ -347,6 +455,7 @@ class _Guard:
     def close(self) -> None:
         """When the store has no connection any more."""
         self.let_go()
+        self._descriptor = -1
         file, self.file = self.file, None
         if file is None:
             return

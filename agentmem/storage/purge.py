@@ -19,6 +19,7 @@ from agentmem.progress import Tell, untold
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, blob_array, integer_array, key_array, only_row
+from agentmem.storage.displaced import Outplanned
 from agentmem.storage.ids import key_of
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
 from agentmem.storage.reserve import Kind
@@ -62,6 +63,7 @@ class _Plan:
     parameters: tuple[Any, ...]
     keys: Keys
     seq: int
+    epoch: int
     last_use: dict[int, int]
     kept: set[int]
 
@@ -99,7 +101,10 @@ def _purge(database: Database, writes: GroupCommit, where: str, parameters: tupl
         tell("memories", start, len(plan.keys))
         keys = plan.keys[start : start + together]
         try:
-            gone = writes.commit(partial(_erase, keys=keys, plan=plan), Kind.ERASES)
+            gone = writes.commit(partial(_erase, keys=keys, plan=plan), Kind.ERASES, epoch=plan.epoch)
+        except Outplanned:
+            plan, start = database.read(lambda connection: _plan(connection, where, parameters)), 0
+            continue
         except StoreFullError as error:
             if together > 1:
                 together = max(1, together // 4)  # Fewer need less of the log.
@@ -120,7 +125,7 @@ def _plan(connection: Connection, where: str, parameters: tuple[Any, ...]) -> _P
     rows = all_rows(connection, f"SELECT key FROM memory WHERE {where} ORDER BY key", parameters)
     keys = np.array([row[0] for row in rows], np.int64)
     if not len(keys):
-        return _Plan(where, parameters, keys, 0, {}, set())
+        return _Plan(where, parameters, keys, 0, connection.epoch, {}, set())
     seq = only_row(connection, "SELECT coalesce(max(seq), 0) FROM history")[0]
     last_use: dict[int, int] = {}
     for start in range(0, len(keys), ERASED_TOGETHER):
@@ -128,7 +133,7 @@ def _plan(connection: Connection, where: str, parameters: tuple[Any, ...]) -> _P
         for vector, key in _vectors_of(connection, chunk, _digests_of(connection, chunk, model)).items():
             last_use[vector] = max(key, last_use.get(vector, 0))
     kept = _used(connection, last_use, keys, since=0) | _used_before(connection, last_use, keys, model)
-    return _Plan(where, parameters, keys, seq, last_use, kept)
+    return _Plan(where, parameters, keys, seq, connection.epoch, last_use, kept)
 
 
 def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:

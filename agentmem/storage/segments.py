@@ -20,6 +20,7 @@ from agentmem.storage.backup import sync
 from agentmem.storage.claims import claim, is_claimed, release
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.database import Connection, Database, all_rows, key_array, only_row
+from agentmem.storage.displaced import Outplanned
 from agentmem.storage.modes import make_folder
 from agentmem.storage.reserve import Kind
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, listed_segments
@@ -85,10 +86,10 @@ class Segments:
     def path_of(self, file: str) -> Path:
         return folder_of(self._database.path) / file
 
-    def list(self, claimant: str, model: str, built: Built, since: int) -> ListedSegment | None:
+    def list(self, claimant: str, model: str, built: Built, since: int, epoch: int) -> ListedSegment | None:
         """Has a segment count from now on, in the place of others. None when that must not be: the claim was lost, the
-        store has moved to another model, one of the others is gone, or a memory of it was purged after the change
-        `since`, when its rows were read."""
+        store has moved to another model, one of the others is gone, a memory of it was purged after the change `since`,
+        when its rows were read, or they were read of other files, in another `epoch`."""
 
         def apply(transaction: Transaction) -> ListedSegment | None:
             connection = transaction.connection
@@ -118,7 +119,10 @@ class Segments:
             return listed
 
         sync(str(folder_of(self._database.path)))
-        return self._writes.commit(apply)
+        try:
+            return self._writes.commit(apply, epoch=epoch)
+        except Outplanned:
+            return None
 
     def have_been_purged(self, keys: Keys, since: int) -> bool:
         """Whether any of the memories was, after the change `since`."""

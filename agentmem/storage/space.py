@@ -26,6 +26,7 @@ from agentmem.storage.database import (
     integer_array,
     only_row,
 )
+from agentmem.storage.displaced import Outplanned
 from agentmem.storage.model import UNKNOWN, StoredModel, stored_model
 from agentmem.storage.purge import give_back, wipe
 from agentmem.storage.reserve import Kind
@@ -74,8 +75,8 @@ class Space:
         """Drops the vectors of texts that no memory has, nor had in any version, some in each transaction; yields how
         many each time. The newest vector stays, so that its number is never given to another."""
         counters = "SELECT (SELECT coalesce(max(seq), 0) FROM history), (SELECT coalesce(max(key), 0) FROM vector)"
-        model, (seq, newest) = self._database.read(
-            lambda connection: (stored_model(connection) or UNKNOWN, only_row(connection, counters))
+        model, (seq, newest), epoch = self._database.read(
+            lambda connection: (stored_model(connection) or UNKNOWN, only_row(connection, counters), connection.epoch)
         )
         used, past = self._used(newest), self._past_heads(model)
         unused: list[int] = []
@@ -86,7 +87,10 @@ class Space:
         while start < len(unused):
             chunk = unused[start : start + together]
             try:
-                dropped = self._writes.commit(partial(_drop, keys=chunk, model=model, since=seq), Kind.ERASES)
+                drop = partial(_drop, keys=chunk, model=model, since=seq)
+                dropped = self._writes.commit(drop, Kind.ERASES, epoch=epoch)
+            except Outplanned:
+                return  # The next time finds what is left.
             except StoreFullError:
                 if together == 1:
                     raise

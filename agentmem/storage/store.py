@@ -46,7 +46,7 @@ from agentmem.storage.claims import claim, release
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.counts import counts
 from agentmem.storage.database import Connection, Database, bounded, is_kept, key_array
-from agentmem.storage.displaced import again
+from agentmem.storage.displaced import Outplanned, again
 from agentmem.storage.frozen import Frozen, freeze, thaw
 from agentmem.storage.ids import key_of
 from agentmem.storage.intake import Arrival, OnConflict, Outcome, arrived, take_in
@@ -470,10 +470,12 @@ class Store:
         return apply
 
     @again
-    def _to_hide(self, scope: Scope, condition: Condition | None, since: int, deadline: Deadline) -> tuple[Keys, int]:
-        """The keys of what a filter matches that changed after `since`, oldest first, and the latest change."""
+    def _to_hide(
+        self, scope: Scope, condition: Condition | None, since: int, deadline: Deadline
+    ) -> tuple[Keys, int, int]:
+        """What a filter matches and has changed after `since`: the keys, oldest first; the latest change; the epoch."""
         with self.snapshot(deadline=deadline) as snapshot:
-            return np.sort(snapshot.keys(scope, condition, since=since)), snapshot.seq
+            return np.sort(snapshot.keys(scope, condition, since=since)), snapshot.seq, snapshot.epoch
 
     def delete_all(self, scope: Scope, condition: Condition | None, deadline: Deadline) -> int:
         """Hides every visible memory of a scope that passes the filter; how many it were. They are found outside the
@@ -488,8 +490,8 @@ class Store:
         together = HIDDEN_TOGETHER
         try:
             while True:
-                found, seq = self._to_hide(scope, condition, since, deadline)
-                start, is_last = 0, False
+                found, seq, epoch = self._to_hide(scope, condition, since, deadline)
+                start, is_last, complete = 0, False, False
                 while not is_last:
                     if hidden:
                         deadline.check()
@@ -497,7 +499,10 @@ class Store:
                     is_last = start + together >= len(found)
                     hide = partial(_hide, scope, condition, some, seq, is_last)
                     try:
-                        count, complete = self.writes.commit(hide, Kind.HIDES)
+                        count, complete = self.writes.commit(hide, Kind.HIDES, epoch=epoch)
+                    except Outplanned:
+                        seq = 0  # They are found anew, all of them.
+                        break
                     except StoreFullError as error:
                         if len(some) > 1:
                             together, is_last = max(1, len(some) // 4), False  # Fewer need less of the log.

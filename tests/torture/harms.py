@@ -138,6 +138,8 @@ def harm(store: Harmed, kind: str, chance: random.Random) -> None:
             store.stopped(replace_by_copies)
         case "backup in its place":
             store.stopped(replace_by_backup)
+        case "copied over in place":
+            store.stopped(lambda: Path(path).write_bytes(Path(path).read_bytes()))
         case "moved away and back":
             Path(path).rename(f"{path}.away")
             store.go_on(chance.uniform(0.0, 0.05))
@@ -152,7 +154,7 @@ def harm(store: Harmed, kind: str, chance: random.Random) -> None:
 
 KINDS = [
     "read", "log removed", "half of the log removed", "older log", "copies in its place", "backup in its place",
-    "moved away and back", "killed amid the removal of the log",
+    "copied over in place", "moved away and back", "killed amid the removal of the log",
 ]  # fmt: skip
 
 

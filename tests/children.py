@@ -33,7 +33,7 @@ def finish(child: "subprocess.Popen[str]") -> str:
         output, errors = child.communicate()
         raise AssertionError(f"the child hung after {output!r}; its errors were {errors}") from None
     assert child.returncode == 0, errors
-    assert errors == ""
+    assert errors == "", errors
     return output
 
 

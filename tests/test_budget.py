@@ -191,10 +191,10 @@ def _before_commit(memory: Memory, monkeypatch: pytest.MonkeyPatch, *changes: Ca
     """Has each of the changes made just before a commit of `delete_all`, whose memories are found by then."""
     commit, left = memory._engine.store.writes.commit, list(changes)
 
-    def interfered(apply: Any, *kind: Any) -> Any:
+    def interfered(apply: Any, *kind: Any, **planned: Any) -> Any:
         if getattr(apply, "func", None) is store._hide and left:
             left.pop(0)()
-        return commit(apply, *kind)
+        return commit(apply, *kind, **planned)
 
     monkeypatch.setattr(memory._engine.store.writes, "commit", interfered)
 

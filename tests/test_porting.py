@@ -963,7 +963,7 @@ def pipe(tmp_path):
 
 
 def test_a_pipe_that_nobody_writes_into_is_waited_for_as_long_as_was_said(memory, pipe):
-    with pytest.raises(DeadlineError, match=r"pipe.* gave nothing for 0\.2 seconds"):
+    with pytest.raises(DeadlineError, match=r"gave nothing for 0\.2 seconds"):
         memory.import_(pipe, user_id="ana", timeout=0.2)
     assert memory.count(user_id="ana") == 0
 

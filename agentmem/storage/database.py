@@ -1217,7 +1217,9 @@ class Database:
         except apsw.NoMemError as error:
             raise MemoryError(f"SQLite had no memory for {self.path!r} ({error})") from error
         except (apsw.CorruptError, apsw.IOError, apsw.NotADBError, apsw.CantOpenError) as error:
-            raise self._note_change(explained(self.path, error), files) from error
+            ours = explained(self.path, error)
+            ours.__cause__ = error
+            raise self._note_change(ours, files) from error
         except apsw.Error as error:
             raise explained(self.path, error) from error
         except UnicodeDecodeError as error:  # From apsw, which hands out every text decoded.
@@ -1227,10 +1229,17 @@ class Database:
     def _note_change(self, error: StoreError, files: OpenFiles | None) -> StoreError:
         """The error, noted as one that may pass when the files are not those any more, or have just been replaced: what
         was read may not belong together."""
-        if not self.in_memory and not isinstance(error, StoreFullError):
+        failed = getattr(error.__cause__, "extendedresult", 0)
+        if not self.in_memory and not isinstance(error, StoreFullError) and failed not in _OF_WRITING:
             displaced = files is not None and (files is not self._files or not files.stand())
             error.amid_a_change = displaced or changed_lately(self.path)  # type: ignore[attr-defined]
         return error
+
+
+_OF_WRITING = {
+    apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC, apsw.SQLITE_IOERR_TRUNCATE,
+}  # fmt: skip
+"""What no change of files explains. After a failed sync, nobody knows what is on the disk: it is not tried again."""
 
 
 def checked_vfs() -> str | None:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 from agentmem.embedding.embedder import Embedder
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
-from agentmem.forks import abandon, restart
-from agentmem.interrupts import Lock, condition, no_thread, started
 from agentmem.lens import Lens, Lenses
 from agentmem.parcel import Parcel
+from agentmem.platform.forks import abandon, restart
+from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.records import Embedded, Scope
 from agentmem.statistics import BackgroundErrors
 from agentmem.storage.claims import claimant

@@ -9,9 +9,9 @@ from agentmem.backlog import Backlog
 from agentmem.config import Config
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
-from agentmem.forks import restart
-from agentmem.interrupts import Lock, started
 from agentmem.lens import Lenses
+from agentmem.platform.forks import restart
+from agentmem.platform.signals import Lock, started
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Timings
 from agentmem.storage.purge import Erased

@@ -37,7 +37,7 @@ from agentmem.errors import (
     StoreOpenError,
     TooLongError,
 )
-from agentmem.forks import restart
+from agentmem.platform.forks import restart
 from agentmem.records import shorten, unquoted
 
 try:

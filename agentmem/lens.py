@@ -18,9 +18,9 @@ from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
 from agentmem.errors import ClosedError, ModelError, ModelMismatchError
-from agentmem.failpoints import reach
-from agentmem.forks import restart
-from agentmem.interrupts import Lock, condition
+from agentmem.platform.failpoints import reach
+from agentmem.platform.forks import restart
+from agentmem.platform.signals import Lock, condition
 from agentmem.search.retriever import Retriever
 from agentmem.search.sealing import Sealer
 from agentmem.search.shelf import Shelves, Unsealed

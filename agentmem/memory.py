@@ -30,11 +30,11 @@ from agentmem.embedding.embedder import GivenEmbedder, failure_of, to_store
 from agentmem.engine import Engine, is_within_a_call
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
-from agentmem.interrupts import require_room
 from agentmem.lens import DEFAULT_MODEL as DEFAULT_MODEL
 from agentmem.lens import Lens
 from agentmem.messages import item_of_message
-from agentmem.paths import absolute, is_utf8
+from agentmem.platform.paths import absolute, is_utf8
+from agentmem.platform.signals import require_room
 from agentmem.progress import stages, with_progress
 from agentmem.records import (
     INT64,

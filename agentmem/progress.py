@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from agentmem.interrupts import started
+from agentmem.platform.signals import started
 
 T = TypeVar("T")
 

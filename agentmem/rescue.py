@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentmem.errors import StoreDamagedError, StoreOpenError
 from agentmem.memory import Memory
-from agentmem.paths import absolute
+from agentmem.platform.paths import absolute
 from agentmem.progress import Tell, stages
 from agentmem.storage.repair import salvage_closed, salvage_open
 

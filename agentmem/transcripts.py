@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
-from agentmem.interrupts import fails_apart
 from agentmem.messages import item_of_message
+from agentmem.platform.signals import fails_apart
 from agentmem.records import Record, shorten, unquoted
 from agentmem.records import moment_of as moment_of
 

@@ -13,9 +13,9 @@ import measure
 import numpy as np
 
 from agentmem import Config
-from agentmem.cores import usable_cores
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.model import Model
+from agentmem.platform.cpu import usable_cores
 
 BATCHES = (1, 2, 4, 8, 16, 32, 56)
 

@@ -2,7 +2,8 @@
 
 import os
 
-from agentmem import Memory, failpoints
+from agentmem import Memory
+from agentmem.platform import failpoints
 from agentmem.storage import move
 from tests.turned import Turned
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agentmem import EmbeddingError, Memory, ModelError, ScopedMemory, StoreError
-from agentmem.interrupts import Lock
+from agentmem.platform.signals import Lock
 
 SECONDS = 30
 
@@ -169,7 +169,7 @@ class Striker:
         return self._trace
 
 
-OF_A_COMMIT = ("agentmem.storage.commit", "agentmem.storage.database", "agentmem.interrupts")
+OF_A_COMMIT = ("agentmem.storage.commit", "agentmem.storage.database", "agentmem.platform.signals")
 
 
 def is_of_a_commit(frame: FrameType) -> bool:

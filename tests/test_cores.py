@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from agentmem import Config
-from agentmem.cores import usable_cores
 from agentmem.embedding import embedder
 from agentmem.embedding.catalog import find_model
+from agentmem.platform.cpu import usable_cores
 from agentmem.statistics import Timings
 
 

@@ -134,7 +134,8 @@ def test_a_version_that_knows_of_no_homes_refuses_the_store(open_memory, store_p
 
 KILLED = """
     import sys
-    from agentmem import Memory, failpoints
+    from agentmem import Memory
+    from agentmem.platform import failpoints
     from agentmem.testing import HashEmbedder
 
     failpoints.arm("open: between the statements of a migration", failpoints.kill, after=int(sys.argv[2]))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import agentmem
-from agentmem import InvalidInputError, StoreError, failpoints
+from agentmem import InvalidInputError, StoreError
+from agentmem.platform import failpoints
 from tests.children import finish, start_python
 
 REACHED = re.compile(r'reach\("([^"]+)"\)')

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmem import Config, Memory, StoreBusyError, StoreError, StoreLostError, StoreOpenError, failpoints
+from agentmem import Config, Memory, StoreBusyError, StoreError, StoreLostError, StoreOpenError
+from agentmem.platform import failpoints
 from agentmem.storage import files
 from agentmem.storage.displaced import Outplanned
 from agentmem.storage.snapshot import Snapshot

@@ -19,8 +19,8 @@ from agentmem import (
     StoreBusyError,
     StoreError,
     StoreFullError,
-    failpoints,
 )
+from agentmem.platform import failpoints
 from agentmem.statistics import Timings
 from agentmem.storage.commit import GroupCommit, Write
 from agentmem.storage.database import Database

@@ -128,7 +128,8 @@ def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
     waiting = start_python(
         """
         import sys
-        from agentmem import Config, Memory, failpoints
+        from agentmem import Config, Memory
+        from agentmem.platform import failpoints
         from agentmem.testing import HashEmbedder
 
         failpoints.arm("transaction: before BEGIN", lambda: print("waits", flush=True))

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from agentmem import Config, Memory, ModelMismatchError, NotFoundError, Record, failpoints
+from agentmem import Config, Memory, ModelMismatchError, NotFoundError, Record
+from agentmem.platform import failpoints
 from agentmem.testing import NAMES, WORDS, HashEmbedder, metadata
 from tests.conftest import our_threads
 from tests.turned import Turned

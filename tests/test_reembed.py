@@ -24,8 +24,8 @@ from agentmem import (
     ModelError,
     ModelMismatchError,
     StoreBusyError,
-    failpoints,
 )
+from agentmem.platform import failpoints
 from agentmem.records import now
 from agentmem.storage import move, walk
 from agentmem.storage.repair import salvage_open

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agentmem import Memory, ModelMismatchError, failpoints
+from agentmem import Memory, ModelMismatchError
 from agentmem.embedding.catalog import find_model
+from agentmem.platform import failpoints
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.torture.nursery import Nursery

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from agentmem import Config, Memory, failpoints
+from agentmem import Config, Memory
 from agentmem.errors import ClosedError
 from agentmem.filters import compile_filters
+from agentmem.platform import failpoints
 from agentmem.records import Scope
 from agentmem.search import large, retriever, sealing
 from agentmem.search.jobs import Job, Range, next_job

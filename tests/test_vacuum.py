@@ -9,16 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from agentmem import (
-    ClosedError,
-    Config,
-    InvalidInputError,
-    Memory,
-    NotFoundError,
-    StoreBusyError,
-    StoreFullError,
-    failpoints,
-)
+from agentmem import ClosedError, Config, InvalidInputError, Memory, NotFoundError, StoreBusyError, StoreFullError
+from agentmem.platform import failpoints
 from agentmem.storage import purge
 from agentmem.storage.database import checked_vfs
 from agentmem.testing import HashEmbedder

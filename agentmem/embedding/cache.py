@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from agentmem.interrupts import Lock
+from agentmem.platform.signals import Lock
 
 ENTRY_BYTES = 250
 """What an entry costs beside its vector: key, two object headers, the node of the ordered dictionary. Measured as the

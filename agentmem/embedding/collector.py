@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from agentmem.embedding.line import Line, Request
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
-from agentmem.failpoints import reach
-from agentmem.interrupts import Lock, condition, no_thread, started
+from agentmem.platform.failpoints import reach
+from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.statistics import Timings
 
 logger = logging.getLogger(__name__)

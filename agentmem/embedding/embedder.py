@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.config import Config
-from agentmem.cores import usable_cores
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.cache import VectorCache
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.line import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
-from agentmem.forks import abandon, restart
-from agentmem.interrupts import Lock, require_room
+from agentmem.platform.cpu import usable_cores
+from agentmem.platform.forks import abandon, restart
+from agentmem.platform.signals import Lock, require_room
 from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by, shape, shorten
 from agentmem.statistics import Timings
 

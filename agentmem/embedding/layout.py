@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from agentmem.errors import ModelError
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 
 MODEL_FILES = ("model.onnx", "onnx/model.onnx", "model_optimized.onnx")
 """Where a folder or a repository may have its graph, in order of preference."""

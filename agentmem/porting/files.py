@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import IO, Any
 
 from agentmem.errors import AgentMemError, DeadlineError, InvalidInputError
-from agentmem.paths import absolute
+from agentmem.platform.paths import absolute
 from agentmem.records import shorten
 from agentmem.storage.backup import check_target, new_file
 

@@ -14,7 +14,7 @@ from json import JSONDecodeError
 from typing import Any, NamedTuple
 
 from agentmem.errors import InvalidInputError
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.porting.files import Source
 
 BOM = b"\xef\xbb\xbf"

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from agentmem.errors import ClosedError
-from agentmem.interrupts import Lock
+from agentmem.platform.signals import Lock
 
 T = TypeVar("T")
 

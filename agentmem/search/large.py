@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.interrupts import aside, off_main_thread
+from agentmem.platform.signals import aside, off_main_thread
 from agentmem.search.keywords import (
     NO_KEYWORDS,
     NOTHING,

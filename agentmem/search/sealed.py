@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.cores import usable_cores
+from agentmem.platform.cpu import usable_cores
 from agentmem.search.keywords import Mask, Statistics
 from agentmem.search.segments import Segment, Unsound, open_segment
 from agentmem.storage.segments import Segments

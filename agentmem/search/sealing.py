@@ -20,9 +20,9 @@ import numpy as np
 
 from agentmem.deadline import Deadline, is_over
 from agentmem.errors import StoreError
-from agentmem.failpoints import reach
-from agentmem.forks import abandon, restart
-from agentmem.interrupts import Lock, block, no_thread, started
+from agentmem.platform.failpoints import reach
+from agentmem.platform.forks import abandon, restart
+from agentmem.platform.signals import Lock, block, no_thread, started
 from agentmem.search.jobs import Job, Range, next_job
 from agentmem.search.sealed import Opened
 from agentmem.search.segments import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.search.keywords import NOTHING, Places
 from agentmem.search.postings import COLUMNS as POSTINGS
 from agentmem.search.postings import Postings, sorted_postings

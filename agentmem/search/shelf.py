@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.cores import usable_cores
 from agentmem.deadline import Deadline
-from agentmem.forks import abandon, restart
-from agentmem.interrupts import Lock
+from agentmem.platform.cpu import usable_cores
+from agentmem.platform.forks import abandon, restart
+from agentmem.platform.signals import Lock
 from agentmem.search.jobs import DEAD_SHARE
 from agentmem.search.keywords import Mask, Terms
 from agentmem.search.lanes import Lanes

@@ -3,7 +3,7 @@
 from typing import Any
 
 from agentmem.errors import StoreReadOnlyError
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.records import from_microseconds, now, to_microseconds
 from agentmem.storage.database import Connection, Database, all_rows
 from agentmem.storage.rows import SENSELESS, refuse

@@ -10,7 +10,7 @@ from itertools import groupby
 import numpy as np
 
 from agentmem.errors import StoreError
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.database import Connection, DatabaseError, all_rows, only_row

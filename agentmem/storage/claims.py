@@ -5,7 +5,7 @@ import os
 import uuid
 from pathlib import Path
 
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.storage.database import Connection
 from agentmem.storage.model import fact, remember
 from agentmem.storage.rows import SENSELESS, refuse

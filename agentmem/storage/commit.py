@@ -30,9 +30,9 @@ from agentmem.errors import (
     StoreError,
     StoreFullError,
 )
-from agentmem.failpoints import reach
-from agentmem.forks import restart
-from agentmem.interrupts import LOOK_SECONDS, Lock, has_ended, until_look
+from agentmem.platform.failpoints import reach
+from agentmem.platform.forks import restart
+from agentmem.platform.signals import LOOK_SECONDS, Lock, has_ended, until_look
 from agentmem.statistics import Timings
 from agentmem.storage.database import Database, ended_early
 from agentmem.storage.displaced import CHANGE_PAUSE_SECONDS, CHANGE_TRIES, Displaced, Outplanned, again, may_pass

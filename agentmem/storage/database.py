@@ -40,9 +40,9 @@ from agentmem.errors import (
     StoreOpenError,
     StoreReadOnlyError,
 )
-from agentmem.failpoints import reach
-from agentmem.forks import abandon, restart
-from agentmem.interrupts import Block, Hold, Lock, block, condition, no_thread, started
+from agentmem.platform.failpoints import reach
+from agentmem.platform.forks import abandon, restart
+from agentmem.platform.signals import Block, Hold, Lock, block, condition, no_thread, started
 from agentmem.statistics import BackgroundErrors
 from agentmem.storage.displaced import Displaced, again
 from agentmem.storage.files import (

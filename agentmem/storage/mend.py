@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from agentmem.errors import StoreDamagedError
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
 from agentmem.storage.check import histories, is_vector, size_of, strangers

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, StoreBusyError
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.records import Embedded
 from agentmem.storage.claims import is_at_work
 from agentmem.storage.commit import GroupCommit

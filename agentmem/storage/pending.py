@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentmem.errors import AgentMemError
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.records import Embedded, Home, Scope, from_microseconds, now
 from agentmem.storage.database import Connection, all_rows, integer_array, only_row
 from agentmem.storage.transaction import Transaction

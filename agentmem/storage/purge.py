@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agentmem.errors import StoreBusyError, StoreError, StoreFullError
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit

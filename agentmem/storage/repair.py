@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.backup import SIDE_FILES, new_file, sync

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.storage.rows import HIDING
 
 WHATS = frozenset({"add", "update", "restore"}) | HIDING

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, NoReturn
 
 from agentmem.errors import StoreDamagedError
-from agentmem.interrupts import fails_apart
+from agentmem.platform.signals import fails_apart
 from agentmem.records import Event, Record, Scope, Version, from_microseconds, to_microseconds
 from agentmem.storage.database import REPAIR_HINT
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.storage.backup import sync
 from agentmem.storage.claims import claim, is_claimed, release
 from agentmem.storage.commit import GroupCommit

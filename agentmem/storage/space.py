@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.errors import StoreFullError
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.records import Scope
 from agentmem.storage.commit import GroupCommit
 from agentmem.storage.counts import size_of

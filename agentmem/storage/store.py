@@ -22,9 +22,9 @@ from agentmem.errors import (
     StoreFullError,
     StoreReadOnlyError,
 )
-from agentmem.failpoints import reach
 from agentmem.filters import Condition
-from agentmem.interrupts import block
+from agentmem.platform.failpoints import reach
+from agentmem.platform.signals import block
 from agentmem.progress import Tell
 from agentmem.records import (
     Draft,

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from agentmem.errors import AgentMemError
-from agentmem.failpoints import reach
+from agentmem.platform.failpoints import reach
 from agentmem.records import Draft, Embedded, Home, Scope, now, to_microseconds
 from agentmem.storage.database import Connection, blob_array, integer_array, only_row
 from agentmem.storage.model import UNKNOWN, ModelMoved, StoredModel, stored_model

@@ -19,7 +19,8 @@ from typing import Any
 
 import apsw
 
-from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError, failpoints
+from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError
+from agentmem.platform import failpoints
 from agentmem.search import large, sealing
 from agentmem.storage.database import checked_vfs
 from agentmem.testing import HashEmbedder

@@ -102,7 +102,7 @@ def arm(name: str, action: Callable[[], None], *, after: int = 0) -> None:
     """From now on `action` is called when the point is reached, the first `after` times excepted, on the thread that
     reaches it. What it raises, the code there raises."""
     if name not in POINTS:
-        raise InvalidInputError(f"There is no failure point {name!r}; see agentmem.failpoints.POINTS.")
+        raise InvalidInputError(f"There is no failure point {name!r}; see agentmem.platform.failpoints.POINTS.")
     passed = itertools.count()  # next() is atomic.
 
     def act() -> None:

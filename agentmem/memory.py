@@ -20,18 +20,20 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 
-from agentmem.batches import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
 from agentmem.config import Config, Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of, to_store
-from agentmem.engine import Engine, is_within_a_call
+from agentmem.engine.engine import Engine, is_within_a_call
+from agentmem.engine.reembedding import reembed
+from agentmem.engine.runtime import DEFAULT_MODEL as DEFAULT_MODEL
+from agentmem.engine.runtime import Lens
+from agentmem.engine.vacuum import vacuum
+from agentmem.engine.writer import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
-from agentmem.lens import DEFAULT_MODEL as DEFAULT_MODEL
-from agentmem.lens import Lens
 from agentmem.messages import item_of_message
 from agentmem.platform.paths import absolute, is_utf8
 from agentmem.platform.signals import require_room
@@ -61,7 +63,6 @@ from agentmem.records import (
     owners_of,
     shorten,
 )
-from agentmem.reembed import reembed
 from agentmem.search.retriever import Mode, Question, Retriever
 from agentmem.search.shelf import Shelves
 from agentmem.statistics import Stats, VacuumReport
@@ -69,7 +70,6 @@ from agentmem.storage.displaced import again
 from agentmem.storage.snapshot import Snapshot
 from agentmem.storage.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
-from agentmem.vacuum import vacuum
 
 if TYPE_CHECKING:
     from agentmem.porting.importing import ImportReport

@@ -181,7 +181,7 @@ def remember(
         AgentMemError: a line is bad and `skip_bad` is off: every item before that line is stored and was yielded, that
             line and what follows is not. The message begins with the line's number.
     """
-    from agentmem.batches import CHUNK  # Late, as `memory` is: numpy and the database come with it.
+    from agentmem.engine.writer import CHUNK  # Late, as `memory` is: numpy and the database come with it.
 
     lines = iter(lines)
     while chunk := list(islice(lines, CHUNK)):

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from batch import Searcher, add_batch
 
-from agentmem import Config, Memory, batches
+from agentmem import Config, Memory
+from agentmem.engine.engine import writer as batches
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "batch_tokens": (80, 160, 320, 640, 1280),

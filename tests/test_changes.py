@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentmem import DuplicateIdError, EmbeddingError, InvalidInputError, NotFoundError
-from agentmem.changes import Changes, PastVersion
+from agentmem.engine.write_batch import Changes, PastVersion
 from agentmem.storage.commit import Write
 from agentmem.testing import HashEmbedder
 

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from agentmem import Memory, StoreDamagedError, StoreOpenError
-from agentmem.rescue import rescue
+from agentmem.engine.rescue import rescue
 from agentmem.storage import database as database_module
 from agentmem.storage.database import CHECKSUM_BYTES, Database
 from agentmem.storage.salvage import Pages

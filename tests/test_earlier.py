@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentmem import Memory, StoreOpenError
+from agentmem.engine.rescue import rescue
 from agentmem.records import Scope, from_microseconds
-from agentmem.rescue import rescue
 from agentmem.storage.schema import MIGRATIONS
 from agentmem.testing import HashEmbedder
 from tests.children import start_python

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentmem import Config, DuplicateIdError, InvalidInputError, Memory, NotFoundError
-from agentmem.changes import Changes
+from agentmem.engine.write_batch import Changes
 from agentmem.mem0 import Memory as DropIn
 from agentmem.records import Scope, bucket_in, bucket_of, new_id
 from agentmem.storage.model import StoredModel

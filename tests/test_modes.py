@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from agentmem import Memory, StoreError
+from agentmem.engine.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
-from agentmem.rescue import rescue
 from agentmem.search import sealing
 from agentmem.storage.modes import make_file
 from agentmem.testing import HashEmbedder

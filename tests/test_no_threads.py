@@ -66,7 +66,9 @@ def test_a_deferred_memory_is_stored_and_embedded_when_there_are_threads_again(o
         [(cause, error)] = memory.stats().background_errors.items()
     assert "deferred memories" in cause
     assert error.count == 3
-    assert [(record.levelno, record.name) for record in caplog.records] == [(logging.WARNING, "agentmem.backlog")]
+    assert [(record.levelno, record.name) for record in caplog.records] == [
+        (logging.WARNING, "agentmem.engine.deferred")
+    ]
     memory.add("One more", user_id="ana", defer=True)
     waited = threading.Event()
     for _ in range(SECONDS * 10):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agentmem import InvalidInputError, Memory, StoreOpenError
+from agentmem.engine.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
-from agentmem.rescue import rescue
 from agentmem.testing import HashEmbedder
 from tests.children import ROOT, SECONDS
 from tests.command_line import COMMAND

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentmem import Config, Memory, NotFoundError, StoreBusyError, StoreOpenError
-from agentmem.backlog import CLAIM_SECONDS
+from agentmem.engine.deferred import CLAIM_SECONDS
 from agentmem.storage import database
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python

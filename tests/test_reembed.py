@@ -427,7 +427,7 @@ def test_what_changes_at_the_last_moment_waits_for_its_vector(open_memory):
 def test_a_store_that_is_written_faster_than_the_new_model_embeds_moves_all_the_same(open_memory, monkeypatch):
     """Whenever a page comes to the new model, more is added than there is in a page."""
     monkeypatch.setattr(walk, "PAGE_TEXTS", 16)
-    monkeypatch.setattr("agentmem.reembed.TAIL", 4)
+    monkeypatch.setattr("agentmem.engine.reembedding.TAIL", 4)
     memory = open_memory()
     memory.add_batch(texts(64), user_id="ana")
     batches = iter(range(1000))
@@ -500,7 +500,7 @@ def test_of_two_calls_for_different_models_the_second_is_told(open_memory):
 
 
 def test_one_that_stood_still_for_too_long_finds_the_work_done_by_another(open_memory, monkeypatch):
-    monkeypatch.setattr("agentmem.reembed.CLAIM_SECONDS", 0.2 - Config().timeout)
+    monkeypatch.setattr("agentmem.engine.reembedding.CLAIM_SECONDS", 0.2 - Config().timeout)
     memory = open_memory()
     memory.add_batch(texts(600), user_id="ana")
     first, done = threading.Event(), threading.Event()
@@ -530,7 +530,7 @@ def test_a_deadline_keeps_what_is_done(open_memory, monkeypatch):
         if target.texts > 600:
             late.set()
 
-    monkeypatch.setattr("agentmem.reembed.monotonic", clock)
+    monkeypatch.setattr("agentmem.engine.reembedding.monotonic", clock)
     target = Turned(before=be_late)
     with pytest.raises(DeadlineError, match="not moved after 5000 seconds; what is done is kept"):
         memory.reembed(target, timeout=5000)

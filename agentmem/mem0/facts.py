@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentmem.changes import Changes, Outdated
+from agentmem.engine.write_batch import Changes, Outdated
 from agentmem.errors import AgentMemError, InvalidInputError, LanguageModelError, NotFoundError
 from agentmem.mem0.answers import listed, prose_of, text_of
 from agentmem.mem0.answers import values_in as values_in

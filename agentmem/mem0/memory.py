@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agentmem.changes import Changes
 from agentmem.dates import end_of, end_of_reference
+from agentmem.engine.write_batch import Changes
 from agentmem.errors import InvalidInputError, ModelError, NotFoundError, StoreOpenError
 from agentmem.llm import Endpoint
 from agentmem.mem0 import items

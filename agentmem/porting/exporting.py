@@ -7,7 +7,7 @@ from typing import Any
 
 from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Embedder
-from agentmem.engine import Engine
+from agentmem.engine.engine import Engine
 from agentmem.errors import InvalidInputError
 from agentmem.filters import Condition
 from agentmem.porting.files import target_of

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from agentmem.batches import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
 from agentmem.config import MIB, Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Sent
-from agentmem.engine import Engine
+from agentmem.engine.engine import Engine
+from agentmem.engine.runtime import Lens
+from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.lens import Lens
 from agentmem.porting.exporting import model_of
 from agentmem.porting.files import source_of
 from agentmem.porting.reading import Entry, Format, Owner, Read, Reading, check_owner

@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentmem.changes import Changes, PastVersion
 from agentmem.dates import end_of, moment
+from agentmem.engine.write_batch import Changes, PastVersion
 from agentmem.errors import AgentMemError, DuplicateIdError, EmbeddingError, InvalidInputError, StoreOpenError
 from agentmem.memory import ScopedMemory
 from agentmem.porting.qdrant import Point, Points, collections, opened, points

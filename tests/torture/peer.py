@@ -20,11 +20,11 @@ SECONDS = 60
 """After which a call of the other process counts as hung."""
 
 _TINY = {
-    "agentmem.batches.CHUNK": 3, "agentmem.memory.CHUNK": 3, "agentmem.batches.DEFERRED_CHUNK": 2,
-    "agentmem.batches.URGENT_TEXTS": 1, "agentmem.backlog.CHUNK": 2, "agentmem.storage.commit.GROUP_LIMIT": 2,
+    "agentmem.engine.writer.CHUNK": 3, "agentmem.memory.CHUNK": 3, "agentmem.engine.writer.DEFERRED_CHUNK": 2,
+    "agentmem.engine.writer.URGENT_TEXTS": 1, "agentmem.engine.deferred.CHUNK": 2, "agentmem.storage.commit.GROUP_LIMIT": 2,
     "agentmem.storage.transaction.GATHERED_LIMIT": 2, "agentmem.storage.expiry.SWEEP_LIMIT": 2,
     "agentmem.storage.expiry.SWEEP_PAUSE": 0, "agentmem.storage.database.IDLE_READERS": 1,
-    "agentmem.search.shelf.SLACK": 1, "agentmem.backlog.RECOUNT_SECONDS": 0.005,
+    "agentmem.search.shelf.SLACK": 1, "agentmem.engine.deferred.RECOUNT_SECONDS": 0.005,
     "agentmem.search.sealing.SEGMENT": 3, "agentmem.search.sealing.RETRY_SECONDS": 0.0,
 }  # fmt: skip
 """The limits that no setting has, as small as they can be."""

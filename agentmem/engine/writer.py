@@ -8,9 +8,9 @@ from typing import Any, Protocol, TypeVar
 from agentmem.config import Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Sent
-from agentmem.engine import Engine
+from agentmem.engine.engine import Engine
+from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.lens import Lens
 from agentmem.records import Draft, Record, Scope, check_fields, owners_of, shorten
 
 CHUNK = 256

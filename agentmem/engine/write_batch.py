@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from agentmem.batches import URGENT_TEXTS
 from agentmem.embedding.embedder import failure_of, to_store
+from agentmem.engine.runtime import Lens
+from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import AgentMemError
-from agentmem.lens import Lens
 from agentmem.memory import ScopedMemory, new_expiry
 from agentmem.records import (
     Draft,

@@ -11,10 +11,10 @@ from time import monotonic
 
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import GivenEmbedder
-from agentmem.engine import Engine
+from agentmem.engine.engine import Engine
+from agentmem.engine.parcel import Parcel
+from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError
-from agentmem.lens import Lens
-from agentmem.parcel import Parcel
 from agentmem.progress import moving_bar
 from agentmem.storage.claims import claimant
 from agentmem.storage.move import TAIL, Overtaken, Page

@@ -7,7 +7,7 @@ and then, find it free.
 from collections.abc import Iterator
 from datetime import datetime
 
-from agentmem.engine import Engine
+from agentmem.engine.engine import Engine
 from agentmem.errors import ClosedError, StoreFullError
 from agentmem.progress import progress
 from agentmem.statistics import VacuumReport

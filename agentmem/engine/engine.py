@@ -5,11 +5,11 @@ import os
 import sys
 import threading
 
-from agentmem.backlog import Backlog
 from agentmem.config import Config
 from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
-from agentmem.lens import Lenses
+from agentmem.engine.deferred import Backlog
+from agentmem.engine.runtime import Lenses
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, started
 from agentmem.search.shelf import Shelves
@@ -80,8 +80,8 @@ class Engine:
 
 
 _ROOMS = (
-    "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.backlog", "agentmem.engine",
-    "agentmem.lens", "agentmem.reembed", "agentmem.vacuum",
+    "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.engine.deferred", "agentmem.engine.engine",
+    "agentmem.engine.runtime", "agentmem.engine.reembedding", "agentmem.engine.vacuum",
 )  # fmt: skip
 
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 
 from agentmem.embedding.embedder import Embedder
+from agentmem.engine.parcel import Parcel
+from agentmem.engine.runtime import Lens, Lenses
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
-from agentmem.lens import Lens, Lenses
-from agentmem.parcel import Parcel
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.records import Embedded, Scope

@@ -22,10 +22,10 @@ import numpy as np
 
 from agentmem.config import Config, Durability
 from agentmem.deadline import Deadline
-from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.collector import Answer, Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of, to_store
+from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.engine import Engine, is_within_a_call
 from agentmem.engine.reembedding import reembed
 from agentmem.engine.runtime import DEFAULT_MODEL as DEFAULT_MODEL

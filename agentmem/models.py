@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentmem.embedding.card import CARD, ModelCard, check_values
 from agentmem.embedding.catalog import (
     COMMIT,
     HUB_NAME,
@@ -30,6 +29,7 @@ from agentmem.embedding.catalog import (
     pin,
     pinned,
 )
+from agentmem.embedding.model_card import CARD, ModelCard, check_values
 from agentmem.errors import InvalidInputError, ModelError
 from agentmem.progress import progress as progress_bar
 from agentmem.records import shorten

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agentmem.embedding.card import ModelCard, checksums, read_verified, write_card
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.layout import MODEL_FILES, TOKENIZER_FILE
+from agentmem.embedding.model_card import ModelCard, checksums, read_verified, write_card
+from agentmem.embedding.quantization.int8 import Array, Entrance, entrance, mean_shift, means, pair_limited, smoothing
+from agentmem.embedding.sentence_transformers import MODEL_FILES, TOKENIZER_FILE
 from agentmem.errors import InvalidInputError, ModelError
 from agentmem.progress import progress as progress_bar
 from agentmem.records import shorten
-from agentmem.rounding import Array, Entrance, entrance, mean_shift, means, pair_limited, smoothing
 
 if TYPE_CHECKING:
-    from agentmem.embedding.model import Model
-    from agentmem.products import Graph, IntegerProduct, Product
+    from agentmem.embedding.onnx_model import Model
+    from agentmem.embedding.quantization.onnx_graph import Graph, IntegerProduct, Product
 
 HOLD_OUT = 8
 """Every eighth text is kept for the check."""
@@ -86,10 +86,10 @@ def quantize(
         raise InvalidInputError(f"target {str(folder)!r} exists; pass the path of a new folder.")
     texts = _calibration(calibration)
     try:
-        from agentmem.products import Graph
+        from agentmem.embedding.quantization.onnx_graph import Graph
     except ImportError as error:
         raise ModelError("quantize needs onnx; run: python -m pip install 'agentmem[quantize]'") from error
-    from agentmem.embedding.model import load_model
+    from agentmem.embedding.onnx_model import load_model
 
     data = read_verified(card, card.graph)
     graph = Graph(data, card.name)
@@ -135,7 +135,7 @@ def _calibration(given: Sequence[str] | None) -> list[str]:
 def _rewrite(
     card: ModelCard, model: "Model", graph: "Graph", products: "list[Product]", texts: list[str], progress: bool
 ) -> bytes:
-    from agentmem.embedding.model import Model
+    from agentmem.embedding.onnx_model import Model
 
     by_value: dict[str, list[Product]] = {}
     for product in products:
@@ -193,7 +193,7 @@ class _Rounded:
         self._rounded = [pair_limited(exact) for exact in self._exact]
 
     def finished(self, entered: Array) -> "tuple[Entrance, list[tuple[Product, IntegerProduct]]]":
-        from agentmem.products import IntegerProduct
+        from agentmem.embedding.quantization.onnx_graph import IntegerProduct
 
         if self._factor is not None:
             entered = entered * self._factor

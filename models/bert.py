@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from agentmem.rounding import Entrance
+from agentmem.embedding.quantization.int8 import Entrance
 
 WIDTH, HEADS, HEAD_WIDTH, LAYERS = 384, 12, 32, 6
 EPSILON = 1e-12

@@ -1,6 +1,6 @@
 """From float32 to integers: the constants of `bert.Integer`, found once, on calibration sentences.
 
-`agentmem/rounding.py` has the arithmetic and its reasons. Here is what a graph written for it allows beside: inside an
+`agentmem/embedding/quantization/int8.py` has the arithmetic and its reasons. Here is what a graph written for it allows beside: inside an
 attention, dividing the channels costs nothing (the value's weights take it); elsewhere one `Mul`.
 """
 
@@ -11,7 +11,16 @@ from dataclasses import replace
 import numpy as np
 from bert import READERS, SITES, Bert, Integer, IntegerLinear, Layer, Linear
 
-from agentmem.rounding import Entrance, coarse, entrance, mean_shift, means, pair_limited, rows_of, smoothing
+from agentmem.embedding.quantization.int8 import (
+    Entrance,
+    coarse,
+    entrance,
+    mean_shift,
+    means,
+    pair_limited,
+    rows_of,
+    smoothing,
+)
 
 SMOOTHED = ("input", "middle")
 

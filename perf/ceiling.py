@@ -14,7 +14,7 @@ import numpy as np
 
 from agentmem import Config
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.model import Model
+from agentmem.embedding.onnx_model import Model
 from agentmem.platform.cpu import usable_cores
 
 BATCHES = (1, 2, 4, 8, 16, 32, 56)

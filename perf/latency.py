@@ -11,7 +11,7 @@ import measure
 
 from agentmem import Memory
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.model import Model
+from agentmem.embedding.onnx_model import Model
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -12,9 +12,9 @@ from onnx import TensorProto
 from tokenizers import Tokenizer
 
 from agentmem import Memory, ModelError, ModelMismatchError
-from agentmem.embedding.card import ModelCard
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.model import load_model
+from agentmem.embedding.model_card import ModelCard
+from agentmem.embedding.onnx_model import load_model
 from tests.tiny_models import CONFIG, Tiny, tokenizer_json, write_model
 
 TEXTS = ["she likes window seats", "tea", "the cat sleeps where she likes tea and a long long flights"]

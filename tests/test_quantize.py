@@ -10,10 +10,10 @@ from onnx import numpy_helper
 
 from agentmem import InvalidInputError, Memory, ModelError, ModelMismatchError
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.model import load_model
-from agentmem.products import Graph
+from agentmem.embedding.onnx_model import load_model
+from agentmem.embedding.quantization.int8 import PAIR, entrance, pair_limited, rows_of, smoothing
+from agentmem.embedding.quantization.onnx_graph import Graph
 from agentmem.quantize import quantize
-from agentmem.rounding import PAIR, entrance, pair_limited, rows_of, smoothing
 from tests.tiny_models import VOCABULARY, Tiny, write_model
 
 RANDOM = np.random.default_rng(3)
@@ -209,7 +209,7 @@ def test_without_onnx_the_extra_is_named(float_folder, tmp_path, monkeypatch):
     true_import = builtins.__import__
 
     def without(name, *arguments, **options):
-        if name in ("onnx", "agentmem.products"):
+        if name in ("onnx", "agentmem.embedding.quantization.onnx_graph"):
             raise ImportError(name)
         return true_import(name, *arguments, **options)
 

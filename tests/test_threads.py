@@ -25,7 +25,7 @@ from agentmem import (
 )
 from agentmem.embedding import collector
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.model import Model
+from agentmem.embedding.onnx_model import Model
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 from tests.conftest import our_threads, wait_for_our_threads

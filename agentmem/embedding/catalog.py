@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agentmem.embedding.card import CARD, ModelCard, read_card, write_whole
-from agentmem.embedding.layout import MODEL_FILES
+from agentmem.embedding.model_card import CARD, ModelCard, read_card, write_whole
+from agentmem.embedding.sentence_transformers import MODEL_FILES
 from agentmem.errors import ModelError
 from agentmem.records import shorten
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.embedding.line import Line, Request
+from agentmem.embedding.queue import Line, Request
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.signals import Lock, condition, no_thread, started

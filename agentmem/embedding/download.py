@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agentmem.embedding.card import CARD, read_card, read_verified, write_card
 from agentmem.embedding.catalog import KNOWN, models_folder, pin
 from agentmem.embedding.hub import (
     Hub,
@@ -20,7 +19,8 @@ from agentmem.embedding.hub import (
     usual_endpoint,
     waiting_lock,
 )
-from agentmem.embedding.layout import DESCRIPTIONS, MODEL_FILES, TOKENIZER_FILE, is_inside, pooling_file
+from agentmem.embedding.model_card import CARD, read_card, read_verified, write_card
+from agentmem.embedding.sentence_transformers import DESCRIPTIONS, MODEL_FILES, TOKENIZER_FILE, is_inside, pooling_file
 from agentmem.errors import AgentMemError, ModelError
 
 OFFLINE = ("AGENTMEM_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -144,7 +144,7 @@ def _report(report: Report, name: str, before: int, total: int, here: int) -> No
 
 def _finish(hub: Hub, repository: str, listing: Listing, folder: Path, settings: Mapping[str, Any]) -> None:
     """Writes the card, once the model has shown that it can be run."""
-    from agentmem.embedding.model import width_of  # Late: onnxruntime.
+    from agentmem.embedding.onnx_model import width_of  # Late: onnxruntime.
 
     stated: dict[str, Any] = {"name": repository, "source": f"{hub.name}/{repository}", "revision": listing.commit}
     if known := KNOWN.get(repository):

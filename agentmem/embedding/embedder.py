@@ -14,9 +14,9 @@ import numpy.typing as npt
 from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.cache import VectorCache
-from agentmem.embedding.card import ModelCard
 from agentmem.embedding.collector import Answer, Collector, Ticket
-from agentmem.embedding.line import CHARACTERS_A_TOKEN
+from agentmem.embedding.model_card import ModelCard
+from agentmem.embedding.queue import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
@@ -268,7 +268,7 @@ class Embedder:
                 "usearch was imported before onnxruntime, which could only crash this process now; "
                 "write 'import onnxruntime' before the first 'import usearch' and start again."
             )
-        from agentmem.embedding.model import load_model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
+        from agentmem.embedding.onnx_model import load_model  # Late: onnxruntime and tokenizers cost 0.2 s to import.
 
         return load_model(self._source, self._config.providers)
 

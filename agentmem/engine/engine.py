@@ -6,8 +6,8 @@ import sys
 import threading
 
 from agentmem.config import Config
-from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.deferred import Backlog
 from agentmem.engine.runtime import Lenses
 from agentmem.platform.forks import restart

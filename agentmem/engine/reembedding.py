@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from time import monotonic
 
-from agentmem.embedding.card import ModelCard
 from agentmem.embedding.embedder import GivenEmbedder
+from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.engine import Engine
 from agentmem.engine.parcel import Parcel
 from agentmem.engine.runtime import Lens

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agentmem.embedding.layout import MODEL_FILES, POOLINGS, TOKENIZER_FILE, USUAL_TOKENS, describe
+from agentmem.embedding.sentence_transformers import MODEL_FILES, POOLINGS, TOKENIZER_FILE, USUAL_TOKENS, describe
 from agentmem.errors import ModelError
 
 CARD = "model.toml"
@@ -144,7 +144,7 @@ def _complete(folder: Path, stated: dict[str, Any], files: dict[str, str] | None
     )
     if card.dimension:
         return card
-    from agentmem.embedding.model import width_of  # Late: onnxruntime; and that module reads cards.
+    from agentmem.embedding.onnx_model import width_of  # Late: onnxruntime; and that module reads cards.
 
     return replace(card, dimension=width_of(card))
 

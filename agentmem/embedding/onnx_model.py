@@ -17,9 +17,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 import tokenizers
 
-from agentmem.embedding.card import ModelCard, read_verified
-from agentmem.embedding.layout import TOKENIZER_FILE
-from agentmem.embedding.line import CHARACTERS_A_TOKEN
+from agentmem.embedding.model_card import ModelCard, read_verified
+from agentmem.embedding.queue import CHARACTERS_A_TOKEN
+from agentmem.embedding.sentence_transformers import TOKENIZER_FILE
 from agentmem.errors import EmbeddingError, ModelError
 
 Tokens = npt.NDArray[np.int64]

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from agentmem.embedding.quantization.int8 import Array, Entrance, rows_of
 from agentmem.errors import ModelError
-from agentmem.rounding import Array, Entrance, rows_of
 
 MICROSOFT = "com.microsoft"
 OLDEST_OPSET = 10

@@ -63,8 +63,8 @@ from agentmem.records import (
     owners_of,
     shorten,
 )
-from agentmem.search.retriever import Mode, Question, Retriever
-from agentmem.search.shelf import Shelves
+from agentmem.search.owner_index import Shelves
+from agentmem.search.searcher import Mode, Question, Retriever
 from agentmem.statistics import Stats, VacuumReport
 from agentmem.storage.displaced import again
 from agentmem.storage.snapshot import Snapshot

@@ -22,8 +22,9 @@ import measure
 import numpy as np
 
 from agentmem import Memory
-from agentmem.search import keywords, ranking
-from agentmem.search.retriever import Mode
+from agentmem.search import bm25 as keywords
+from agentmem.search import ranking
+from agentmem.search.searcher import Mode
 
 DEPTHS = (1, 5, 10)
 TUNED = 3

@@ -1,5 +1,5 @@
 """What one full segment costs and finds: building it, asking its graph for so many vectors, looking up and comparing so
-many, and comparing all. The planner's constants (agentmem/search/large.py) and the graph's (segments.py) are from here.
+many, and comparing all. The planner's constants (agentmem/search/segments/candidates.py) and the graph's (segments.py) are from here.
 
 The vectors are made up (see synthetic.py). One thread; medians of the queries.
 """
@@ -15,9 +15,9 @@ import numpy as np
 from synthetic import TopicEmbedder, World, name_of
 
 from agentmem import Config, Memory
-from agentmem.search import segments
-from agentmem.search.sealing import SEGMENT
-from agentmem.search.vectors import cosines
+from agentmem.search.kernels import cosines
+from agentmem.search.segments.builder import SEGMENT
+from agentmem.search.segments.file import file as segments
 
 QUERIES = 200
 BEST = 10

@@ -14,7 +14,7 @@ import measure
 import numpy as np
 
 from agentmem import Config, Memory
-from agentmem.search.retriever import Mode
+from agentmem.search.searcher import Mode
 
 SIZES = (1_000, 10_000, 50_000)
 RUN = 20

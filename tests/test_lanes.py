@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from agentmem import ClosedError
-from agentmem.search import lanes
-from agentmem.search.lanes import Lanes
+from agentmem.search import limiter as lanes
+from agentmem.search.limiter import Lanes
 
 
 class Inside:

@@ -14,7 +14,7 @@ import pytest
 from agentmem import Memory, StoreError
 from agentmem.engine.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
-from agentmem.search import sealing
+from agentmem.search.segments.file import builder as sealing
 from agentmem.storage.modes import make_file
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge

@@ -18,8 +18,10 @@ from agentmem.errors import ClosedError
 from agentmem.filters import compile_filters
 from agentmem.platform import failpoints
 from agentmem.records import Scope
-from agentmem.search import large, retriever, sealing
-from agentmem.search.jobs import Job, Range, next_job
+from agentmem.search import searcher as retriever
+from agentmem.search.segments.compaction import Job, Range, next_job
+from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments.file import candidates as large
 from agentmem.storage.claims import claimant
 from agentmem.storage.segments import TAILS
 from agentmem.storage.snapshot import ListedSegment, Snapshot
@@ -366,7 +368,7 @@ def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graph
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_threads_that_search_at_once_find_what_each_finds_alone(open_memory, graphs, monkeypatch, cores):
-    monkeypatch.setattr("agentmem.search.shelf.usable_cores", lambda: cores)
+    monkeypatch.setattr("agentmem.search.owner_index.usable_cores", lambda: cores)
     memory = open_memory()
     memory.add_batch(items(450))
     seal(memory)
@@ -423,7 +425,7 @@ def test_a_search_that_fails_amid_its_graphs_says_so_and_keeps_nobody_out(open_m
 
 
 def test_a_signal_handler_may_search_amid_a_search(open_memory, graphs, monkeypatch):
-    monkeypatch.setattr("agentmem.search.shelf.usable_cores", lambda: 1)
+    monkeypatch.setattr("agentmem.search.owner_index.usable_cores", lambda: 1)
     memory, small = open_memory(), open_memory(":memory:")
     memory.add_batch(items(450))
     seal(memory)
@@ -454,7 +456,8 @@ def test_the_interpreter_may_end_while_threads_search_graphs(store_path):
         import random, sys, threading, time
         from contextlib import suppress
         from agentmem import ClosedError, Memory
-        from agentmem.search import large, sealing
+        from agentmem.search.segments.file import candidates as large
+        from agentmem.search.segments.file import builder as sealing
         from agentmem.testing import HashEmbedder
 
         sealing.SEGMENT, large.ALL_OF, large.GRAPH_COST = 1000, 20, 0.0
@@ -860,7 +863,7 @@ def test_a_model_can_be_used_after_segments_and_never_crashes(tmp_path, first):
     program = """
 import sys
 from agentmem import Memory, ModelError
-from agentmem.search import sealing
+from agentmem.search.segments.file import builder as sealing
 from agentmem.testing import HashEmbedder
 if sys.argv[2] == "usearch":
     import usearch

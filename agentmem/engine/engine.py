@@ -12,7 +12,7 @@ from agentmem.engine.deferred import Backlog
 from agentmem.engine.runtime import Lenses
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, started
-from agentmem.search.shelf import Shelves
+from agentmem.search.owner_index import Shelves
 from agentmem.statistics import Timings
 from agentmem.storage.purge import Erased
 from agentmem.storage.store import Keep, Store

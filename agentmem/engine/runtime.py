@@ -21,9 +21,9 @@ from agentmem.errors import ClosedError, ModelError, ModelMismatchError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, condition
-from agentmem.search.retriever import Retriever
-from agentmem.search.sealing import Sealer
-from agentmem.search.shelf import Shelves, Unsealed
+from agentmem.search.owner_index import Shelves, Unsealed
+from agentmem.search.searcher import Retriever
+from agentmem.search.segments.builder import Sealer
 from agentmem.statistics import Timings
 from agentmem.storage.model import ModelMoved, StoredModel
 from agentmem.storage.snapshot import Owner

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import Keywords, Numbers, Places, keyword_scores
+from agentmem.search.bm25 import Keywords, Numbers, Places, keyword_scores
 
 KEYWORD_WEIGHT = 0.6
 VECTOR_WEIGHT = 0.4

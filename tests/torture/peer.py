@@ -24,8 +24,8 @@ _TINY = {
     "agentmem.engine.writer.URGENT_TEXTS": 1, "agentmem.engine.deferred.CHUNK": 2, "agentmem.storage.commit.GROUP_LIMIT": 2,
     "agentmem.storage.transaction.GATHERED_LIMIT": 2, "agentmem.storage.expiry.SWEEP_LIMIT": 2,
     "agentmem.storage.expiry.SWEEP_PAUSE": 0, "agentmem.storage.database.IDLE_READERS": 1,
-    "agentmem.search.shelf.SLACK": 1, "agentmem.engine.deferred.RECOUNT_SECONDS": 0.005,
-    "agentmem.search.sealing.SEGMENT": 3, "agentmem.search.sealing.RETRY_SECONDS": 0.0,
+    "agentmem.search.owner_index.SLACK": 1, "agentmem.engine.deferred.RECOUNT_SECONDS": 0.005,
+    "agentmem.search.segments.builder.SEGMENT": 3, "agentmem.search.segments.builder.RETRY_SECONDS": 0.0,
 }  # fmt: skip
 """The limits that no setting has, as small as they can be."""
 

@@ -21,7 +21,8 @@ import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError
 from agentmem.platform import failpoints
-from agentmem.search import large, sealing
+from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments.file import candidates as large
 from agentmem.storage.database import checked_vfs
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge

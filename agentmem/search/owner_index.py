@@ -19,14 +19,14 @@ from agentmem.deadline import Deadline
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock
-from agentmem.search.jobs import DEAD_SHARE
-from agentmem.search.keywords import Mask, Terms
-from agentmem.search.lanes import Lanes
+from agentmem.search.bm25 import Mask, Terms
+from agentmem.search.index_view import FILTERS_KEPT, Answers, View
+from agentmem.search.kernels import in_steps
+from agentmem.search.limiter import Lanes
 from agentmem.search.runs import run_numbers
-from agentmem.search.sealed import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
-from agentmem.search.sealing import Sealer
-from agentmem.search.vectors import in_steps
-from agentmem.search.view import FILTERS_KEPT, Answers, View
+from agentmem.search.segments.builder import Sealer
+from agentmem.search.segments.compaction import DEAD_SHARE
+from agentmem.search.segments.reader import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
 from agentmem.storage.rows import refuse
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot, States
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.platform.signals import aside, off_main_thread
-from agentmem.search.keywords import (
+from agentmem.search.bm25 import (
     NO_KEYWORDS,
     NOTHING,
     Found,
@@ -25,10 +25,10 @@ from agentmem.search.keywords import (
     statistics_of,
     weigh,
 )
-from agentmem.search.lookup import Lookup, highest
-from agentmem.search.sealed import Part
-from agentmem.search.vectors import Vectors
-from agentmem.search.view import View
+from agentmem.search.index_view import View
+from agentmem.search.kernels import Vectors
+from agentmem.search.segments.maxscore import Lookup, highest
+from agentmem.search.segments.reader import Part
 
 ALL_OF = 20_000
 """Memories asked about, up to which all of them are candidates. Of 1,000,000 of one owner, filters that keep 1, 2, 4

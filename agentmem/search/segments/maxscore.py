@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.search.keywords import NOTHING, Found, Mask, Numbers, Places, Statistics, Weights
-from agentmem.search.sealed import Parts, Seen
+from agentmem.search.bm25 import NOTHING, Found, Mask, Numbers, Places, Statistics, Weights
+from agentmem.search.segments.reader import Parts, Seen
 
 
 class Hits(NamedTuple):

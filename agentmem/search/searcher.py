@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from agentmem.filters import Condition
 from agentmem.records import Match, Record, Scope
-from agentmem.search.keywords import Keywords, Mask, find_keywords, keyword_scores
-from agentmem.search.large import ALL_OF, Block, Pool, Rest, Segmented, Words, pool_of
+from agentmem.search.bm25 import Keywords, Mask, find_keywords, keyword_scores
+from agentmem.search.index_view import View
+from agentmem.search.owner_index import Shelves
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
     VECTOR_WEIGHT,
@@ -21,8 +22,7 @@ from agentmem.search.ranking import (
     importance_factors,
     recency_factors,
 )
-from agentmem.search.shelf import Shelves
-from agentmem.search.view import View
+from agentmem.search.segments.candidates import ALL_OF, Block, Pool, Rest, Segmented, Words, pool_of
 from agentmem.storage.snapshot import Keys, Owner, Snapshot
 
 Mode = Literal["hybrid", "vector", "keyword"]

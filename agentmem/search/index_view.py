@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from agentmem.filters import Condition
 from agentmem.records import Scope
-from agentmem.search.keywords import Mask, Places, TermsView
-from agentmem.search.sealed import Parts
-from agentmem.search.vectors import cosines, cosines_in_steps
+from agentmem.search.bm25 import Mask, Places, TermsView
+from agentmem.search.kernels import cosines, cosines_in_steps
+from agentmem.search.segments.reader import Parts
 from agentmem.storage.snapshot import NEVER, Keys, Snapshot
 
 FILTERS_KEPT = 8

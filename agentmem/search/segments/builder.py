@@ -23,9 +23,9 @@ from agentmem.errors import StoreError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, block, no_thread, started
-from agentmem.search.jobs import Job, Range, next_job
-from agentmem.search.sealed import Opened
-from agentmem.search.segments import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
+from agentmem.search.segments.compaction import Job, Range, next_job
+from agentmem.search.segments.file import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
+from agentmem.search.segments.reader import Opened
 from agentmem.statistics import BackgroundErrors
 from agentmem.storage.claims import claimant
 from agentmem.storage.segments import CLAIM_SECONDS, TAILS, WORK, Built, Segments

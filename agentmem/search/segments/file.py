@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.platform.signals import fails_apart
-from agentmem.search.keywords import NOTHING, Places
-from agentmem.search.postings import COLUMNS as POSTINGS
-from agentmem.search.postings import Postings, sorted_postings
+from agentmem.search.bm25 import NOTHING, Places
+from agentmem.search.kernels import Cosines, Vectors, cosines
 from agentmem.search.runs import run_numbers
-from agentmem.search.vectors import Cosines, Vectors, cosines
+from agentmem.search.segments.postings import COLUMNS as POSTINGS
+from agentmem.search.segments.postings import Postings, sorted_postings
 from agentmem.storage.modes import make_file
 from agentmem.storage.snapshot import NEVER, Keys, States
 

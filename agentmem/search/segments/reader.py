@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.platform.cpu import usable_cores
-from agentmem.search.keywords import Mask, Statistics
-from agentmem.search.segments import Segment, Unsound, open_segment
+from agentmem.search.bm25 import Mask, Statistics
+from agentmem.search.segments.file import Segment, Unsound, open_segment
 from agentmem.storage.segments import Segments
 from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot
 

@@ -66,15 +66,15 @@ from agentmem.records import (
 from agentmem.search.owner_index import Shelves
 from agentmem.search.searcher import Mode, Question, Retriever
 from agentmem.statistics import Stats, VacuumReport
-from agentmem.storage.displaced import again
-from agentmem.storage.snapshot import Snapshot
-from agentmem.storage.store import KEEP, Keep, Revision
+from agentmem.storage.sqlite.database.displaced import again
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.sqlite.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
 
 if TYPE_CHECKING:
     from agentmem.porting.importing import ImportReport
     from agentmem.porting.reading import Format, Owner
-    from agentmem.storage.intake import OnConflict
+    from agentmem.storage.sqlite.upsert import OnConflict
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from typing import Any
 import apsw
 
 from agentmem.records import Record, Scope, digests_by, from_microseconds
-from agentmem.storage.database import checked_vfs
-from agentmem.storage.rows import twin_of, version_json
-from agentmem.storage.schema import APPLICATION_ID, CHECKSUMS, MIGRATIONS
+from agentmem.storage.sqlite.database.connections import checked_vfs
+from agentmem.storage.sqlite.database.schema import APPLICATION_ID, CHECKSUMS, MIGRATIONS
+from agentmem.storage.sqlite.row_codec import twin_of, version_json
 from agentmem.terms import ANALYSIS, stored_terms
 from agentmem.testing import HashEmbedder
 

@@ -4,7 +4,7 @@ import os
 
 from agentmem import Memory
 from agentmem.platform import failpoints
-from agentmem.storage import move
+from agentmem.storage.sqlite import reembedding as move
 from tests.turned import Turned
 
 

@@ -169,7 +169,11 @@ class Striker:
         return self._trace
 
 
-OF_A_COMMIT = ("agentmem.storage.commit", "agentmem.storage.database", "agentmem.platform.signals")
+OF_A_COMMIT = (
+    "agentmem.storage.sqlite.group_commit",
+    "agentmem.storage.sqlite.database.connections",
+    "agentmem.platform.signals",
+)
 
 
 def is_of_a_commit(frame: FrameType) -> bool:

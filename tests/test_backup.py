@@ -161,7 +161,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, open_memory,
     memory = open_memory()
     memory.add("tea", user_id="ana")
     target = tmp_path / "copy.db"
-    from agentmem.storage import backup
+    from agentmem.storage.sqlite.maintenance import backup
 
     real = backup.sync
     monkeypatch.setattr(backup, "sync", lambda path: (real(path), target.write_text("precious")))

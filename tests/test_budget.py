@@ -13,7 +13,7 @@ import pytest
 
 from agentmem import AgentMemError, DeadlineError, Memory, Record, terms
 from agentmem.deadline import Deadline
-from agentmem.storage import store
+from agentmem.storage.sqlite import store
 from agentmem.terms import stored_terms
 
 HEAVY = {"AND": [{"list": {"icontains": f"x{number}"}} for number in range(8900, 8990)]}
@@ -132,7 +132,7 @@ def test_a_search_of_the_past_ends_by_its_timeout_between_two_texts_that_were_re
         time.sleep(0.3)
         return stored_terms(content, created_at)
 
-    monkeypatch.setattr("agentmem.storage.past.stored_terms", slowly)
+    monkeypatch.setattr("agentmem.storage.sqlite.as_of.stored_terms", slowly)
     with pytest.raises(DeadlineError):
         memory.search("text", user_id="ana", mode="keyword", as_of=moment, timeout=0.2)
     assert len(calls) < 3

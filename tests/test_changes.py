@@ -6,7 +6,7 @@ import pytest
 
 from agentmem import DuplicateIdError, EmbeddingError, InvalidInputError, NotFoundError
 from agentmem.engine.write_batch import Changes, PastVersion
-from agentmem.storage.commit import Write
+from agentmem.storage.sqlite.group_commit import Write
 from agentmem.testing import HashEmbedder
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from agentmem import Memory, StoreDamagedError, StoreOpenError
 from agentmem.engine.rescue import rescue
-from agentmem.storage import database as database_module
-from agentmem.storage.database import CHECKSUM_BYTES, Database
-from agentmem.storage.salvage import Pages
-from agentmem.storage.snapshot import _states_of
+from agentmem.storage.sqlite.database import connections as database_module
+from agentmem.storage.sqlite.database.connections import CHECKSUM_BYTES, Database
+from agentmem.storage.sqlite.database.page_reader import Pages
+from agentmem.storage.sqlite.snapshot import _states_of
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.forgery import forge

@@ -7,8 +7,8 @@ import pytest
 
 from agentmem import Config, InvalidInputError, Memory
 from agentmem.statistics import Timings
-from agentmem.storage.commit import GroupCommit, Write
-from agentmem.storage.database import Database
+from agentmem.storage.sqlite.database.connections import Database
+from agentmem.storage.sqlite.group_commit import GroupCommit, Write
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agentmem import Memory, StoreOpenError
 from agentmem.engine.rescue import rescue
 from agentmem.records import Scope, from_microseconds
-from agentmem.storage.schema import MIGRATIONS
+from agentmem.storage.sqlite.database.schema import MIGRATIONS
 from agentmem.testing import HashEmbedder
 from tests.children import start_python
 from tests.earlier import BEGAN, make_store
@@ -127,7 +127,7 @@ def test_what_has_the_file_open_and_knows_of_no_homes_can_store_no_vector(open_m
 
 def test_a_version_that_knows_of_no_homes_refuses_the_store(open_memory, store_path, monkeypatch):
     open_memory().close()
-    monkeypatch.setattr("agentmem.storage.database.MIGRATIONS", MIGRATIONS[:6])
+    monkeypatch.setattr("agentmem.storage.sqlite.database.connections.MIGRATIONS", MIGRATIONS[:6])
     with pytest.raises(StoreOpenError, match="has schema 7, newer than the 6"):
         open_memory()
 

@@ -16,7 +16,7 @@ from agentmem import (
     StoreReadOnlyError,
 )
 from agentmem.records import Scope
-from agentmem.storage.rows import twin_of
+from agentmem.storage.sqlite.row_codec import twin_of
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 from tests.forgery import forge

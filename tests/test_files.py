@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from agentmem import Config, Memory, StoreBusyError, StoreError, StoreLostError, StoreOpenError
 from agentmem.platform import failpoints
-from agentmem.storage import files
-from agentmem.storage.displaced import Outplanned
-from agentmem.storage.snapshot import Snapshot
+from agentmem.storage.sqlite.database import open_files as files
+from agentmem.storage.sqlite.database.displaced import Outplanned
+from agentmem.storage.sqlite.snapshot import Snapshot
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from agentmem import filters as language
 from agentmem.errors import InvalidInputError
 from agentmem.filters import LONG_PART, MAX_COST, MAX_DEPTH, MAX_SIZE, OPERATORS, VALUE_SIZE, compile_filters
-from agentmem.storage.database import _contains
+from agentmem.storage.sqlite.database.connections import _contains
 
 TABLE = """
 CREATE TABLE memory (

@@ -12,8 +12,8 @@ import apsw
 import pytest
 
 from agentmem import Memory, StoreFullError
-from agentmem.storage import database
-from agentmem.storage.reserve import Kind, Reserve
+from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database.reserve import Kind, Reserve
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 from tests.torture import full

@@ -22,8 +22,8 @@ from agentmem import (
 )
 from agentmem.platform import failpoints
 from agentmem.statistics import Timings
-from agentmem.storage.commit import GroupCommit, Write
-from agentmem.storage.database import Database
+from agentmem.storage.sqlite.database.connections import Database
+from agentmem.storage.sqlite.group_commit import GroupCommit, Write
 from agentmem.testing import HashEmbedder
 from tests.children import finish, start_python
 

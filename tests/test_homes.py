@@ -16,7 +16,7 @@ from agentmem import Config, DuplicateIdError, InvalidInputError, Memory, NotFou
 from agentmem.engine.write_batch import Changes
 from agentmem.mem0 import Memory as DropIn
 from agentmem.records import Scope, bucket_in, bucket_of, new_id
-from agentmem.storage.model import StoredModel
+from agentmem.storage.sqlite.meta import StoredModel
 from agentmem.testing import HashEmbedder
 
 HOMES = [{"user_id": "ana"}, {"user_id": "ben"}, {"run_id": "ana"}, {"agent_id": "ana"}, {"agent_id": "ben"}]

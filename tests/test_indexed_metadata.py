@@ -8,7 +8,7 @@ import pytest
 from agentmem import Config, Memory
 from agentmem.filters import compile_filters
 from agentmem.records import Scope
-from agentmem.storage.snapshot import visible
+from agentmem.storage.sqlite.snapshot import visible
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 

@@ -68,7 +68,7 @@ IMPORTERS = {
 
 
 def name_of(path: Path) -> str:
-    """ "storage.store" for agentmem/storage/store.py, "" for the package itself."""
+    """ "storage.store" for agentmem/storage/sqlite/store.py, "" for the package itself."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

@@ -7,7 +7,7 @@ import apsw
 import pytest
 
 from agentmem.errors import StoreFullError
-from agentmem.storage import database
+from agentmem.storage.sqlite.database import connections as database
 
 
 class Recorder:

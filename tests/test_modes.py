@@ -14,8 +14,8 @@ import pytest
 from agentmem import Memory, StoreError
 from agentmem.engine.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
+from agentmem.platform.files import make_file
 from agentmem.search.segments.file import builder as sealing
-from agentmem.storage.modes import make_file
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge
 

@@ -10,7 +10,7 @@ import pytest
 
 from agentmem import Config, Memory, NotFoundError, StoreBusyError, StoreOpenError
 from agentmem.engine.deferred import CLAIM_SECONDS
-from agentmem.storage import database
+from agentmem.storage.sqlite.database import connections as database
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.torture.peer import Peer
@@ -274,7 +274,7 @@ def test_the_backlog_of_a_handle_that_cannot_go_on_is_free_for_the_next_one(open
 
 NEWER = """
     import sys
-    import agentmem.storage.database as database
+    import agentmem.storage.sqlite.database.connections as database
     from agentmem import Memory
     from agentmem.testing import HashEmbedder
 

@@ -27,8 +27,9 @@ from agentmem import (
 )
 from agentmem.platform import failpoints
 from agentmem.records import now
-from agentmem.storage import move, walk
-from agentmem.storage.repair import salvage_open
+from agentmem.storage.sqlite import reembedding as move
+from agentmem.storage.sqlite import text_pages as walk
+from agentmem.storage.sqlite.maintenance.repair import salvage_open
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge
 from tests.turned import Turned

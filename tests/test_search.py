@@ -581,7 +581,7 @@ def test_a_memory_that_expires_passes_no_filter_any_more(open_memory, monkeypatc
 
     moments = {year: datetime(year, 6, 1, tzinfo=UTC) for year in (2034, 2035)}
     for year, expected in ((2034, ["soon gone", "stays"]), (2035, ["stays"]), (2034, ["soon gone", "stays"])):
-        monkeypatch.setattr("agentmem.storage.store.now", lambda year=year: moments[year])
+        monkeypatch.setattr("agentmem.storage.sqlite.store.now", lambda year=year: moments[year])
         assert found() == expected, year
 
 

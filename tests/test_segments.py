@@ -22,9 +22,9 @@ from agentmem.search import searcher as retriever
 from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.search.segments.file import builder as sealing
 from agentmem.search.segments.file import candidates as large
-from agentmem.storage.claims import claimant
-from agentmem.storage.segments import TAILS
-from agentmem.storage.snapshot import ListedSegment, Snapshot
+from agentmem.storage.sqlite.leases import claimant
+from agentmem.storage.sqlite.segment_list import TAILS
+from agentmem.storage.sqlite.snapshot import ListedSegment, Snapshot
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 from tests.turned import Turned

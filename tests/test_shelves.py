@@ -8,9 +8,9 @@ import pytest
 
 from agentmem import Config, StoreDamagedError
 from agentmem.errors import StoreError
-from agentmem.storage.database import KEPT_BYTES, is_kept
-from agentmem.storage.past import PastSnapshot
-from agentmem.storage.snapshot import Snapshot
+from agentmem.storage.sqlite.as_of import PastSnapshot
+from agentmem.storage.sqlite.database.connections import KEPT_BYTES, is_kept
+from agentmem.storage.sqlite.snapshot import Snapshot
 
 
 def found(memory, owner="ana", **arguments):

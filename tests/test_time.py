@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agentmem import InvalidInputError, Memory, NotFoundError
 from agentmem.mem0 import Memory as Mem0
 from agentmem.records import now
-from agentmem.storage.expiry import SWEEP_LIMIT
+from agentmem.storage.sqlite.expiry import SWEEP_LIMIT
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 

@@ -11,8 +11,8 @@ import pytest
 
 from agentmem import ClosedError, Config, InvalidInputError, Memory, NotFoundError, StoreBusyError, StoreFullError
 from agentmem.platform import failpoints
-from agentmem.storage import purge
-from agentmem.storage.database import checked_vfs
+from agentmem.storage.sqlite.database.connections import checked_vfs
+from agentmem.storage.sqlite.maintenance import purge
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.test_purge import SECRET, files_with

@@ -18,9 +18,9 @@ from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.records import Embedded, Scope
 from agentmem.statistics import BackgroundErrors
-from agentmem.storage.claims import claimant
-from agentmem.storage.pending import Pending
-from agentmem.storage.store import Store
+from agentmem.storage.sqlite.deferred import Pending
+from agentmem.storage.sqlite.leases import claimant
+from agentmem.storage.sqlite.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from agentmem.engine.parcel import Parcel
 from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError
 from agentmem.progress import moving_bar
-from agentmem.storage.claims import claimant
-from agentmem.storage.move import TAIL, Overtaken, Page
-from agentmem.storage.standing import Move, Standing
-from agentmem.storage.walk import Position
+from agentmem.storage.sqlite.leases import claimant
+from agentmem.storage.sqlite.move_state import Move, Standing
+from agentmem.storage.sqlite.reembedding import TAIL, Overtaken, Page
+from agentmem.storage.sqlite.text_pages import Position
 
 CLAIM_SECONDS = 30.0
 """How long a mover that stands still, beyond the time that a page may take, keeps others from taking over. One whose

@@ -8,7 +8,7 @@ from agentmem.errors import StoreDamagedError, StoreOpenError
 from agentmem.memory import Memory
 from agentmem.platform.paths import absolute
 from agentmem.progress import Tell, stages
-from agentmem.storage.repair import salvage_closed, salvage_open
+from agentmem.storage.sqlite.maintenance.repair import salvage_closed, salvage_open
 
 
 def rescue(path: str, *, progress: bool = False) -> tuple[list[str], list[str]]:

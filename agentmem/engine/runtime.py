@@ -25,9 +25,9 @@ from agentmem.search.owner_index import Shelves, Unsealed
 from agentmem.search.searcher import Retriever
 from agentmem.search.segments.builder import Sealer
 from agentmem.statistics import Timings
-from agentmem.storage.model import ModelMoved, StoredModel
-from agentmem.storage.snapshot import Owner
-from agentmem.storage.store import Keep, Store
+from agentmem.storage.sqlite.meta import ModelMoved, StoredModel
+from agentmem.storage.sqlite.snapshot import Owner
+from agentmem.storage.sqlite.store import Keep, Store
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 """Of a new store, unless another is named."""

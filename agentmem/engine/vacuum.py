@@ -11,7 +11,7 @@ from agentmem.engine.engine import Engine
 from agentmem.errors import ClosedError, StoreFullError
 from agentmem.progress import progress
 from agentmem.statistics import VacuumReport
-from agentmem.storage.space import Space
+from agentmem.storage.sqlite.maintenance.vacuum import Space
 
 PAUSE_SECONDS = 0.005
 """Between two steps: a few times what other processes' writers wait until they look again."""

@@ -22,9 +22,9 @@ from agentmem.records import (
     check_timeout,
     owners_of,
 )
-from agentmem.storage.store import KEEP, Change, Keep, Revision
-from agentmem.storage.store import Outdated as Outdated
-from agentmem.storage.transaction import Transaction
+from agentmem.storage.sqlite.store import KEEP, Change, Keep, Revision
+from agentmem.storage.sqlite.store import Outdated as Outdated
+from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.terms import stored_terms
 
 

@@ -14,7 +14,7 @@ from agentmem.porting.files import target_of
 from agentmem.porting.lines import VectorModel, header_of, line_of
 from agentmem.progress import with_progress
 from agentmem.records import Scope
-from agentmem.storage.frozen import Frozen
+from agentmem.storage.sqlite.cursor import Frozen
 
 PAGE = 1000
 """Memories that are read in one transaction."""

@@ -21,7 +21,7 @@ from agentmem.porting.files import source_of
 from agentmem.porting.reading import Entry, Format, Owner, Read, Reading, check_owner
 from agentmem.progress import with_progress
 from agentmem.records import Embedded, Home, Scope, shorten
-from agentmem.storage.intake import OnConflict, Outcome
+from agentmem.storage.sqlite.upsert import OnConflict, Outcome
 
 CHUNK_BYTES = 16 * MIB
 """Of texts and metadata, at which a chunk is cut however few they are."""

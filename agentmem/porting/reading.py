@@ -14,8 +14,8 @@ from agentmem.porting.files import Source
 from agentmem.porting.lines import Item, VectorModel, is_header, item_of, model_of
 from agentmem.porting.values import Value, Values
 from agentmem.records import Draft, Embedded, Scope, at_home, check_name, check_time, now, shape, shorten, unquoted
-from agentmem.storage.check import is_vector
-from agentmem.storage.intake import Arrival
+from agentmem.storage.sqlite.maintenance.check import is_vector
+from agentmem.storage.sqlite.upsert import Arrival
 
 Format = Literal["agentmem", "openai", "sharegpt", "chatgpt"]
 

@@ -27,8 +27,8 @@ from agentmem.search.runs import run_numbers
 from agentmem.search.segments.builder import Sealer
 from agentmem.search.segments.compaction import DEAD_SHARE
 from agentmem.search.segments.reader import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
-from agentmem.storage.rows import refuse
-from agentmem.storage.snapshot import Keys, ListedSegment, Owner, Snapshot, States
+from agentmem.storage.sqlite.row_codec import refuse
+from agentmem.storage.sqlite.snapshot import Keys, ListedSegment, Owner, Snapshot, States
 
 VIEW_BYTES = 17 + FILTERS_KEPT
 """What a view adds a place: two lists of places and flags."""

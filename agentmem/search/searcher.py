@@ -23,7 +23,7 @@ from agentmem.search.ranking import (
     recency_factors,
 )
 from agentmem.search.segments.candidates import ALL_OF, Block, Pool, Rest, Segmented, Words, pool_of
-from agentmem.storage.snapshot import Keys, Owner, Snapshot
+from agentmem.storage.sqlite.snapshot import Keys, Owner, Snapshot
 
 Mode = Literal["hybrid", "vector", "keyword"]
 Scores = npt.NDArray[np.float64]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmem import Config, Memory
-from agentmem.storage import database
+from agentmem.storage.sqlite.database import connections as database
 from agentmem.testing import HashEmbedder
 from tests.torture.disk import Disk, PowerVFS
 from tests.torture.kills import Ledger

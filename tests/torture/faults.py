@@ -14,7 +14,8 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError
-from agentmem.storage import database, expiry
+from agentmem.storage.sqlite import expiry
+from agentmem.storage.sqlite.database import connections as database
 from tests.torture.cuts import CHECKPOINT_PAGES
 from tests.torture.disk import PLAIN
 from tests.torture.kills import Ledger

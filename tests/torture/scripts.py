@@ -12,7 +12,8 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Config, Memory
-from agentmem.storage import database, expiry
+from agentmem.storage.sqlite import expiry
+from agentmem.storage.sqlite.database import connections as database
 from agentmem.testing import HashEmbedder
 from tests.earlier import turn_back
 from tests.forgery import forge

@@ -18,14 +18,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.platform.files import make_file
 from agentmem.platform.signals import fails_apart
 from agentmem.search.bm25 import NOTHING, Places
 from agentmem.search.kernels import Cosines, Vectors, cosines
 from agentmem.search.runs import run_numbers
 from agentmem.search.segments.postings import COLUMNS as POSTINGS
 from agentmem.search.segments.postings import Postings, sorted_postings
-from agentmem.storage.modes import make_file
-from agentmem.storage.snapshot import NEVER, Keys, States
+from agentmem.storage.sqlite.snapshot import NEVER, Keys, States
 
 MAGIC = b"agmseg2\n"
 

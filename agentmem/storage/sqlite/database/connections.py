@@ -1,0 +1,1761 @@
+"""SQLite as it is used here: connections, pragmas, migrations, and its errors as ours. The only importer of apsw.
+
+Every page of a store's file ends with eight bytes of checksum, which SQLite's own checksum VFS (compiled, part of
+apsw's wheels) writes with the page when it is merged from the log, whose frames have checksums of their own, and
+compares whenever the page is read from the file: a flipped bit anywhere in it is an error and never an answer. It is
+asked for by name, so that other databases of the process go their usual way. A store whose pages have no room for
+checksums, made before there were any or without the extension, is read and written as it is: to rewrite it with them
+while another process has it open would have that process write pages without.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import apsw
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.config import Durability
+from agentmem.deadline import Deadline
+from agentmem.errors import (
+    AgentMemError,
+    ClosedError,
+    StoreBusyError,
+    StoreDamagedError,
+    StoreError,
+    StoreFullError,
+    StoreLostError,
+    StoreOpenError,
+    StoreReadOnlyError,
+)
+from agentmem.platform.failpoints import reach
+from agentmem.platform.files import make_store
+from agentmem.platform.forks import abandon, restart
+from agentmem.platform.signals import Block, Hold, Lock, block, condition, no_thread, started
+from agentmem.statistics import BackgroundErrors
+from agentmem.storage.sqlite.database.displaced import Displaced, again
+from agentmem.storage.sqlite.database.open_files import (
+    LOG,
+    MEMORY,
+    PAGE_BYTES,
+    FileId,
+    OpenFiles,
+    changed_lately,
+    clear_log,
+    file_at,
+    is_folder,
+    is_no_file,
+    log_number,
+    refuse_links,
+)
+from agentmem.storage.sqlite.database.page_reader import looks_like_ours
+from agentmem.storage.sqlite.database.reserve import (
+    NO_LIMIT,
+    OPENING_BYTES,
+    Kind,
+    Reserve,
+    file_limit,
+    free_bytes,
+    what_fills,
+)
+from agentmem.storage.sqlite.database.reserve import size_of as _size_of
+from agentmem.storage.sqlite.database.schema import (
+    APPLICATION_ID,
+    CHECKSUMS,
+    INDEX_PREFIX,
+    MIGRATIONS,
+    metadata_indexes,
+)
+
+
+class Connection(apsw.Connection):
+    """A connection to a store, and the files that it has open."""
+
+    files: OpenFiles | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Grows when another file of the store, or another state, has taken the place of the one that was open."""
+        return 0 if self.files is None else self.files.epoch
+
+
+ConstraintError = apsw.ConstraintError
+DatabaseError = apsw.Error
+
+T = TypeVar("T")
+
+CHECKED = "cksmvfs"
+"""The name of the VFS that keeps a checksum of every page."""
+
+CHECKSUM_BYTES = 8
+"""What it needs at the end of each page; to it they are the sign that a file has checksums."""
+
+SYNCHRONOUS = {"full": 2, "process": 1}
+"""SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
+
+MERGED_PAGES = 4096
+"""Pages (16 MB) that the log grows by until they are merged into the file, as far as no reader needs the older ones, on
+a thread that lives as long as this takes: until there are LOG_PAGES, no commit waits for it. Into a store of a million
+memories, `add_batch` took 12,298 a second of many owners and 17,386 of one owner a call; where commits merged 8,519 and
+13,403, and with thrice the pages 9,629 and 14,607 (medians of 3 alternated rounds, 2 cores)."""
+
+LOG_PAGES = 16_384
+"""64 MB: from there on a commit merges what is left, and waits until nobody reads the log, so that it can begin anew.
+As long as reads overlap, or commits follow each other without a pause, it never would by itself: beside 32 threads of
+four processes it grew to 2.3 GB within half an hour."""
+
+LEAST_LOG_PAGES = 64
+"""On a disk that is short of room, the log gets a quarter of what is free or its own, but not less than this; it is
+merged whenever it has grown by a quarter of that, and cut."""
+
+LOOK_PAGES = 64
+"""How much the log grows between two looks at the free room, of 2 microseconds each."""
+
+LOG_WAIT_MILLISECONDS = 200
+"""How long it waits; if that was in vain, it tries again when the log has grown by a quarter."""
+
+LOCK_LOOK_SECONDS = 0.002
+"""How often a writer looks whether another process has let go of the write lock: nothing tells of it. SQLite looks
+every 100 ms in the end, while a busy process is without it for less than one: with 4 processes of 8 threads that add,
+the longest wait was 0.9 to 2.4 s (p99 104 to 181 ms); so it is about 0.1 s (p99 44 to 57 ms). The rate of adds stayed
+within what the machine drifts by (medians of three alternated rounds: 4 % less)."""
+
+WRITER_CACHE_KIB = 32_768
+"""Pages that the writer keeps, as far as it meets so many. With SQLite's 2 MB, inserting 256 memories of many owners
+into 100,000 took 174 microseconds each, with this 87 (processor time, one run each on a loaded machine)."""
+
+IDLE_READERS = 16
+"""Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
+
+INCREMENTAL = 2
+"""SQLite's number for files that know of every page which other one points to it, so that it can be moved. Adding to
+one is as fast (medians of 15 alternated rounds on 2 cores: `add_batch` 4,289 a second against 4,279, ten threads 860
+against 866), and it is no larger."""
+
+SMALLEST_DATABASE_BYTES = 512
+"""One page of the smallest size."""
+
+REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the command line) or restore a backup"
+
+OP_SECONDS = 5e-4
+"""What an instruction of SQLite takes at most, on average, with metadata of 100 KB: 430 microseconds where a filter has
+texts casefolded of which each character becomes several, 190 for others, 0.02 to 0.05 with small metadata (2 cores)."""
+
+LATE_SECONDS = 1.0
+"""How much later than its deadline a read may end in the worst case. Looking at the clock needs the GIL, which other
+threads may keep for milliseconds; so a read looks when its instructions may have used up the time that is left."""
+
+KEPT_BYTES = 4096
+"""Of a statement, and of the values bound to it, that a connection may keep for the next time: apsw keeps a hundred
+statements a connection, each with the values that it was run with last."""
+
+FORK_WAIT_SECONDS = 5.0
+"""How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
+
+logger = logging.getLogger(__name__)
+logging.getLogger("apsw").addHandler(logging.NullHandler())
+
+
+class _Read:
+    """A read transaction and its connection. Nobody but its own `with` block holds it, so that one which an interrupt
+    tore apart does not count for ever."""
+
+    __slots__ = ("__weakref__", "connection")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+
+
+class Database:
+    """One SQLite file (or `":memory:"`), one writer at a time, any number of readers.
+
+    Every method may be called from any thread. A file is in WAL mode: readers never wait for the writer. A memory
+    database is one connection that everybody takes in turn.
+
+    Raises:
+        StoreOpenError: the path cannot be opened as a store of agentmem.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        durability: Durability,
+        busy_timeout: float,
+        indexed_metadata: tuple[str, ...] | None = None,
+        checksums: bool = True,
+        errors: BackgroundErrors | None = None,
+    ) -> None:
+        self._errors = errors or BackgroundErrors()
+        self.path = path
+        self._checksums = checksums  # Of a new file; one that is there has them or not.
+        self.in_memory = path == ":memory:"
+        self._durability: Durability = durability
+        self._busy_milliseconds = int(busy_timeout * 1000)
+        self._merged = False  # Whether this process has just merged a log that is not at its path any more.
+        self._database_id: FileId | None = None  # Of the file that was open last.
+        self._store_id: str | None = None  # Known once it is open; from then on no file is made at its path.
+        self._epoch = 0  # Of the files that were opened last, see `Connection.epoch`.
+        self._start()
+        with _fork_lock:  # A fork that has begun goes first,
+            _open_databases.add(self)  # and the next one has to know of the first connection.
+        try:
+            self._bring_up_to_date(indexed_metadata)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, *, closed: bool = False) -> None:
+        self._closed = closed
+        self._write_lock = Lock()  # Guards: the writer connection and what it does.
+        self._pool_lock = Lock()  # Guards: _idle, _reads, _forking.
+        self._pool_changed = condition(self._pool_lock)
+        self._opening = Lock()  # Guards: that one thread opens the files. Held while that takes.
+        self._idle: list[Connection] = []
+        self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
+        self._forking = False  # New transactions wait, or those of many threads would never make a pause for the fork.
+        self._files: OpenFiles | None = None  # Of all connections, as long as there is one.
+        self._writer: Connection | None = None
+        self._writer_durability = self._durability
+        self._merging: threading.Thread | None = None  # The latest that merged the log.
+        self._reserve = Reserve(self.path)
+        self._own = threading.local()  # A thread's latest `write`.
+        self._pid = os.getpid()  # Last, see Restartable.
+
+    # -- transactions ---------------------------------------------------------------------------------------------
+
+    @block
+    def reading(
+        self, *, one_statement: bool = False, deadline: Deadline | None = None
+    ) -> Generator[Connection, None, None]:
+        """A read transaction: everything read through the connection is of one snapshot. May open a connection. A block
+        that runs a single statement needs no transaction around it and is spared two statements by saying so.
+
+        Raises:
+            DeadlineError: a statement in the block went on until the deadline; the connection stays usable.
+        """
+        if self.in_memory:
+            with self.writing() as connection, bounded(connection, deadline):
+                yield connection
+            return
+        self._ensure_open()
+        with self._mapped():
+            read = _Read()
+            try:
+                connection = self._borrow(read)
+                if not one_statement:
+                    connection.execute("BEGIN")
+                if deadline is not None:
+                    _Watch(connection, deadline)
+                yield connection
+            except apsw.InterruptError as error:
+                if deadline is None:
+                    raise
+                raise deadline.error() from error
+            finally:
+                self._give_back(read)
+
+    @again
+    def read(
+        self, work: Callable[[Connection], T], *, one_statement: bool = False, deadline: Deadline | None = None
+    ) -> T:
+        """What `work` returns of a read transaction; it is called again when files are being replaced meanwhile."""
+        with self.reading(one_statement=one_statement, deadline=deadline) as connection:
+            return work(connection)
+
+    def writing(self, durability: Durability | None = None, kind: Kind = Kind.ERASES) -> Block[Connection]:
+        """A write transaction, committed when the block ends well and rolled back otherwise; as durable as it says, or
+        as the database was opened. It is refused, as on a full disk, when it would not leave what its kind must leave.
+
+        Waits for writers of this process without bound (each is bounded), for other processes up to the busy timeout.
+        """
+        self.end_torn_write()
+        write = self._own.write = Block(self._writing(durability, kind))
+        return write
+
+    def end_torn_write(self) -> None:
+        """Rolls back a write of this thread that an interrupt left open, with the lock that every other one needs."""
+        write: Block[Connection] | None = getattr(self._own, "write", None)
+        if write is not None:
+            write.end()
+
+    def _writing(self, durability: Durability | None, kind: Kind) -> Generator[Connection, None, None]:
+        self._ensure_open()
+        self._let_forks_pass()
+        with self._mapped():
+            done = False
+            while not done:
+                self._stand()
+                with self._write_lock.hold() as hold, self._noting("nothing was written"):
+                    done = yield from self._transaction(durability or self._durability, kind, hold)
+
+    def _transaction(self, durability: Durability, kind: Kind, hold: Hold) -> Generator[Connection, None, bool]:
+        """Of the thread that has the write lock. False, and nothing is done, when the files are to be left first."""
+        self._ensure_open()
+        connection = self._rested_writer()
+        files = self._files
+        try:
+            if not self._lock_writer(files):
+                return False
+            try:
+                connection.set_progress_handler(None)  # An interrupt may have kept a read from taking its own away.
+                if durability != self._writer_durability:  # Before BEGIN: within, it has no effect.
+                    connection.pragma("synchronous", SYNCHRONOUS[durability])
+                    self._writer_durability = durability
+                # Within the try: an interrupt may strike just after it, and the transaction would stay open for ever.
+                # IMMEDIATE: a read transaction that upgrades fails with BUSY_SNAPSHOT, which no timeout cures.
+                self._begin(connection)
+                reach("transaction: after BEGIN")
+                yield connection
+                reach("transaction: before COMMIT")
+                if kind is not Kind.ERASES and (lack := self._reserve.hold(_bytes_of(connection), kind)):
+                    refusal = apsw.FullError("what is left is kept for deletions")
+                    refusal.errno = lack  # type: ignore[attr-defined]
+                    raise refusal
+                connection.execute("COMMIT")
+                reach("transaction: after COMMIT")
+                if files is not None and not files.stand():
+                    raise self._displaced()
+            except BaseException:
+                if hold.stands:
+                    self._roll_back(connection)
+                raise
+            return True
+        finally:
+            if files is not None and hold.stands:
+                files.unlock_writer()
+
+    def _lock_writer(self, files: OpenFiles | None) -> bool:
+        """Keeps the writers of other processes away. False when the files are not those at the path any more."""
+        reach("transaction: before BEGIN")
+        if files is None:
+            return True
+        _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
+        return files.stand()
+
+    @contextmanager
+    def last_seen(self) -> Iterator[Connection]:
+        """As `reading`, also of a store that is gone from its path: through a connection that has its files open."""
+        self._ensure_open()
+        try:
+            with self._mapped():
+                self._stand()
+        except StoreLostError:
+            pass
+        else:
+            with self.reading() as connection:
+                yield connection
+            return
+        with self._mapped(), self._write_lock:
+            self._ensure_open()
+            with self._pool_lock:
+                spare = self._idle.pop() if self._idle and self._writer is None else None
+            connection = self._writer or spare  # type: ignore[assignment]
+            if connection is None:
+                raise self._gone()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                self._roll_back(connection)
+                if spare is not None:
+                    with self._pool_lock:
+                        self._idle.append(spare)
+
+    @contextmanager
+    def inspecting(self) -> Iterator[Connection]:
+        """A connection of its own, outside a transaction, for looking at damage: it may be told to read pages in spite
+        of their checksums, since nobody else gets it, nor what it has read, afterwards."""
+        if self.in_memory:
+            with self.between_transactions() as connection:
+                try:
+                    yield connection
+                finally:
+                    self._roll_back(connection)
+            return
+        self._ensure_open()
+        with self._mapped():
+            read = _Read()
+            try:
+                yield self._borrow(read, fresh=True)
+            finally:
+                self._give_back(read, reusable=False)
+
+    def _begin(self, connection: Connection) -> None:
+        """Takes the file's write lock; waits for it in small steps, between which an interrupt is heard."""
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+
+        def wait(tries: int) -> bool:
+            if time.monotonic() >= deadline:
+                return False
+            threading.Event().wait(LOCK_LOOK_SECONDS)
+            return True
+
+        connection.set_busy_handler(wait)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            connection.set_busy_timeout(self._busy_milliseconds)
+
+    def overwrite_log(self) -> None:
+        """Commits a transaction that changes nothing. It stands where one that failed in its COMMIT stood in the log,
+        which otherwise might come to life when the log is read after a crash: its sync failed, its bytes are there."""
+        with self.between_transactions() as connection:  # Not `writing`, whose errors say that nothing was written.
+            try:
+                self._begin(connection)
+                connection.pragma("user_version", connection.pragma("user_version"))
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
+
+    @block
+    def between_transactions(self) -> Generator[Connection, None, None]:
+        """The writer's connection outside a transaction, for what SQLite does not do inside one. Other writers wait
+        until the block ends."""
+        self._ensure_open()
+        with self._mapped():
+            done = False
+            while not done:
+                self._stand()
+                with self._write_lock.hold() as hold, self._noting("the store is whole"):
+                    self._ensure_open()
+                    connection = self._rested_writer()
+                    files = self._files
+                    try:
+                        done = self._lock_writer(files)
+                        if done:
+                            yield connection
+                    finally:
+                        if files is not None and hold.stands:
+                            files.unlock_writer()
+
+    def _rested_writer(self) -> Connection:
+        """The writer's connection, outside a transaction. The caller holds the write lock."""
+        if self._writer is not None and self._writer.in_transaction:  # What is left of somebody who is gone.
+            self._roll_back(self._writer)
+        return self._writer or self._open_writer()
+
+    def _open_writer(self) -> Connection:
+        connection = self._writer = self._connect()
+        self._writer_durability = self._durability
+        connection.pragma("cache_size", -WRITER_CACHE_KIB)
+        return connection
+
+    def _merge_aside(self) -> bool:
+        """Begins to merge the log, as far as no read needs older pages; False when that goes on already."""
+        if self._merging is not None and self._merging.is_alive():
+            return False
+        merging = started(self._merge, "agentmem-merger")
+        if merging is None:
+            self._errors.note("starting the thread that merges the log", no_thread(), logger)
+            return False  # A later commit tries again; at LOG_PAGES, it merges the log itself.
+        self._merging = merging
+        return True
+
+    def _merge(self) -> None:
+        try:
+            self.merge_log()
+        except BaseException as error:  # A later commit takes up again what fails, as with SQLite itself.
+            if not self._closed:
+                self._errors.note("merging the log", error, logger)
+
+    def merge_log(self) -> None:
+        """Merges the log as far as no read needs older pages; no write waits for it."""
+        if not self.in_memory:
+            with self.reading(one_statement=True) as connection, suppress(apsw.BusyError):
+                self._merging_alone(partial(connection.wal_checkpoint, "main", apsw.SQLITE_CHECKPOINT_PASSIVE))
+
+    def _merging_alone(self, merge: Callable[[], T]) -> T | None:
+        """What `merge` returns; None, and it is not called, while another process merges the log."""
+        files = self._files
+        if files is not None and not files.lock_merger():
+            return None
+        try:
+            return merge()
+        finally:
+            if files is not None:
+                files.unlock_merger()
+
+    def cut_log(self, connection: Connection, milliseconds: int | None = None, *, keep: bool = False) -> bool:
+        """Merges the log into the file, outside a transaction, and cuts it to nothing, or with `keep` has it begin anew
+        in its own length. False when reads of older states go on for longer than the busy timeout (or so long), or
+        others merge it all the time. Other processes' writes wait meanwhile."""
+        patience = self._busy_milliseconds if milliseconds is None else min(milliseconds, self._busy_milliseconds)
+        deadline = time.monotonic() + patience / 1000
+        connection.set_busy_timeout(patience)
+        try:
+            while True:
+                cut = f"PRAGMA wal_checkpoint({'RESTART' if keep else 'TRUNCATE'})"
+                row = self._merging_alone(partial(only_row, connection, cut))
+                if row is not None and not row[0]:
+                    return True
+                if time.monotonic() > deadline:
+                    return False
+                threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
+        finally:
+            connection.set_busy_timeout(self._busy_milliseconds)
+
+    def write_anew(self, connection: Connection) -> None:
+        """Writes the whole file anew, outside a transaction: rows close together, nothing in between, no free pages.
+        Reads go on, all writes wait; a copy of what is in use goes through a file beside the store, another through the
+        log. A file whose pages could not be moved one by one is one whose pages can, from then on.
+
+        Raises:
+            StoreFullError: there was no room for either; the file is as it was.
+        """
+        if self.in_memory:
+            connection.pragma("auto_vacuum", INCREMENTAL)
+            connection.execute("VACUUM")
+            return
+        beside = _Beside(self.path)
+        try:
+            self._vacuum(beside.name)
+        except apsw.FullError:
+            try:
+                self.cut_log(connection, LOG_WAIT_MILLISECONDS)
+                self._vacuum(checked_vfs() or "")  # The folder for temporary files may be on another disk.
+            except apsw.Error:
+                pass
+            else:
+                return
+            raise
+        finally:
+            beside.unregister()
+
+    def _vacuum(self, vfs: str) -> None:
+        own = Connection(self.path, vfs=vfs)
+        try:
+            own.set_busy_timeout(self._busy_milliseconds)
+            own.pragma("synchronous", SYNCHRONOUS[self._durability])
+            own.pragma("temp_store", 1)  # The copy may be larger than the memory.
+            own.pragma("auto_vacuum", INCREMENTAL)
+            own.wal_autocheckpoint(0)
+            own.execute("VACUUM")
+        except apsw.IOError as error:
+            error.errno = own.system_errno  # type: ignore[attr-defined]
+            raise
+        finally:
+            _close(own)
+
+    def make_room(self, kind: Kind, *, spend: bool = False) -> None:
+        """After a change that found the disk full: merges the log, so that it begins anew. For one that adds it is cut,
+        for others it keeps its length, which no other program can take meanwhile. With `spend` the change gets what it
+        may use of the reserve."""
+        if self.in_memory:
+            return
+        with suppress(AgentMemError), self.between_transactions() as connection:
+            try:
+                self.cut_log(connection, LOG_WAIT_MILLISECONDS, keep=kind is not Kind.ADDS)
+            except (apsw.FullError, apsw.IOError):
+                self._reserve.give_up()
+                self.cut_log(connection, LOG_WAIT_MILLISECONDS, keep=kind is not Kind.ADDS)
+            size = _bytes_of(connection)
+            if spend:
+                self._reserve.spend(size, kind)
+            elif self._reserve.hold(size, Kind.ADDS):
+                self._reserve.hold(size, Kind.HIDES)  # There is no room for more.
+
+    def renew_writer(self) -> None:
+        """Closes the writer's connection, with whatever an error left unfinished in it; the next writer opens one."""
+        with self._write_lock:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close(True)
+
+    def _let_forks_pass(self) -> None:
+        """A lock goes to whoever asks at the right moment, so that writers in a hurry could keep a fork from it."""
+        if self._forking:
+            with self._pool_lock:
+                self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
+
+    def _roll_back(self, connection: Connection) -> None:
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except apsw.Error:
+                # Nothing is known about this connection any more; the next writer opens another, and SQLite recovers
+                # the file from its log.
+                self._writer = None
+                _close(connection)
+
+    def _borrow(self, read: "_Read", *, fresh: bool = False) -> Connection:
+        self._stand()
+        with self._pool_lock:
+            self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
+            self._reads.add(read)
+            if self._idle and not fresh:
+                read.connection = self._idle.pop()
+        if read.connection is None:
+            read.connection = self._connect()
+        return read.connection
+
+    def _give_back(self, read: "_Read", *, reusable: bool = True) -> None:
+        connection = read.connection
+        try:
+            if connection is not None:
+                connection.set_progress_handler(None)  # Nobody else ends by this read's deadline.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except apsw.Error:
+            reusable = False
+        with self._pool_lock:
+            reusable = reusable and connection is not None and connection.files is self._files
+            if connection is not None and reusable and not self._closed and len(self._idle) < IDLE_READERS:
+                self._idle.append(connection)
+                connection = None
+            if connection is None:
+                self._reads.discard(read)
+                self._pool_changed.notify_all()
+        if connection is not None:
+            _close(connection, merge=connection.files is self._files)
+            with self._pool_lock:  # Only now is a fork free of it.
+                self._reads.discard(read)
+                self._pool_changed.notify_all()
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        connection = self._opened() if self.in_memory else self._opened_at_path()
+        try:
+            if not self.in_memory:
+                connection.pragma("synchronous", SYNCHRONOUS[self._durability])
+            connection.pragma("temp_store", 2)
+            connection.pragma("journal_size_limit", LOG_PAGES * 4096)
+            connection.set_wal_hook(
+                _keeper_of_log(self._busy_milliseconds, self._merge_aside, self.path, self._merging_alone)
+            )
+            # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
+            connection.pragma("secure_delete", 1)
+            connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
+            connection.create_scalar_function("agentmem_contains", _contains, 2, deterministic=True)
+            return connection
+        except BaseException:
+            _close(connection)
+            raise
+
+    def _opened_at_path(self) -> Connection:
+        """A connection to the files that the others have open, or, if there is none yet, to those at the path."""
+        _let_go_of_inherited()
+        path = self.path
+        if path in _lost_paths:
+            raise StoreError(
+                f"{path!r} cannot be used in this process, which was forked in the middle of a transaction on it; "
+                "open it in a process that is started afresh, or fork when no other thread uses it."
+            )
+        with self._opening:
+            files = self._files
+            if files is None:
+                self._files, connection = self._open_files()
+                return connection
+        try:
+            connection = self._opened()
+        except (apsw.Error, StoreError) as error:
+            if files.stand():
+                raise
+            raise self._displaced() from error  # What SQLite read was of files that do not belong together.
+        if files.stand():
+            connection.files = files
+            return connection
+        _close(connection, merge=False)
+        raise self._displaced()
+
+    def _open_files(self) -> tuple[OpenFiles, Connection]:
+        """Opens the files at the path, with locks that last."""
+        path = self.path
+        if self._store_id is None:  # One that was open under this name is refused under any other.
+            refuse_links(path)
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while True:
+            files = OpenFiles(path)
+            if not files.uses_log and time.monotonic() < deadline:
+                files.close()
+                if _size_of(path) and _size_of(path + LOG):
+                    threading.Event().wait(0.01)  # Until it is removed by those who have it open.
+                    continue
+                _close(self._opened())  # SQLite makes a store, or turns the log on, before there is a guard.
+                files = OpenFiles(path)
+                if not files.uses_log and files.is_writable and not _is_sealed(path):
+                    files.close()
+                    continue
+            if not files.uses_log and _size_of(path + LOG):
+                files.close()
+                raise StoreOpenError(
+                    f"{path!r} is a copy that has no log, and {path + LOG!r} beside it is that of another file; remove "
+                    f"it and {path + MEMORY!r}, and open the store again."
+                )
+            connection: Connection | None = None
+            try:
+                _wait(path, files.guard_database, self._busy_milliseconds / 1000)
+                self._require_log(files)
+                connection = self._opened()
+                if files.guard_memory():
+                    self._recognise(connection, files)
+                    connection.files = files
+                    return files, connection
+            except BaseException as error:
+                if connection is not None:
+                    _close(connection, merge=False)
+                # What SQLite reads amid a change may be of files that do not belong together.
+                if not isinstance(error, apsw.Error | StoreError) or files.are_as_found or time.monotonic() > deadline:
+                    files.close()
+                    raise
+                connection = None
+            files.let_go()  # Somebody made, moved or removed one of them meanwhile.
+            if connection is not None:
+                _close(connection, merge=False)
+            files.close()
+            if time.monotonic() > deadline:
+                raise StoreBusyError(f"{path!r}: its files are replaced again and again; try again later.")
+
+    def _recognise(self, connection: Connection, files: OpenFiles) -> None:
+        """Looks whether what was opened is the store that this always was.
+
+        Raises:
+            StoreLostError: it is not; nothing may be read or written.
+        """
+        if self._store_id not in (None, store_id_of(connection)):
+            raise self._replaced()
+        if self._database_id not in (None, files.database):
+            self._epoch += 1
+        self._database_id, files.epoch = files.database, self._epoch
+        files.know(self._knows_again, _sequence_page(connection))
+
+    def _knows_again(self) -> bool:
+        """Whether the database is this store, or cannot be read just now."""
+        return self._store_id is None or _store_id_at(self.path) in (None, self._store_id)
+
+    def _require_log(self, files: OpenFiles) -> None:
+        """Waits until no process has another log of the database open than the one at the path, or it is known that
+        nothing is in that which is not in the database.
+
+        Raises:
+            StoreBusyError: not within the busy timeout.
+        """
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while files.others_use_another_log() and not self._merged and _log_in_use(self.path) != files.log_number:
+            if time.monotonic() > deadline:
+                raise StoreBusyError(
+                    f"{self.path!r}: its log was removed or replaced while another process has it open; use the memory "
+                    "there once, or end that process, and try again."
+                )
+            threading.Event().wait(0.01)
+            files.guard_database()
+
+    # -- files that are not at their path any more ----------------------------------------------------------------
+
+    def _stand(self) -> None:
+        """Has the open files be those at the path.
+
+        Raises:
+            StoreError: the store is not at its path.
+        """
+        files = self._files
+        if self.in_memory or (files is not None and files.stand()):
+            return
+        standing = file_at(self.path)
+        for each in list(_open_databases):  # Another store of this process may have to leave a log first.
+            theirs = each._files
+            own = files is not None and files.database == standing
+            if not own and each.path == self.path and theirs is not None and theirs.database == standing:
+                each._stand()
+        if files is not None:
+            self._mend(files)
+
+    def _mend(self, files: OpenFiles) -> None:
+        """Leaves files that are not at the path any more for those that are."""
+        with _mending, self._write_lock:
+            if self._closed or self._files is not files or files.stand():
+                return
+            # From now on nobody of ours writes into what is left.
+            _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
+            try:
+                files.mend_memory()
+                if files.stand():
+                    return
+                found = file_at(self.path)
+                if found is None:
+                    raise self._gone()
+                if is_no_file(self.path):
+                    raise self._replaced()
+                if files.is_overwritten():
+                    self._leave_state(files)
+                elif found == files.database:
+                    self._leave_log(files)
+                else:
+                    self._leave_database(files)
+            finally:
+                files.unlock_writer()
+                if self._files is not files:
+                    files.close()
+
+    def _leave_log(self, files: OpenFiles) -> None:
+        """The database is at its path, but not its log: what only that has goes into the database."""
+        self._merge_all()
+        quiesced: list[Database] = []
+        self._forking = True
+        self._pause(merge=False, leave=False)  # What is kept is the right to write, to the end.
+        files.let_go()
+        try:
+            # Within a process, SQLite has one memory of the log for each database.
+            twins = [each for each in list(_open_databases) if each.shares(files)]
+            quiesced.extend(each for each in twins if each.quiesce(merge=False))
+            if self._files is not None or any(each.shares(files) for each in twins):
+                raise StoreBusyError(f"{self.path!r}: its log was removed or replaced; try again when reads end.")
+            if _log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
+                clear_log(self.path)
+            self._merged = True
+        finally:
+            for each in quiesced:
+                each.resume()
+            self._go_on()
+        try:
+            self._writer = self._open_writer()
+        finally:
+            self._merged = False
+        if self._files is not None and self._files.others_use_another_log():
+            self._mark_log()
+
+    def _mark_log(self) -> None:
+        """Has the database itself say which log it is to be read with, for those who still have another one open: all
+        that theirs holds is in the database, or in this log, and they must not remove it."""
+        connection, files = self._writer, self._files
+        if connection is not None and files is not None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG, str(files.log_number)))
+            self._merge_all()
+            if _log_in_use(self.path) != files.log_number:
+                raise self._displaced()
+
+    def _leave_state(self, files: OpenFiles) -> None:
+        """Something was copied over the database: an earlier state of this store is opened as it is, without the log,
+        which belongs to what was there."""
+        found = _store_id_at(self.path)
+        if found is None:  # It is just being written.
+            raise self._displaced()
+        files.put_log_aside()
+        if found != self._store_id:
+            raise self._replaced()
+        self._database_id = None
+        with self._pool_lock:
+            self._let_go(merge=False, leave=False)
+        files.let_go()
+        self._epoch += 1
+        self._writer = self._open_writer()
+
+    def _leave_database(self, files: OpenFiles) -> None:
+        """Another file is at the path: if it is of this store too (a copy, an earlier state), it is opened."""
+        ours = _store_id_at(self.path) == self._store_id
+        same = ours and files.is_same_database()  # Then what is in the log is missing there.
+        if not same:
+            with suppress(StoreError):
+                self._merge_all()  # The file that was is whole then, wherever it is now.
+        if _log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
+            files.clear_names(keep_log=same)
+        if not ours:
+            raise self._replaced()
+        with self._pool_lock:
+            self._let_go(merge=False, leave=False)
+        self._writer = self._open_writer()
+        if same:
+            self._mark_log()
+
+    def _merge_all(self) -> None:
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while True:
+            with self._pool_lock:
+                connection = self._writer or (self._idle[-1] if self._idle else None)
+                if connection is not None and connection is not self._writer:
+                    self._idle.remove(connection)
+            if connection is not None:
+                try:
+                    with suppress(apsw.BusyError):
+                        done = self._merging_alone(
+                            partial(connection.wal_checkpoint, "main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+                        )
+                        if done is not None and done[0] == done[1]:
+                            return
+                finally:
+                    if connection is not self._writer:
+                        with self._pool_lock:
+                            self._idle.append(connection)
+            if time.monotonic() > deadline:
+                raise StoreBusyError(
+                    f"{self.path!r}: its log was removed or replaced, and reads of earlier states keep it from being "
+                    "merged; nothing was acknowledged, try again when they end."
+                )
+            threading.Event().wait(0.01)
+
+    def shares(self, files: OpenFiles) -> bool:
+        """Whether its connections are to the same database."""
+        return self._files is not None and self._files.database == files.database
+
+    def _displaced(self) -> Displaced:
+        return Displaced(
+            f"{self.path!r}: its files were replaced or removed just now; nothing was acknowledged, try again."
+        )
+
+    def _gone(self) -> StoreLostError:
+        return StoreLostError(
+            f"{self.path!r} is gone: it was deleted or moved while it was open here, and nothing is acknowledged any "
+            f"more. Put it back (with its {LOG} and {MEMORY}), or save what this process still has with backup()."
+        )
+
+    def _replaced(self) -> StoreLostError:
+        return StoreLostError(
+            f"{self.path!r} is not the store any more that was opened: another file has taken its place, and nothing "
+            "is acknowledged. Put the store back, or save what this process still has with backup() and open a new one."
+        )
+
+    def _opened(self) -> Connection:
+        path = self.path
+        if not self.in_memory:
+            if is_folder(path):
+                raise StoreOpenError(f"{path!r} is a directory; pass the path of a file in it.")
+            for each in (path, path + LOG, path + MEMORY):
+                if is_no_file(each):
+                    raise StoreOpenError(f"{each!r} is not a file; remove it, or choose another path.")
+            if self._store_id is not None and file_at(path) is None:
+                raise self._gone()
+            parent = os.path.dirname(path)  # noqa: PTH120
+            if not is_folder(parent):
+                raise StoreOpenError(f"The folder {parent!r} of the store does not exist; make it first.")
+            if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
+                raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
+            if file_at(path) is None:
+                make_store(path)  # Before SQLite would, which asks the umask who may read it.
+        # Again, when another process made the store while the first connection was opening an empty file.
+        try:
+            connection = self._open() or self._open()
+        except apsw.Error as error:
+            if self.in_memory or _lack(error) is None or not self._reserve.give_up(OPENING_BYTES):
+                raise
+            connection = self._open() or self._open()
+        if connection is None:
+            raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
+        return connection
+
+    def _open(self) -> Connection | None:
+        """A connection to the database, in whose file there is nothing but ours; None when it would not write and
+        compare checksums although the file has them, or the other way round."""
+        path = self.path
+        try:
+            if self.in_memory:
+                connection = Connection(path)
+            elif not _is_sealed(path):
+                connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=checked_vfs())
+            else:
+                uri = f"file:{quote(path)}?immutable=1"
+                flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+                connection = Connection(uri, flags=flags, vfs=checked_vfs())
+        except apsw.CantOpenError as error:
+            raise StoreOpenError(f"{path!r} cannot be opened ({error}); check its permissions.") from error
+        try:
+            connection.set_busy_timeout(self._busy_milliseconds)
+            if self.in_memory:
+                connection.reserve_bytes("main", CHECKSUM_BYTES)  # For its copies.
+                connection.pragma("auto_vacuum", INCREMENTAL)
+            else:
+                if not _size_of(path):
+                    if self._checksums and checked_vfs():
+                        connection.reserve_bytes("main", CHECKSUM_BYTES)
+                    connection.pragma("auto_vacuum", INCREMENTAL)  # Last, as it writes the first page.
+                self._refuse_foreign_file(connection)
+                if not connection.readonly("main"):
+                    mode = self._use_log(connection)
+                    if mode != "wal":
+                        raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
+                if not self._is_checked_as_it_should_be(connection):
+                    _close(connection)
+                    return None
+            return connection
+        except BaseException:
+            _close(connection)
+            raise
+
+    def _is_checked_as_it_should_be(self, connection: Connection) -> bool:
+        reserved = connection.reserve_bytes("main")
+        if reserved == CHECKSUM_BYTES and not checked_vfs():
+            raise StoreOpenError(
+                f"{self.path!r} has page checksums, which the apsw of this Python cannot keep (it was built without "
+                "SQLite's extras); install apsw from a wheel of PyPI: pip install --force-reinstall --only-binary "
+                ":all: apsw."
+            )
+        return reserved == (CHECKSUM_BYTES if is_checked(connection) else 0)
+
+    def _use_log(self, connection: Connection) -> Any:
+        """Switches to the write-ahead log. SQLite waits for nobody here, whatever the busy timeout says, so that
+        processes which make a store together would get in each other's way."""
+        deadline = time.monotonic() + self._busy_milliseconds / 1000
+        while True:
+            try:
+                return connection.pragma("journal_mode", "wal")
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                threading.Event().wait(0.005)  # Nothing tells of another process letting go of its lock.
+
+    def _refuse_foreign_file(self, connection: Connection) -> None:
+        """Before the first write into a file: it is empty, or it is ours."""
+        try:
+            # One statement, and so of one moment: another process may be making this store just now.
+            application, filled = only_row(
+                connection, "SELECT application_id, EXISTS (SELECT 1 FROM sqlite_schema) FROM pragma_application_id"
+            )
+            if application == APPLICATION_ID:
+                return
+            if application or filled:
+                self._refuse_damaged_file()
+                raise StoreOpenError(f"{self.path!r} is a database of another application; choose another path.")
+            if 0 < Path(self.path).stat().st_size < SMALLEST_DATABASE_BYTES:  # SQLite takes it for an empty one.
+                self._refuse_damaged_file()
+                raise StoreOpenError(f"{self.path!r} is not a database; choose another path.")
+        except (apsw.NotADBError, apsw.CorruptError) as error:
+            self._refuse_damaged_file()
+            raise StoreOpenError(f"{self.path!r} is not a database ({error}); choose another path.") from error
+
+    def _refuse_damaged_file(self) -> None:
+        """What SQLite cannot open, or does not know as ours, may be ours all the same."""
+        with raw_file(self.path) as file:
+            ours = looks_like_ours(file)
+        if ours:
+            raise StoreDamagedError(f"{self.path!r} is a store whose file is damaged at its beginning; {REPAIR_HINT}.")
+
+    @again
+    def _bring_up_to_date(self, indexed_metadata: tuple[str, ...] | None) -> None:
+        """Makes the tables, or those that are missing; a store that lacks nothing is only read. Done again, it comes to
+        the same."""
+        with self.reading() as connection:
+            current = self._is_current(connection, indexed_metadata)
+        if not current:
+            try:
+                with self.writing() as connection:
+                    self._migrate(connection)
+                    if indexed_metadata is not None:
+                        self._index_metadata(connection, indexed_metadata)
+                with suppress(StoreError):  # Has the file itself say which store it is, whatever becomes of its log.
+                    self.merge_log()
+            except StoreReadOnlyError:
+                self._check_schema_of_read_only()
+        with self.reading(one_statement=True) as connection:
+            self._store_id = store_id_of(connection)
+            if connection.files is not None and not current:
+                connection.files.know(self._knows_again, _sequence_page(connection))
+
+    def _is_current(self, connection: Connection, indexed_metadata: tuple[str, ...] | None) -> bool:
+        version = self._schema_version(connection)
+        if version and not self.in_memory and not connection.reserve_bytes("main") and has_checksums(connection):
+            raise StoreDamagedError(f"{self.path!r}: the header of the file is damaged; {REPAIR_HINT}.")
+        return version == len(MIGRATIONS) and (
+            indexed_metadata is None or set(metadata_indexes(indexed_metadata)) == _present_indexes(connection)
+        )
+
+    def _migrate(self, connection: Connection) -> None:
+        version = self._schema_version(connection)
+        reserved = 0 if self.in_memory else connection.reserve_bytes("main")
+        for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
+            reach("open: before a migration")
+            for step in migration:
+                step(connection) if callable(step) else connection.execute(step)
+                reach("open: between the statements of a migration")
+            connection.pragma("user_version", number)
+            reach("open: after a migration")
+        if version == 0:
+            connection.pragma("application_id", APPLICATION_ID)
+            if reserved:
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (CHECKSUMS, str(reserved)))
+
+    def _index_metadata(self, connection: Connection, keys: tuple[str, ...]) -> None:
+        wanted = metadata_indexes(keys)
+        present = _present_indexes(connection)
+        for name in present - set(wanted):
+            connection.execute(f'DROP INDEX "{name}"')
+        for name in set(wanted) - present:
+            reach("open: before an index")
+            connection.execute(wanted[name])
+            reach("open: after an index")
+
+    def _schema_version(self, connection: Connection) -> int:
+        version = int(connection.pragma("user_version"))
+        if version > len(MIGRATIONS):
+            raise StoreOpenError(
+                f"{self.path!r} has schema {version}, newer than the {len(MIGRATIONS)} this agentmem knows; upgrade it."
+            )
+        return version
+
+    def _check_schema_of_read_only(self) -> None:
+        """A store on read-only media can be read as long as nothing needs migrating."""
+        self._writer = None
+        with self.reading() as connection:
+            if self._schema_version(connection) != len(MIGRATIONS):
+                raise StoreReadOnlyError(f"{self.path!r} needs a migration and cannot be written; open a copy.")
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Closes every connection, after a checkpoint; waits for the transactions that are running."""
+        if self._pid != os.getpid():
+            self._closed = True
+            _let_go_of_inherited()
+            return
+        with self._write_lock:  # To the end, so that a fork does not come amid it.
+            self._closed = True
+            merging = self._merging
+            if merging is not None and merging.is_alive():
+                merging.join()  # It would be the last to leave, and merge what came since.
+            reach("close: before the connections")
+            with self._pool_lock:
+                self._let_go()
+            if not self.in_memory:
+                self._reserve.leave()
+        _open_databases.discard(self)
+
+    def _let_go(self, *, merge: bool = True, leave: bool = True) -> None:
+        """Closes the connections that nobody uses, and with `leave` their files; the last one of all to do so merges
+        the log into the database, and removes it. The caller holds the write lock and that of the pool."""
+        idle, self._idle = self._idle, []
+        writer, self._writer = self._writer, None
+        files, self._files = self._files, None
+        merge = merge and (files is None or files.stand())
+        if files is not None and merge:
+            files.let_go()
+        for reader in idle:
+            _close(reader, merge=merge)
+        reach("close: before the checkpoint")
+        if writer is not None:
+            _close(writer, merge=merge)
+        if files is not None and leave:
+            files.close()
+
+    def _ensure_open(self) -> None:
+        if self._pid != os.getpid():
+            restart(self, self._restart)
+            if self.in_memory:
+                raise ClosedError("A ':memory:' store stays with the process that opened it; open a new Memory here.")
+        if self._closed:
+            raise ClosedError(f"The memory on {self.path!r} is closed; open a new Memory.")
+
+    # -- forks ----------------------------------------------------------------------------------------------------
+
+    def quiesce(self, *, merge: bool = True) -> bool:
+        """Before a fork, or before the files are left: waits for running transactions (bounded) and closes the
+        connections, because SQLite keeps the locks of a process in process-wide tables, which a child would inherit as
+        locks that it does not have. Holds off new transactions until `resume`. False when a write was still running."""
+        if self.in_memory or self.is_inherited:
+            return False
+        self._forking = True
+        if not self._write_lock.acquire(timeout=FORK_WAIT_SECONDS):
+            with self._pool_lock:
+                self._forking = False
+                self._pool_changed.notify_all()
+            return False
+        self._pause(merge=merge)
+        return True
+
+    def resume(self) -> None:
+        self._go_on()
+        self._write_lock.release()
+
+    def _pause(self, *, merge: bool, leave: bool = True) -> None:
+        """Waits (bounded) until nobody reads, and closes the connections then; nobody begins to read until `_go_on`."""
+        self._pool_lock.acquire()
+        drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
+        if drained and not self._closed:
+            self._let_go(merge=merge, leave=leave)
+
+    def _go_on(self) -> None:
+        self._forking = False
+        self._pool_changed.notify_all()
+        self._pool_lock.release()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is the child of a fork, and the connections, if there are any, are the parent's."""
+        return not self.in_memory and self._pid != os.getpid()
+
+    def inherited(self) -> tuple[list[Connection], bool]:
+        """In the child of a fork: the connections of the parent that came along, and whether no transaction of theirs
+        was going on. Later calls find none."""
+        idle, self._idle = self._idle, []
+        writer, self._writer = self._writer, None
+        files, self._files = self._files, None
+        if files is not None:
+            files.abandon()
+        reads = [read.connection for read in self._reads if read.connection is not None]
+        connections = [*idle, *reads, *([writer] if writer else [])]
+        # Nobody in this process holds the write lock, unless a thread did that stayed behind, or `quiesce` does.
+        at_rest = not self._reads and (self._forking or self._write_lock.acquire(blocking=False))
+        return connections, at_rest and not (writer and writer.in_transaction)
+
+    def _restart(self) -> None:
+        _let_go_of_inherited()
+        self._start(closed=self._closed or self.in_memory)
+
+    # -- errors ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _noting(self, state: str) -> Iterator[None]:
+        """Notes at an error of the writer's connection what the system said, and what has become of the store. In what
+        became of a transaction whose COMMIT failed in another way than for want of room, nobody can be sure."""
+        try:
+            yield
+        except apsw.Error as error:
+            writer = self._writer
+            if writer is not None and isinstance(error, apsw.IOError) and not hasattr(error, "errno"):
+                error.errno = writer.system_errno  # type: ignore[attr-defined]
+            unsure = isinstance(error, apsw.IOError) and _lack(error) is None
+            error.state = "nothing was acknowledged" if unsure else state  # type: ignore[attr-defined]
+            raise
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        files = self._files
+        try:
+            yield
+        except (StoreDamagedError, StoreOpenError) as error:
+            self._note_change(error, files)
+            raise
+        except AgentMemError:
+            raise
+        except apsw.NoMemError as error:
+            raise MemoryError(f"SQLite had no memory for {self.path!r} ({error})") from error
+        except (apsw.CorruptError, apsw.IOError, apsw.NotADBError, apsw.CantOpenError) as error:
+            ours = explained(self.path, error)
+            ours.__cause__ = error
+            raise self._note_change(ours, files) from error
+        except apsw.Error as error:
+            raise explained(self.path, error) from error
+        except UnicodeDecodeError as error:  # From apsw, which hands out every text decoded.
+            damaged = StoreDamagedError(f"{self.path!r} has text that is not UTF-8 ({error}); {REPAIR_HINT}.")
+            raise self._note_change(damaged, files) from error
+
+    def _note_change(self, error: StoreError, files: OpenFiles | None) -> StoreError:
+        """The error, noted as one that may pass when the files are not those any more, or have just been replaced: what
+        was read may not belong together."""
+        failed = getattr(error.__cause__, "extendedresult", 0)
+        if not self.in_memory and not isinstance(error, StoreFullError) and failed not in _OF_WRITING:
+            displaced = files is not None and (files is not self._files or not files.stand())
+            error.amid_a_change = displaced or changed_lately(self.path)  # type: ignore[attr-defined]
+        return error
+
+
+_OF_WRITING = {
+    apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC, apsw.SQLITE_IOERR_TRUNCATE,
+}  # fmt: skip
+"""What no change of files explains. After a failed sync, nobody knows what is on the disk: it is not tried again."""
+
+
+def checked_vfs() -> str | None:
+    """The name of the VFS with checksums, for `apsw.Connection`; None where apsw came without the extension. The first
+    call of the process loads it (some 5 ms), and leaves everything else in the process as it was, but for a function
+    `verify_checksum` that SQL gets. It stands on the VFS that is the default by then."""
+    global _vfs
+    if _vfs is None:
+        with _loading:
+            if _vfs is None:
+                _vfs = CHECKED if CHECKED in apsw.vfs_names() or _loaded() else ""
+    return _vfs or None
+
+
+def _loaded() -> bool:
+    try:
+        from apsw import sqlite_extra  # Here, because `import agentmem` shall not pay for it.
+    except ImportError:
+        return False
+    default = apsw.vfs_names()[0]
+    loader = apsw.Connection(":memory:")
+    try:
+        sqlite_extra.load(loader, "cksumvfs")
+    except (apsw.Error, LookupError, OSError, sqlite_extra.NotAvailable):
+        return False
+    finally:
+        apsw.set_default_vfs(default)  # It made itself the default.
+        loader.close()
+    return CHECKED in apsw.vfs_names()
+
+
+def is_checked(connection: Connection) -> bool:
+    """Whether the connection compares every page that it reads from the file with its checksum."""
+    return checked_vfs() is not None and connection.pragma("checksum_verification") == "1"
+
+
+def has_checksums(connection: Connection) -> bool:
+    """Whether the pages of the store had room for checksums when it was made; what its header says may be damaged."""
+    return connection.execute("SELECT 1 FROM meta WHERE name = ?", (CHECKSUMS,)).fetchone() is not None
+
+
+def checksum_is_wrong(connection: Connection, page: int, size: int) -> bool:
+    """Whether a page, as it stands in the file now, is not what was written. Asks the file: no lock, cache or log."""
+    try:
+        connection.read("main", 0, (page - 1) * size, size)
+    except apsw.IOError as error:
+        if _is_of_checksum(error):
+            return True
+        raise
+    return False
+
+
+@block
+def bounded(
+    connection: Connection, deadline: Deadline | None, late: float = LATE_SECONDS
+) -> Generator[None, None, None]:
+    """Interrupts the statements in the block when the deadline has passed, at most `late` seconds after it.
+
+    Raises:
+        DeadlineError: one was. A transaction that the block is in goes on, if the statement only read.
+    """
+    if deadline is None:
+        yield
+        return
+
+    try:
+        _Watch(connection, deadline, late)
+        yield
+    except apsw.InterruptError as error:
+        raise deadline.error() from error
+    finally:
+        connection.set_progress_handler(None)
+
+
+class _Watch:
+    """Has a connection's statements end with an InterruptError once the deadline has passed, until the connection gets
+    another progress handler. Not a closure, which would be garbage only the collector frees."""
+
+    __slots__ = ("connection", "deadline", "late")
+
+    def __init__(self, connection: Connection, deadline: Deadline, late: float = LATE_SECONDS) -> None:
+        self.connection = connection
+        self.deadline = deadline
+        self.late = late
+        # At least the slack: what takes no time is done even with a timeout of 0.
+        self.look_again(max(0.0, deadline.at - time.monotonic()))
+
+    def look_again(self, left: float) -> None:
+        """When the instructions until then may have taken the seconds that are left."""
+        self.connection.set_progress_handler(self, max(1, int((left + self.late) / OP_SECONDS)))
+
+    def __call__(self) -> bool:
+        left = self.deadline.at - time.monotonic()
+        if left >= 0:
+            self.look_again(left)
+        return left < 0
+
+
+@contextmanager
+def other_file(path: str) -> Iterator[Connection]:
+    """A database beside the store, such as a copy in the making, for the length of the block."""
+    try:
+        connection = Connection(path, vfs=checked_vfs())
+        try:
+            yield connection
+        finally:
+            connection.close(True)
+    except apsw.Error as error:
+        raise explained(path, error) from error
+
+
+@contextmanager
+def copying(target: Connection, source: Connection) -> Iterator[apsw.Backup]:
+    """SQLite's copy of a whole database, begun; finished at the end of the block. apsw's own block makes a SystemError
+    of it when a copy that has failed cannot be finished either (of a file system in Python, such as the tests have)."""
+    backup = target.backup("main", source, "main")
+    try:
+        yield backup
+    except BaseException:
+        with suppress(Exception):
+            backup.finish()
+        raise
+    backup.finish()
+
+
+@contextmanager
+def raw_file(path: str) -> Iterator[apsw.VFSFile]:
+    """The bytes of a store's file. Through SQLite, because the system drops all locks that a process has on a file as
+    soon as it closes any descriptor of it."""
+    try:
+        file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
+        try:
+            yield file
+        finally:
+            file.xClose()
+    except apsw.Error as error:
+        raise explained(path, error) from error
+
+
+@contextmanager
+def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
+    """Keeps all writers away from the database at `path` for the length of the block, which calls what it is handed to
+    have the whole of it replaced by the database at `source`, in one transaction."""
+    with other_file(source) as new, other_file(path) as old, writing_alone(path, 10.0):
+        old.set_busy_timeout(10_000)
+        old.pragma("writable_schema", 1)  # Or a file that is shorter than it says could not be written.
+        old.pragma("checksum_verification", "OFF")  # Each page is read before it is replaced.
+        if _form_of(old) != _form_of(new):  # Pages would be written without checksums, or in another size.
+            raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
+        old.pragma("synchronous", 2)
+        with copying(old, new) as backup:
+            backup.step(0)  # Takes the lock.
+            yield lambda: backup.step(-1)
+
+
+@contextmanager
+def writing_alone(path: str, seconds: float) -> Iterator[None]:
+    """Keeps the writers of all processes from the store at a path for the length of the block."""
+    files = OpenFiles(path)
+    try:
+        _wait(path, files.lock_writer, seconds)
+        yield
+    finally:
+        files.close()
+
+
+def _wait(path: str, lock: Callable[[], bool], seconds: float) -> None:
+    """Until a store has a lock that another process has.
+
+    Raises:
+        StoreBusyError: the other kept it for longer.
+    """
+    deadline = time.monotonic() + seconds
+    while not lock():
+        if time.monotonic() >= deadline:
+            raise explained(path, apsw.BusyError("database is locked"))
+        threading.Event().wait(LOCK_LOOK_SECONDS)
+
+
+def is_open_elsewhere(path: str) -> bool:
+    """Whether this process or another has a connection to the database at a path."""
+    real = os.path.realpath(path)
+    if any(not each.in_memory and os.path.realpath(each.path) == real for each in list(_open_databases)):
+        return True
+    with open(path, "r+b") as file:  # noqa: PTH123
+        try:
+            # The bytes that every connection holds a shared lock on, see https://www.sqlite.org/fileformat2.html.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+        except OSError:
+            return True
+    return False
+
+
+def _form_of(connection: Connection) -> tuple[int, int]:
+    return connection.pragma("page_size"), connection.reserve_bytes("main")
+
+
+def _is_of_checksum(error: apsw.Error) -> bool:
+    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
+
+
+def explained(path: str, error: apsw.Error) -> StoreError:
+    """SQLite's error as ours, in one sentence: what is in the way, what has become of the store (where the error tells,
+    see `Database._noting`; the sentences are true wherever SQLite raises such an error), and what helps."""
+    if _is_of_checksum(error):
+        return StoreDamagedError(f"{path!r}: the file is damaged (the checksum of a page is wrong); {REPAIR_HINT}.")
+    state = f"; {error.state}" if hasattr(error, "state") else ""
+    if (lack := _lack(error)) is not None:
+        helps = "free some space and try again"
+        if state:  # It is of the store itself.
+            helps = f"{what_fills(path)}; call purge() or vacuum(deleted_before=...), or free some space, and try again"
+        return StoreFullError(f"{path!r}: {lack}{state}; {helps} ({error}).")
+    for kind, ours, sentence, helps in _EXPLANATIONS:
+        if isinstance(error, kind):
+            return ours(f"{path!r}: {sentence}{state}; {helps} ({error}).")
+    return StoreError(f"{path!r}: the database refused{state} ({type(error).__name__}: {error}).")
+
+
+def _lack(error: apsw.Error) -> str | None:
+    """What kept SQLite from writing more, or None when it was something else."""
+    if not isinstance(error, apsw.FullError | apsw.IOError):
+        return None
+    number = getattr(error, "errno", 0)
+    if number == errno.EFBIG:
+        limit = file_limit()
+        by = "its file system" if limit == NO_LIMIT else f"the limit of this process, {limit:,} bytes (`ulimit -f`)"
+        return f"no file may be larger than {by} allows"
+    if number == errno.EDQUOT:
+        return "the disk quota is used up"
+    of_memory = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE  # A file too, `...-shm`.
+    return "the disk is full" if number == errno.ENOSPC or of_memory or isinstance(error, apsw.FullError) else None
+
+
+def ended_early(error: BaseException) -> bool:
+    """Whether a COMMIT failed for want of room in the log, and so before its end was written. Room in the shared memory
+    is asked for afterwards."""
+    cause = error.__cause__
+    of_memory = getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
+    return isinstance(error, StoreFullError) and cause is not None and not of_memory
+
+
+_EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str, str]] = [
+    (apsw.BusyError, StoreBusyError, "another process kept a lock too long", "try again"),
+    (apsw.LockedError, StoreBusyError, "another connection kept a lock too long", "try again"),
+    (apsw.ReadOnlyError, StoreReadOnlyError, "the file or its folder cannot be written", "check their permissions"),
+    (apsw.CorruptError, StoreDamagedError, "the file is damaged", REPAIR_HINT),
+    (apsw.NotADBError, StoreDamagedError, "the file is damaged", REPAIR_HINT),
+    (
+        apsw.CantOpenError, StoreOpenError, "the file, or one beside it, cannot be opened",
+        "check its permissions and the open files limit",
+    ),
+    (apsw.IOError, StoreError, "reading or writing failed", "check the disk"),
+]  # fmt: skip
+
+
+def _is_sealed(path: str) -> bool:
+    """Whether nobody can write the file, nor the log beside it, because their file system is read-only. SQLite needs to
+    be told so, or it insists on making the shared memory of a log."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not _size_of(f"{path}-wal")
+    except OSError:
+        return False
+
+
+def _keeper_of_log(
+    busy_milliseconds: int,
+    merge_aside: Callable[[], bool],
+    path: str,
+    merging_alone: Callable[[Callable[[], object]], object],
+) -> Callable[[apsw.Connection, str, int], int]:
+    """What a connection calls after each commit, in place of SQLite's own rule, with the pages in the log."""
+    tried = merged = looked = 0
+    room = LOG_PAGES
+
+    def keep(connection: apsw.Connection, name: str, pages: int) -> int:
+        nonlocal tried, merged, looked, room
+        if pages < looked:
+            looked = 0  # It began anew.
+        if pages >= looked + LOOK_PAGES:
+            looked, room = pages, _room_for_log(path)
+        limit = min(LOG_PAGES, room)
+        if pages < limit:
+            tried = 0
+        if pages < merged:
+            merged = 0
+        with suppress(apsw.Error):  # Like SQLite, which takes it up again at the next commit.
+            if pages >= limit and pages >= tried * 5 // 4:
+                tried = pages
+                # Cut where room is short, for whoever else needs it.
+                mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if limit < LOG_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
+                connection.set_busy_timeout(LOG_WAIT_MILLISECONDS)
+                try:
+                    merging_alone(partial(connection.wal_checkpoint, name, mode))
+                finally:
+                    connection.set_busy_timeout(busy_milliseconds)
+            elif pages >= merged + min(MERGED_PAGES, limit // 4) and merge_aside():
+                merged = pages
+        return apsw.SQLITE_OK
+
+    return keep
+
+
+def _room_for_log(path: str) -> int:
+    """How many pages the log may grow to, so that it takes neither the last room of the disk nor that of others."""
+    log = _size_of(f"{path}-wal")
+    return max(LEAST_LOG_PAGES, min((free_bytes(path) + log) // 4, file_limit() // 2) // PAGE_BYTES)
+
+
+def _bytes_of(connection: Connection) -> int:
+    return int(connection.pragma("page_count")) * PAGE_BYTES
+
+
+class _Beside(apsw.VFS):
+    """The usual VFS, which makes temporary files beside a store: there is room for as much as the store has, and it
+    may be the only folder that can be written. Nothing of the process is changed by it."""
+
+    def __init__(self, path: str) -> None:
+        self.name = f"agentmem-{uuid.uuid4().hex}"
+        self._base = checked_vfs() or ""
+        self._path = f"{path}-vacuum-{uuid.uuid4().hex[:8]}"
+        super().__init__(self.name, self._base)
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
+        return apsw.VFSFile(self._base, self._path if name is None else name, flags)
+
+
+def _close(connection: Connection, *, merge: bool = True) -> None:
+    """Lets go of a connection, well or not: what it may still fail at is the checkpoint, and then the log stays, where
+    whoever opens the file next finds everything. Without `merge` it stays in any case: SQLite removes it by its name,
+    and that may be another file's by now."""
+    with suppress(apsw.Error):
+        if not merge:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.close(True)
+
+
+def store_id_of(connection: Connection) -> str | None:
+    """What a store calls itself, whatever its path; None of a database without tables."""
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is None:
+        return None
+    row = connection.execute("SELECT value FROM meta WHERE name = 'store_id'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _sequence_page(connection: Connection) -> int:
+    """Where SQLite keeps the last numbers that it gave; 0 of a database without tables."""
+    row = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _store_id_at(path: str) -> str | None:
+    """The same of the file at a path, read without its log; None of one that cannot be read so."""
+    return _read_alone(path, store_id_of)
+
+
+def _log_in_use(path: str) -> int | None:
+    """The number of the log that was begun last while others still had the one before open, read likewise."""
+
+    def number(connection: Connection) -> int | None:
+        row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?", (LOG,)).fetchone()
+        return None if row is None else int(row[0])
+
+    return _read_alone(path, number)
+
+
+def _read_alone(path: str, read: Callable[[Connection], T]) -> T | None:
+    """What is read of a file as if there were no log and no other process; None where that does not go."""
+    if is_no_file(path):
+        return None
+    uri = f"file:{quote(path)}?immutable=1"
+    try:
+        connection = Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        try:
+            return read(connection)
+        finally:
+            connection.close(True)
+    except apsw.Error:
+        return None
+
+
+def _present_indexes(connection: Connection) -> set[str]:
+    rows = connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?) = ?",
+        (len(INDEX_PREFIX), INDEX_PREFIX),
+    )
+    return {row[0] for row in rows}
+
+
+def is_kept(query: str, parameters: Sequence[Any] = ()) -> bool:
+    """Whether a connection may keep a statement with its values for the next time, see KEPT_BYTES."""
+    size = len(query)
+    for value in parameters:
+        if isinstance(value, str | bytes):
+            size += len(value)
+    return size <= KEPT_BYTES
+
+
+def all_rows(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    return connection.execute(query, parameters).fetchall()
+
+
+def only_row(
+    connection: Connection, query: str, parameters: tuple[Any, ...] = (), *, kept: bool = True
+) -> tuple[Any, ...]:
+    """The row of a query that always has one; `kept` is as in `is_kept`."""
+    row: tuple[Any, ...] | None = connection.execute(query, parameters, can_cache=kept).fetchone()
+    if row is not None:
+        return row
+    raise StoreDamagedError(f"The database answered nothing to {query!r}; run check().")
+
+
+def key_array(keys: npt.NDArray[np.int64]) -> Any:
+    """Integer keys (at least one) as a bound table: `... FROM carray(?)`."""
+    return apsw.carray(np.ascontiguousarray(keys, dtype=np.int64))
+
+
+def integer_array(numbers: Iterable[int]) -> Any:
+    """Integers (at least one) as a bound table, likewise."""
+    return apsw.carray(np.fromiter(numbers, np.int64))
+
+
+def blob_array(blobs: tuple[bytes, ...]) -> Any:
+    """Byte strings (at least one) as a bound table, likewise."""
+    return apsw.carray(blobs)
+
+
+def text_array(texts: tuple[str, ...]) -> Any:
+    """Texts (at least one) as a bound table, likewise."""
+    return apsw.carray(texts)
+
+
+def _casefold(*arguments: Any) -> Any:
+    [text] = arguments
+    return text.casefold() if isinstance(text, str) else text
+
+
+def _contains(*arguments: Any) -> int:
+    text, part = arguments
+    return int(isinstance(text, str) and part in text)
+
+
+_open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_pid = os.getpid()
+_lost_paths: set[str] = set()
+_vfs: str | None = None
+_loading = threading.Lock()  # Guards: that the extension is loaded once; a second time, it would stand on itself.
+_mending = Lock()  # Guards: that one thread leaves files for others; taken before any write lock.
+_letting_go = threading.Lock()  # Guards: that only one thread of a child lets go, and the others wait until it has.
+_fork_lock = threading.Lock()  # Held from before a fork until after it. Guards: _quiesced, as several threads may fork.
+_quiesced: list[Database] = []
+
+
+def _let_go_of_inherited() -> None:
+    """In the child of a fork, before its first connection: nothing that SQLite holds for the parent may be left.
+
+    Usually nothing is, because the parent has closed its connections before it forked. Servers that skip Python's fork
+    hooks leave them open, and with them SQLite's belief that this process has their locks: the child would read without
+    a lock, and the parent would delete the log under it. So they are closed here: the descriptors are the child's own,
+    and POSIX locks belong to a process, so that the parent keeps its; the log stays as it is. Connections in the middle
+    of a transaction are no longer sound. They are kept open for ever, and their files cannot be used in this process.
+    """
+    global _pid
+    if _pid == os.getpid():
+        return
+    with _letting_go:
+        if _pid == os.getpid():
+            return
+        found = [(database, *database.inherited()) for database in list(_open_databases) if database.is_inherited]
+        sound = all(at_rest for _, _, at_rest in found)  # Otherwise locks inside SQLite may be held for ever.
+        for database, connections, at_rest in found:
+            if not at_rest or (connections and not sound):
+                _lost_paths.add(database.path)
+            for connection in connections:
+                if sound:
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                    connection.close(True)
+                else:
+                    abandon(connection)
+        _pid = os.getpid()
+
+
+def _before_fork() -> None:
+    # In the child of a fork without hooks, nobody may be there to release it.
+    if not _fork_lock.acquire(timeout=FORK_WAIT_SECONDS):
+        return
+    _quiesced.extend(database for database in list(_open_databases) if database.quiesce())
+
+
+def _after_fork_in_parent() -> None:
+    try:
+        while _quiesced:
+            _quiesced.pop().resume()
+    finally:
+        with suppress(RuntimeError):  # It was not had.
+            _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _fork_lock, _letting_go, _loading, _mending
+    _quiesced.clear()
+    _fork_lock, _letting_go, _loading = threading.Lock(), threading.Lock(), threading.Lock()
+    _mending = Lock()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,217 @@
+"""Space that nothing needs any more: vectors of no text, free pages, the log.
+
+Pages are free after a table is gone (`reembed` leaves one), and are used again before the file grows. To make the file
+smaller, its last pages must move to where the free ones are. SQLite can do that page by page in a file that keeps, for
+every page, which one points to it (`auto_vacuum=incremental`); other files it can only write anew, in one go.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.errors import StoreFullError
+from agentmem.platform.failpoints import reach
+from agentmem.records import Scope
+from agentmem.storage.sqlite.database.connections import (
+    INCREMENTAL,
+    LOG_WAIT_MILLISECONDS,
+    Connection,
+    Database,
+    all_rows,
+    integer_array,
+    only_row,
+)
+from agentmem.storage.sqlite.database.displaced import Outplanned
+from agentmem.storage.sqlite.database.reserve import Kind
+from agentmem.storage.sqlite.group_commit import GroupCommit
+from agentmem.storage.sqlite.maintenance.purge import give_back, wipe
+from agentmem.storage.sqlite.meta import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.sqlite.move_state import erase_beside
+from agentmem.storage.sqlite.stats import size_of
+from agentmem.storage.sqlite.transaction import Transaction
+
+ROWS_A_READ = 10_000
+"""Rows that are looked at in one read transaction, so that none keeps the log for long."""
+
+DROPPED_TOGETHER = 300
+"""Vectors that go in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
+
+Heads = npt.NDArray[np.uint64]
+"""The first eight bytes of digests (n,): enough to tell a million texts apart, and who shares them with a text that is
+needed stays too."""
+
+
+class Space:
+    """The door to it; every method may be called from any thread."""
+
+    def __init__(self, database: Database, writes: GroupCommit) -> None:
+        self._database = database
+        self._writes = writes
+
+    def bytes(self) -> int:
+        """What the store takes on the disk: its file and its log; in memory, its pages."""
+        path = self._database.path
+        if not self._database.in_memory:
+            return size_of(path) + size_of(f"{path}-wal")
+        return self._database.read(
+            lambda connection: int(connection.pragma("page_count") * connection.pragma("page_size"))
+        )
+
+    def deleted(self) -> int:
+        """How many memories are there that are deleted."""
+        deleted = partial(only_row, query="SELECT count(*) FROM memory WHERE deleted_at IS NOT NULL")
+        return int(self._database.read(deleted, one_statement=True)[0])
+
+    def finish_purge(self) -> None:
+        """Does what a purge may have left to do; see `wipe`."""
+        wipe(self._database, self._writes)
+
+    # -- vectors --------------------------------------------------------------------------------------------------
+
+    def drop_unused(self) -> Iterator[int]:
+        """Drops the vectors of texts that no memory has, nor had in any version, some in each transaction; yields how
+        many each time. The newest vector stays, so that its number is never given to another."""
+        counters = "SELECT (SELECT coalesce(max(seq), 0) FROM history), (SELECT coalesce(max(key), 0) FROM vector)"
+        model, (seq, newest), epoch = self._database.read(
+            lambda connection: (stored_model(connection) or UNKNOWN, only_row(connection, counters), connection.epoch)
+        )
+        used, past = self._used(newest), self._past_heads(model)
+        unused: list[int] = []
+        for keys, heads in self._vectors():
+            old = np.flatnonzero(keys < newest)
+            unused += keys[old[~used[keys[old]] & ~np.isin(heads[old], past)]].tolist()
+        start, together = 0, DROPPED_TOGETHER
+        while start < len(unused):
+            chunk = unused[start : start + together]
+            try:
+                drop = partial(_drop, keys=chunk, model=model, since=seq)
+                dropped = self._writes.commit(drop, Kind.ERASES, epoch=epoch)
+            except Outplanned:
+                return  # The next time finds what is left.
+            except StoreFullError:
+                if together == 1:
+                    raise
+                together = max(1, together // 4)  # Fewer need less of the log.
+                continue
+            start += len(chunk)
+            yield dropped
+
+    def _used(self, newest: int) -> npt.NDArray[np.bool_]:
+        """Which of the vectors up to `newest` memories point to. One that takes another meanwhile has changed since."""
+        used = np.zeros(newest + 1, np.bool_)
+        for rows in self._pages("SELECT key, vector_key FROM memory WHERE key > ? ORDER BY key LIMIT ?", 0):
+            pointed = np.array([vector for _, vector in rows if vector is not None], np.int64)
+            used[pointed[pointed <= newest]] = True
+        return used
+
+    def _past_heads(self, model: StoredModel) -> Heads:
+        """Of the digests of all texts that were replaced."""
+        parts = [_heads(())]
+        seq: int | None = 0
+        while seq is not None:
+            digests, seq = self._database.read(partial(_replaced, model=model, since=seq), one_statement=True)
+            parts.append(_heads(digests))
+        return np.unique(np.concatenate(parts))
+
+    def _vectors(self) -> Iterator[tuple[npt.NDArray[np.int64], Heads]]:
+        """The keys of all vectors and the heads of their digests, without a look at the vectors."""
+        for rows in self._pages("SELECT home_digest, key FROM vector WHERE home_digest > ? ORDER BY 1 LIMIT ?", b""):
+            yield np.array([key for _, key in rows], np.int64), _heads(digest for digest, _ in rows)
+
+    def _pages(self, query: str, after: Any) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a query that lie beyond its first parameter, as many at a time as its second says; their first
+        column tells where it goes on."""
+        while True:
+            rows = self._database.read(
+                partial(all_rows, query=query, parameters=(after, ROWS_A_READ)), one_statement=True
+            )
+            if not rows:
+                return
+            yield rows
+            after = rows[-1][0]
+
+    # -- pages ----------------------------------------------------------------------------------------------------
+
+    def free_bytes(self) -> int:
+        """Of the pages that hold nothing."""
+        return self._database.read(
+            lambda connection: int(connection.pragma("freelist_count") * connection.pragma("page_size"))
+        )
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether the pages of the file can be moved one by one."""
+        return self._database.read(lambda connection: bool(connection.pragma("auto_vacuum") == INCREMENTAL))
+
+    def give_back(self) -> int:
+        """Moves some pages from the end of the file into free ones; see `give_back`."""
+        return give_back(self._writes)
+
+    def write_anew(self) -> None:
+        """Writes the whole file anew; see `Database.write_anew`."""
+        with self._database.between_transactions() as connection:
+            reach("vacuum: before the file is written anew")
+            self._database.write_anew(connection)
+
+    def cut_log(self) -> bool:
+        """Merges the log into the file, which only then is as short as it can be, and cuts it. False when others' reads
+        keep it; commits do it later then."""
+        if self._database.in_memory:
+            return True
+        self._database.merge_log()  # Nobody waits for this, the larger part.
+        with self._database.between_transactions() as connection:
+            reach("vacuum: before the log is cut")
+            return self._database.cut_log(connection, LOG_WAIT_MILLISECONDS)
+
+
+def _drop(transaction: Transaction, keys: list[int], model: StoredModel, since: int) -> int:
+    """Drops those of the vectors that nobody has come to use after `since`; how many they were. None when the store has
+    moved to another model, whose digests are others."""
+    connection = transaction.connection
+    if (stored_model(connection) or UNKNOWN) != model:
+        return 0
+    stored = all_rows(
+        connection,
+        "SELECT key, home_digest FROM carray(?) AS wanted CROSS JOIN vector ON key = wanted.value "
+        "WHERE key < (SELECT max(key) FROM vector)",
+        (integer_array(keys),),
+    )
+    pointed = all_rows(
+        connection,
+        "SELECT DISTINCT vector_key FROM memory WHERE seq > ? AND +vector_key IN (SELECT value FROM carray(?))",
+        (since, integer_array(keys)),
+    )
+    used = {row[0] for row in pointed}
+    replaced = set[bytes]()
+    seq: int | None = since
+    while seq is not None:
+        digests, seq = _replaced(connection, model, seq)
+        replaced.update(digests)
+    gone = {key: digest for key, digest in stored if key not in used and digest not in replaced}
+    if gone:
+        reach("vacuum: before unused vectors are dropped")
+        erase_beside(connection, set(gone), set(gone.values()))
+        connection.execute("DELETE FROM vector WHERE key IN (SELECT value FROM carray(?))", (integer_array(gone),))
+        reach("vacuum: after unused vectors are dropped")
+    return len(gone)
+
+
+def _replaced(connection: Connection, model: StoredModel, since: int) -> tuple[list[bytes], int | None]:
+    """The digests of texts that events after `since` replaced, some at a time, and where they end; None at the end."""
+    digest_of = model.digests()
+    rows = all_rows(
+        connection,
+        "SELECT history.seq, before ->> '$.content', user_id, agent_id, run_id "
+        "FROM history CROSS JOIN memory ON memory.key = memory_key "
+        "WHERE history.seq > ? AND before IS NOT NULL ORDER BY history.seq LIMIT ?",
+        (since, ROWS_A_READ),
+    )
+    digests = [digest_of(Scope(*owners).home, content) for _, content, *owners in rows if isinstance(content, str)]
+    return digests, rows[-1][0] if len(rows) == ROWS_A_READ else None
+
+
+def _heads(digests: Iterable[bytes]) -> Heads:
+    return np.fromiter((int.from_bytes(digest[:8], "big") for digest in digests), np.uint64)

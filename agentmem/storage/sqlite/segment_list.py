@@ -1,0 +1,222 @@
+"""Which sealed segments there are, and the folder of their files.
+
+A segment holds the memories of an owner (or of everybody) whose last change has a number from `first` to `last`: what
+it holds follows from the rows, so that it can be thrown away at any time. A file counts when the database lists it,
+with its checksum; it is complete and on the disk by then. Files that are not listed are left over from a crash.
+"""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from agentmem.platform.failpoints import reach
+from agentmem.platform.files import make_folder
+from agentmem.storage.sqlite.database.connections import Connection, Database, all_rows, key_array, only_row
+from agentmem.storage.sqlite.database.displaced import Outplanned
+from agentmem.storage.sqlite.database.reserve import Kind
+from agentmem.storage.sqlite.group_commit import GroupCommit
+from agentmem.storage.sqlite.leases import claim, is_claimed, release
+from agentmem.storage.sqlite.maintenance.backup import sync
+from agentmem.storage.sqlite.snapshot import Keys, ListedSegment, Owner, listed_segments
+from agentmem.storage.sqlite.transaction import Transaction
+
+WORK = "sealing"
+TAILS = "sealing tails"
+"""Two rights, each of one process at a time: to work on what is listed, and to list what comes after it."""
+
+CLAIM_SECONDS = 60.0
+"""How long a process that died keeps others from sealing; a segment takes about as long, and the claim is renewed."""
+
+SUFFIX = ".segment"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A segment whose file is complete; `replaced` are those whose place it takes, `right` the one that it was built
+    with."""
+
+    owner: Owner
+    first: int
+    last: int
+    file: str
+    size: int
+    checksum: bytes
+    has_graph: bool
+    keys: Keys
+    replaced: tuple[ListedSegment, ...]
+    right: str
+
+
+class Segments:
+    """The door to a store's list of segments and to their folder; every method may be called from any thread."""
+
+    def __init__(self, database: Database, writes: GroupCommit) -> None:
+        self._database = database
+        self._writes = writes
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is a file, and so a folder beside it."""
+        return not self._database.in_memory
+
+    def claim(self, right: str, owner: str) -> float:
+        """Takes or renews a right; 0, or the seconds that another process's claim still has to run."""
+        return self._writes.commit(lambda transaction: claim(transaction, right, owner, CLAIM_SECONDS))
+
+    def release(self, right: str, owner: str) -> None:
+        self._writes.commit(lambda transaction: release(transaction, right, owner), Kind.ERASES)
+
+    def new_file(self) -> Path:
+        """Where the next segment goes; the folder is there."""
+        path = self.path_of(f"{uuid4().hex}{SUFFIX}")
+        make_folder(path.parent, like=self._database.path)
+        return path
+
+    @property
+    def store(self) -> str:
+        """The path of the store, whose mode and owner the files get."""
+        return self._database.path
+
+    def path_of(self, file: str) -> Path:
+        return folder_of(self._database.path) / file
+
+    def list(self, claimant: str, model: str, built: Built, since: int, epoch: int) -> ListedSegment | None:
+        """Has a segment count from now on, in the place of others. None when that must not be: the claim was lost, the
+        store has moved to another model, one of the others is gone, a memory of it was purged after the change `since`,
+        when its rows were read, or they were read of other files, in another `epoch`."""
+
+        def apply(transaction: Transaction) -> ListedSegment | None:
+            connection = transaction.connection
+            present = {each.key for each in listed_segments(connection, built.owner, model)}
+            if (
+                not is_claimed(connection, built.right, claimant)
+                or stored_identity(connection) != model
+                or not present.issuperset(each.key for each in built.replaced)
+                or np.isin(built.keys, _purged_since(connection, since)).any()
+            ):
+                return None
+            reach("segments: before one is listed")
+            _strike(connection, [each.key for each in built.replaced])
+            owner = built.owner or (None, None)
+            connection.execute(
+                "INSERT INTO segment (field, name, first, last, model, places, file, bytes, checksum, has_graph) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*owner, built.first, built.last, model, len(built.keys), built.file, built.size, built.checksum,
+                 built.has_graph),
+            )  # fmt: skip
+            listed = ListedSegment(
+                connection.last_insert_rowid(), built.first, built.last, len(built.keys), built.file, built.size,
+                built.checksum, built.has_graph,
+            )  # fmt: skip
+            _count_up(connection)
+            reach("segments: after one is listed")
+            return listed
+
+        sync(str(folder_of(self._database.path)))
+        try:
+            return self._writes.commit(apply, epoch=epoch)
+        except Outplanned:
+            return None
+
+    def have_been_purged(self, keys: Keys, since: int) -> bool:
+        """Whether any of the memories was, after the change `since`."""
+        purged = self._database.read(partial(_purged_since, since=since), one_statement=True)
+        return bool(len(purged)) and bool(np.isin(keys, purged).any())
+
+    def strike(self, keys: Iterable[int]) -> None:
+        """Takes segments off the list, because their files cannot be used."""
+
+        def apply(transaction: Transaction) -> None:
+            _strike(transaction.connection, list(keys))
+            _count_up(transaction.connection)
+
+        self._writes.commit(apply, Kind.ERASES)
+
+    def sweep(self) -> None:
+        """Removes files that are not listed; see `sweep`."""
+        sweep(self._database)
+
+    def forget_models(self) -> None:
+        """Takes the segments of models that the store has left off the list."""
+
+        def apply(transaction: Transaction) -> None:
+            connection = transaction.connection
+            connection.execute("DELETE FROM segment WHERE model IS NOT ?", (stored_identity(connection),))
+            if connection.changes():
+                _count_up(connection)
+
+        self._writes.commit(apply, Kind.ERASES)
+
+
+def folder_of(path: str) -> Path:
+    return Path(f"{path}-segments")
+
+
+def sweep(database: Database) -> None:
+    """Removes the files of a store's segments that are not listed: of crashes, of models that it has left, of what was
+    purged. One that another process is just writing goes too; that process will notice."""
+    if database.in_memory or not (folder := folder_of(database.path)).is_dir():
+        return
+    listed = {row[0] for row in database.read(partial(all_rows, query="SELECT file FROM segment"))}
+    with suppress(OSError):
+        for each in os.scandir(folder):
+            if each.name.endswith(SUFFIX) and each.name not in listed:
+                with suppress(OSError):
+                    os.unlink(each.path)  # noqa: PTH108
+
+
+def stored_identity(connection: Connection) -> str | None:
+    row = connection.execute("SELECT value ->> '$.identity' FROM meta WHERE name = 'model'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def strike_touched(connection: Connection, keys: Keys) -> None:
+    """Takes every segment off the list that has, or had, one of the memories, before these are purged."""
+    if connection.execute("SELECT 1 FROM segment LIMIT 1").fetchone() is None:
+        return
+    events = "SELECT seq FROM carray(?) AS wanted CROSS JOIN history ON memory_key = wanted.value"
+    rows_seq = "SELECT seq FROM carray(?) AS wanted CROSS JOIN memory ON memory.key = wanted.value"
+    wanted = key_array(keys)
+    low, high = only_row(
+        connection, f"SELECT min(seq), max(seq) FROM ({events} UNION ALL {rows_seq})", (wanted, wanted)
+    )
+    rows = all_rows(
+        connection,
+        f"""SELECT key FROM segment WHERE EXISTS (SELECT 1 FROM ({events} UNION ALL {rows_seq})
+            WHERE seq BETWEEN first AND last)
+        -- What was deferred once has had the number of an event of no memory.
+        OR EXISTS (SELECT 1 FROM history WHERE memory_key = 0 AND seq BETWEEN max(first, ?) AND min(last, ?))""",
+        (wanted, wanted, low, high),
+    )
+    if rows:
+        _strike(connection, [row[0] for row in rows])
+        _count_up(connection)
+
+
+def _strike(connection: Connection, keys: Iterable[int]) -> None:
+    connection.executemany("DELETE FROM segment WHERE key = ?", [(key,) for key in keys])
+
+
+def _count_up(connection: Connection) -> None:
+    """Tells every process that the list has changed."""
+    connection.execute(
+        "INSERT OR REPLACE INTO meta VALUES ('segments', "
+        "1 + coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'segments'), 0))"
+    )
+
+
+def _purged_since(connection: Connection, since: int) -> Keys:
+    rows = all_rows(connection, "SELECT memory_key FROM history WHERE what = 'purge' AND seq > ?", (since,))
+    return np.array([row[0] for row in rows], np.int64)
+
+
+def listed_counts(connection: Connection) -> dict[str, int]:
+    """How many segments there are, and their bytes."""
+    count, size = only_row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM segment")
+    return {"segments": count, "segment_bytes": size}

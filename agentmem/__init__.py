@@ -40,9 +40,9 @@ if TYPE_CHECKING:
         TooLongError,
     )
     from agentmem.memory import Memory, ScopedMemory
-    from agentmem.porting.importing import ImportReport
     from agentmem.records import Event, Match, Page, Record, Version
     from agentmem.statistics import Stats, VacuumReport
+    from agentmem.transfer.importer import ImportReport
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from typing import Any
 from agentmem.config import Config
 from agentmem.memory import Memory
 from agentmem.records import Match
-from agentmem.transcripts import read_lines
+from agentmem.transfer.transcripts import read_lines
 
 USER = "demo"
 

@@ -72,9 +72,9 @@ from agentmem.storage.sqlite.store import KEEP, Keep, Revision
 from agentmem.terms import query_terms, stored_terms
 
 if TYPE_CHECKING:
-    from agentmem.porting.importing import ImportReport
-    from agentmem.porting.reading import Format, Owner
     from agentmem.storage.sqlite.upsert import OnConflict
+    from agentmem.transfer.importer import ImportReport
+    from agentmem.transfer.reader import Format, Owner
 
 T = TypeVar("T")
 
@@ -809,7 +809,7 @@ class ScopedMemory:
         timeout: float | None = None,
     ) -> int:
         """Writes every memory that `get_all` would list into a file, JSON Lines in the order of adding, and returns how
-        many it were. What it holds is described in `agentmem.porting.lines`; `import_` reads it.
+        many it were. What it holds is described in `agentmem.transfer.jsonl`; `import_` reads it.
 
         `file` is a path (compressed when it ends in `.gz`), or an open file of text or bytes. At a path, the file is
         complete and on the disk when it gets its name; one that is there is only replaced with `overwrite=True`. It has
@@ -828,7 +828,7 @@ class ScopedMemory:
             StoreFullError, StoreOpenError: there is no room for it, or no such folder. What an open file of yours
                 raises comes as it is.
         """
-        from agentmem.porting.exporting import export  # Late: most programs never do.
+        from agentmem.transfer.exporter import export  # Late: most programs never do.
 
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         return export(
@@ -881,7 +881,7 @@ class ScopedMemory:
                 version of the format is refused whatever `on_error` says. Otherwise as `add`.
             DeadlineError: a named pipe gave nothing for `timeout` seconds, too; the chunks before are stored.
         """
-        from agentmem.porting.importing import Options, import_  # Late, as above.
+        from agentmem.transfer.importer import Options, import_  # Late, as above.
 
         seconds = check_timeout(timeout, self._engine.config)
         owners = (user_id, agent_id, run_id)

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from agentmem import InvalidInputError, LanguageModelError
-from agentmem.llm import Endpoint
 from agentmem.mem0 import Memory
+from agentmem.mem0.llm import Endpoint
 from agentmem.testing import HashEmbedder
 
 pytest.importorskip("openai")

@@ -8,7 +8,8 @@ from typing import get_type_hints
 import pytest
 
 from agentmem import ClosedError, InvalidInputError, NotFoundError
-from agentmem.mem0 import Memory, shapes
+from agentmem.mem0 import Memory
+from agentmem.mem0 import types as shapes
 from agentmem.mem0.memory import MEANING
 from agentmem.search.ranking import VECTOR_WEIGHT
 from agentmem.testing import HashEmbedder

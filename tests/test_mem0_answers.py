@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentmem import InvalidInputError, LanguageModelError
 from agentmem.mem0 import Memory
-from agentmem.mem0.answers import listed, prose_of, values_in
+from agentmem.mem0.responses import listed, prose_of, values_in
 from agentmem.testing import HashEmbedder
 
 DELETE = '{"memory": [{"event": "DELETE", "id": "0"}]}'

@@ -9,7 +9,7 @@ import pytest
 
 from agentmem import LanguageModelError
 from agentmem.mem0 import Memory
-from agentmem.mem0.facts import values_in
+from agentmem.mem0.extraction import values_in
 from tests.command_line import SECONDS
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentmem import Memory
 from agentmem.mem0 import Memory as DropIn
-from agentmem.porting.mem0 import Imported, import_mem0
+from agentmem.mem0.migrate import Imported, import_mem0
 from tests import mem0_peer
 from tests.mem0_script import FACTS, QUESTIONS, shapes_of
 

@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from agentmem import InvalidInputError, ModelError
-from agentmem.llm import Endpoint
 from agentmem.mem0 import Memory
+from agentmem.mem0.llm import Endpoint
 from agentmem.mem0.settings import read_settings
 from agentmem.testing import HashEmbedder
 

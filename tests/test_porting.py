@@ -31,9 +31,9 @@ from agentmem import (
     StoreBusyError,
     StoreOpenError,
 )
-from agentmem.porting import values
-from agentmem.porting.reading import LARGEST_VALUE
 from agentmem.testing import HashEmbedder, contents, metadata, owners
+from agentmem.transfer import json_stream as values
+from agentmem.transfer.reader import LARGEST_VALUE
 from tests.children import SECONDS, start_python
 
 
@@ -198,7 +198,7 @@ def test_an_export_that_fails_leaves_no_file(open_memory, tmp_path, monkeypatch)
     def fail(*arguments):
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr("agentmem.porting.exporting.line_of", fail)
+    monkeypatch.setattr("agentmem.transfer.exporter.line_of", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         memory.export(tmp_path / "a.jsonl", user_id="ana")
     assert not list(tmp_path.glob("a.jsonl*"))
@@ -596,7 +596,7 @@ def test_a_bad_line_is_told_by_its_number_and_the_others_are_stored(memory, line
 
 
 def test_a_line_that_is_too_long_is_passed_over_without_being_held(memory, monkeypatch):
-    monkeypatch.setattr("agentmem.porting.reading.LARGEST_VALUE", 1000)
+    monkeypatch.setattr("agentmem.transfer.reader.LARGEST_VALUE", 1000)
     memory._engine.config = Config(max_content_bytes=100)
     monkeypatch.setattr(values, "FIRST_PIECE", 100)
     raw = b'"first"\n"' + b"x" * 100_000 + b'"\n"last"\n'
@@ -945,10 +945,10 @@ def test_a_compressed_file_that_unpacks_to_very_much_is_refused(memory, tmp_path
     memory.delete_all(user_id="ana")
     assert memory.import_(small, user_id="ana", dedupe=True).imported == 1
     memory.delete_all(user_id="ana")
-    monkeypatch.setattr("agentmem.porting.files.UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("agentmem.transfer.files.UNPACKED_BYTES", 1000)
     with pytest.raises(InvalidInputError, match="unpack it first"):
         memory.import_(small, user_id="ana")
-    monkeypatch.setattr("agentmem.porting.files.MOST_TIMES", 1000)
+    monkeypatch.setattr("agentmem.transfer.files.MOST_TIMES", 1000)
     assert memory.import_(small, user_id="ana", dedupe=True).imported == 1
 
 

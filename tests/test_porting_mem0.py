@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 import pytest
 
 from agentmem import Config, DeadlineError, EmbeddingError, InvalidInputError, StoreOpenError
-from agentmem.porting.mem0 import Imported, import_mem0
-from agentmem.porting.qdrant import collections, point_of
+from agentmem.mem0.migrate import Imported, import_mem0
+from agentmem.mem0.qdrant import collections, point_of
 from agentmem.testing import HashEmbedder
 from tests import mem0_peer
 from tests.children import SECONDS, finish, start_python
@@ -327,7 +327,7 @@ def test_an_import_that_fails_amid_goes_on_where_it_was(open_memory, folder):
 IMPORT = """
 import os, signal, sys
 from agentmem import Memory
-from agentmem.porting.mem0 import import_mem0
+from agentmem.mem0.migrate import import_mem0
 from agentmem.testing import HashEmbedder
 
 store, folder, limit = sys.argv[1:]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agentmem import AgentMemError, InvalidInputError, LanguageModelError, Memory, ModelError, StoreOpenError, models
 from agentmem.cli import main
-from agentmem.llm import Endpoint
 from agentmem.mem0 import Memory as Mem0
+from agentmem.mem0.llm import Endpoint
 from agentmem.mem0.settings import read_settings
 from agentmem.records import shorten, unquoted
 from agentmem.testing import HashEmbedder

@@ -156,7 +156,7 @@ def import_mem0(
       agentmem import-mem0 /tmp/qdrant --history ~/.mem0/history.db
       agentmem import-mem0 ./qdrant --collection mem0 --db agent.db
     """
-    from agentmem.porting.mem0 import import_mem0 as bring
+    from agentmem.mem0.migrate import import_mem0 as bring
 
     with open_memory(db, model, create=True) as memory:
         told = bring(memory, folder, history=history, collection=collection, progress=bar)

@@ -5,7 +5,7 @@ are agentmem's. `Memory.store` is the `agentmem.Memory` below, for all that Mem0
 """
 
 from agentmem.mem0.memory import Memory, UnknownMemoryError
-from agentmem.mem0.shapes import (
+from agentmem.mem0.types import (
     Added,
     AddedMemory,
     ChatMessage,

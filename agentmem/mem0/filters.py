@@ -8,8 +8,8 @@ here.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agentmem.dates import bounds_of, moment
 from agentmem.errors import InvalidInputError
+from agentmem.mem0.dates import bounds_of, moment
 from agentmem.records import shorten
 
 OWNERS = ("user_id", "agent_id", "run_id")

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast
 from uuid import UUID, uuid5
 
-from agentmem.dates import expiration_date
-from agentmem.mem0.shapes import FoundMemory, HistoryEntry, ListedMemory, ScoreDetails, StoredMemory
+from agentmem.mem0.dates import expiration_date
+from agentmem.mem0.types import FoundMemory, HistoryEntry, ListedMemory, ScoreDetails, StoredMemory
 from agentmem.records import Event, Match, Record
 
 PROMOTED = ("actor_id", "attributed_to")

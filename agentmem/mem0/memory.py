@@ -6,16 +6,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agentmem.dates import end_of, end_of_reference
 from agentmem.engine.write_batch import Changes
 from agentmem.errors import InvalidInputError, ModelError, NotFoundError, StoreOpenError
-from agentmem.llm import Endpoint
 from agentmem.mem0 import items
-from agentmem.mem0.facts import LanguageModel, check_model, learn, summarise
+from agentmem.mem0.dates import end_of, end_of_reference
+from agentmem.mem0.extraction import LanguageModel, check_model, learn, summarise
 from agentmem.mem0.filters import Owners, owners, owners_and_filters
+from agentmem.mem0.llm import Endpoint
 from agentmem.mem0.messages import Fields, Turn, fields_of, turns_of, without_identity
 from agentmem.mem0.settings import read_settings
-from agentmem.mem0.shapes import Added, AddedMemory, Confirmation, Found, HistoryEntry, Listing, StoredMemory
+from agentmem.mem0.types import Added, AddedMemory, Confirmation, Found, HistoryEntry, Listing, StoredMemory
 from agentmem.memory import Memory as Store
 from agentmem.records import MAX_LIMIT, Match, Record, check_threshold, now, shorten
 

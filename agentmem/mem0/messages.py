@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentmem.dates import end_of, moment
 from agentmem.errors import InvalidInputError
+from agentmem.mem0.dates import end_of, moment
 from agentmem.mem0.filters import OWNERS
 from agentmem.messages import text_of
 from agentmem.records import shorten

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.llm import NO_KEY, Endpoint
-from agentmem.mem0.facts import MOST_CHANGES, check_model
+from agentmem.mem0.extraction import MOST_CHANGES, check_model
+from agentmem.mem0.llm import NO_KEY, Endpoint
 from agentmem.records import is_address, quote, shape
 
 FILE = "agentmem.db"

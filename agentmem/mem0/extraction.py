@@ -21,11 +21,11 @@ from typing import Any
 
 from agentmem.engine.write_batch import Changes, Outdated
 from agentmem.errors import AgentMemError, InvalidInputError, LanguageModelError, NotFoundError
-from agentmem.mem0.answers import listed, prose_of, text_of
-from agentmem.mem0.answers import values_in as values_in
 from agentmem.mem0.filters import Owners
 from agentmem.mem0.messages import Fields, Turn
-from agentmem.mem0.shapes import Added, AddedMemory
+from agentmem.mem0.responses import listed, prose_of, text_of
+from agentmem.mem0.responses import values_in as values_in
+from agentmem.mem0.types import Added, AddedMemory
 from agentmem.memory import Memory
 from agentmem.records import Record, Scope, new_id, now, owners_of, shape, shorten
 

@@ -9,13 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 from agentmem.config import MIB, Config
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.porting.chats import ChatFormat, Conversation, Message, conversation_of, format_of, is_message
-from agentmem.porting.files import Source
-from agentmem.porting.lines import Item, VectorModel, is_header, item_of, model_of
-from agentmem.porting.values import Value, Values
 from agentmem.records import Draft, Embedded, Scope, at_home, check_name, check_time, now, shape, shorten, unquoted
 from agentmem.storage.sqlite.maintenance.check import is_vector
 from agentmem.storage.sqlite.upsert import Arrival
+from agentmem.transfer.chats import ChatFormat, Conversation, Message, conversation_of, format_of, is_message
+from agentmem.transfer.files import Source
+from agentmem.transfer.json_stream import Value, Values
+from agentmem.transfer.jsonl import Item, VectorModel, is_header, item_of, model_of
 
 Format = Literal["agentmem", "openai", "sharegpt", "chatgpt"]
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from agentmem.errors import InvalidInputError
 from agentmem.platform.signals import fails_apart
-from agentmem.porting.files import Source
+from agentmem.transfer.files import Source
 
 BOM = b"\xef\xbb\xbf"
 

@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentmem.dates import end_of, moment
 from agentmem.engine.write_batch import Changes, PastVersion
 from agentmem.errors import AgentMemError, DuplicateIdError, EmbeddingError, InvalidInputError, StoreOpenError
+from agentmem.mem0.dates import end_of, moment
+from agentmem.mem0.qdrant import Point, Points, collections, opened, points
 from agentmem.memory import ScopedMemory
-from agentmem.porting.qdrant import Point, Points, collections, opened, points
 from agentmem.progress import with_progress
 from agentmem.records import Scope, now, unquoted
 

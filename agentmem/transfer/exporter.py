@@ -10,11 +10,11 @@ from agentmem.embedding.embedder import Embedder
 from agentmem.engine.engine import Engine
 from agentmem.errors import InvalidInputError
 from agentmem.filters import Condition
-from agentmem.porting.files import target_of
-from agentmem.porting.lines import VectorModel, header_of, line_of
 from agentmem.progress import with_progress
 from agentmem.records import Scope
 from agentmem.storage.sqlite.cursor import Frozen
+from agentmem.transfer.files import target_of
+from agentmem.transfer.jsonl import VectorModel, header_of, line_of
 
 PAGE = 1000
 """Memories that are read in one transaction."""

@@ -16,12 +16,12 @@ from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.porting.exporting import model_of
-from agentmem.porting.files import source_of
-from agentmem.porting.reading import Entry, Format, Owner, Read, Reading, check_owner
 from agentmem.progress import with_progress
 from agentmem.records import Embedded, Home, Scope, shorten
 from agentmem.storage.sqlite.upsert import OnConflict, Outcome
+from agentmem.transfer.exporter import model_of
+from agentmem.transfer.files import source_of
+from agentmem.transfer.reader import Entry, Format, Owner, Read, Reading, check_owner
 
 CHUNK_BYTES = 16 * MIB
 """Of texts and metadata, at which a chunk is cut however few they are."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from agentmem.memory import Memory, ScopedMemory
     from agentmem.records import Event, Match, Page, Record, Version
-    from agentmem.statistics import Stats, VacuumReport
+    from agentmem.stats import Stats, VacuumReport
     from agentmem.transfer.importer import ImportReport
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from agentmem.errors import InvalidInputError
-from agentmem.keys import plain_path
+from agentmem.fields import plain_path
 
 Durability = Literal["full", "process"]
 

@@ -78,7 +78,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
-from agentmem.keys import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
+from agentmem.fields import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
 from agentmem.records import check_between, check_text, clock_and_offset, iso_moment, shorten, to_microseconds
 
 SQLValue: TypeAlias = str | int | float | bytes | None

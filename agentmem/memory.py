@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 
+from agentmem.analyzer import query_terms, stored_terms
 from agentmem.config import Config, Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.catalog import find_model
@@ -65,11 +66,10 @@ from agentmem.records import (
 )
 from agentmem.search.owner_index import Shelves
 from agentmem.search.searcher import Mode, Question, Retriever
-from agentmem.statistics import Stats, VacuumReport
+from agentmem.stats import Stats, VacuumReport
 from agentmem.storage.sqlite.database.displaced import again
 from agentmem.storage.sqlite.snapshot import Snapshot
 from agentmem.storage.sqlite.store import KEEP, Keep, Revision
-from agentmem.terms import query_terms, stored_terms
 
 if TYPE_CHECKING:
     from agentmem.storage.sqlite.upsert import OnConflict

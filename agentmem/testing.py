@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.errors import InvalidInputError
-from agentmem.keys import TEXT_FIELDS, TIME_FIELDS
+from agentmem.fields import TEXT_FIELDS, TIME_FIELDS
 
 if TYPE_CHECKING:
     from hypothesis import strategies as st

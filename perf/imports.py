@@ -25,7 +25,7 @@ IMPORTS = {
     "import agentmem": "import agentmem",
     "from agentmem import Memory": "from agentmem import Memory",
     "import agentmem.cli": "import agentmem.cli",
-    "import agentmem.flask": "import agentmem.flask",
+    "import agentmem.integrations.flask": "import agentmem.integrations.flask",
     "import flask": "import flask",
     "import numpy": "import numpy",
 }

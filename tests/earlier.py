@@ -7,11 +7,11 @@ from typing import Any
 
 import apsw
 
+from agentmem.analyzer import ANALYSIS, stored_terms
 from agentmem.records import Record, Scope, digests_by, from_microseconds
 from agentmem.storage.sqlite.database.connections import checked_vfs
 from agentmem.storage.sqlite.database.schema import APPLICATION_ID, CHECKSUMS, MIGRATIONS
 from agentmem.storage.sqlite.row_codec import twin_of, version_json
-from agentmem.terms import ANALYSIS, stored_terms
 from agentmem.testing import HashEmbedder
 
 CHECKED_SINCE = 3

@@ -7,7 +7,7 @@ import os
 
 from flask import Flask, abort, request
 
-from agentmem.flask import AgentMem, current_memory
+from agentmem.integrations.flask import AgentMem, current_memory
 
 agentmem = AgentMem()
 

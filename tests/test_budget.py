@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from agentmem import AgentMemError, DeadlineError, Memory, Record, terms
+from agentmem import AgentMemError, DeadlineError, Memory, Record
+from agentmem import analyzer as terms
+from agentmem.analyzer import stored_terms
 from agentmem.deadline import Deadline
 from agentmem.storage.sqlite import store
-from agentmem.terms import stored_terms
 
 HEAVY = {"AND": [{"list": {"icontains": f"x{number}"}} for number in range(8900, 8990)]}
 """Looks through nearly the whole list of every memory of `laden`, ninety times."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agentmem import AgentMemError, ClosedError, EmbeddingError, OverloadedError
 from agentmem.embedding.collector import BULK_TURN, Collector, Ticket
 from agentmem.embedding.queue import Line, Request
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from tests.conftest import our_threads, wait_for_our_threads
 
 SECONDS = 30

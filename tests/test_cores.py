@@ -9,7 +9,7 @@ from agentmem import Config
 from agentmem.embedding import embedder
 from agentmem.embedding.catalog import find_model
 from agentmem.platform.cpu import usable_cores
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentmem import Config, InvalidInputError, Memory
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.group_commit import GroupCommit, Write
 from agentmem.testing import HashEmbedder

@@ -1,4 +1,4 @@
-"""agentmem.flask: three lines in an application, nobody else's memories, real servers that fork, restart and die."""
+"""agentmem.integrations.flask: three lines in an application, nobody else's memories, real servers that fork, restart and die."""
 
 import gc
 import http.client
@@ -31,7 +31,7 @@ from agentmem import (
     StoreBusyError,
     StoreOpenError,
 )
-from agentmem.flask import AgentMem, current_memory
+from agentmem.integrations.flask import AgentMem, current_memory
 from agentmem.testing import HashEmbedder
 from tests import flask_app
 from tests.children import ROOT, SECONDS, run_python, start_python
@@ -184,7 +184,7 @@ def test_loading_an_application_opens_nothing_and_loads_neither_numpy_nor_sqlite
         """
         import sys
         from flask import Flask
-        from agentmem.flask import AgentMem
+        from agentmem.integrations.flask import AgentMem
         AgentMem(Flask("app"))
         heavy = {"numpy", "apsw", "onnxruntime", "tokenizers", "numkong"} & set(sys.modules)
         assert not heavy, heavy
@@ -275,7 +275,7 @@ def test_a_process_that_ends_without_closing_has_closed(store_path):
         """
         import sys
         from flask import Flask
-        from agentmem.flask import AgentMem, current_memory
+        from agentmem.integrations.flask import AgentMem, current_memory
         app = Flask("app")
         app.config.update(AGENTMEM_PATH=sys.argv[1], AGENTMEM_MODEL="minilm-static")
         AgentMem(app)
@@ -296,7 +296,7 @@ def test_a_forked_worker_has_its_own_engine_and_sees_what_its_parent_stored(stor
         f"""
         import os, sys
         from flask import Flask
-        from agentmem.flask import AgentMem, current_memory
+        from agentmem.integrations.flask import AgentMem, current_memory
         from agentmem.testing import HashEmbedder
         app = Flask("app")
         app.config.update(AGENTMEM_PATH=sys.argv[1], AGENTMEM_EMBEDDER=HashEmbedder())

@@ -21,7 +21,7 @@ from agentmem import (
     StoreFullError,
 )
 from agentmem.platform import failpoints
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.group_commit import GroupCommit, Write
 from agentmem.testing import HashEmbedder

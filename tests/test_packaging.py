@@ -43,7 +43,7 @@ assert all(file.whole for name in ("all-MiniLM-L6-v2", "minilm-static") for file
 
 FLASK_PROGRAM = """
 from flask import Flask
-from agentmem.flask import AgentMem, current_memory
+from agentmem.integrations.flask import AgentMem, current_memory
 app = Flask("app")
 app.config["AGENTMEM_PATH"] = ":memory:"
 AgentMem(app)
@@ -191,7 +191,7 @@ def test_each_extra_can_be_installed(installed, distributions, extra):
 
 
 def test_the_extra_for_servers_is_asked_for_by_name_and_is_all_that_flask_needs(installed, distributions, tmp_path):
-    without = [str(installed), "-c", "import agentmem.flask"]
+    without = [str(installed), "-c", "import agentmem.integrations.flask"]
     done = subprocess.run(without, capture_output=True, text=True, timeout=600, env=clean_environment(), cwd=tmp_path)
     assert "pip install 'agentmem[server]'" in done.stderr
     wheel = f"{distributions['wheel']}[server]"

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmem import EmbeddingError, InvalidInputError, Memory
+from agentmem.analyzer import query_terms, stored_terms
 from agentmem.filters import compile_filters
 from agentmem.records import Scope
-from agentmem.terms import query_terms, stored_terms
 from agentmem.testing import HashEmbedder, contents, owners
 from tests.forgery import forge
 

@@ -121,7 +121,7 @@ def test_what_is_given_as_something_else_is_named_by_its_kind():
 )
 def test_a_setting_of_a_flask_application_is_not_quoted(key):
     flask = pytest.importorskip("flask")
-    from agentmem.flask import AgentMem
+    from agentmem.integrations.flask import AgentMem
 
     app = flask.Flask("app")
     app.config[key] = SECRET

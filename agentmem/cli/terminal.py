@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentmem.records import Event, Match, Record, Version
-    from agentmem.statistics import Stats
+    from agentmem.stats import Stats
 
 GAP = "  "
 

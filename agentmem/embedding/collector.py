@@ -22,7 +22,7 @@ from agentmem.embedding.queue import Line, Request
 from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.signals import Lock, condition, no_thread, started
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 
 logger = logging.getLogger(__name__)
 

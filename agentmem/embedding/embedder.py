@@ -22,7 +22,7 @@ from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, require_room
 from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by, shape, shorten
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 
 Kind = Literal["query", "document"]
 

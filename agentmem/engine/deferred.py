@@ -17,7 +17,7 @@ from agentmem.errors import AgentMemError, ClosedError, DeadlineError, Embedding
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.records import Embedded, Scope
-from agentmem.statistics import BackgroundErrors
+from agentmem.stats import BackgroundErrors
 from agentmem.storage.sqlite.deferred import Pending
 from agentmem.storage.sqlite.leases import claimant
 from agentmem.storage.sqlite.store import Store

@@ -13,7 +13,7 @@ from agentmem.engine.runtime import Lenses
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, started
 from agentmem.search.owner_index import Shelves
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from agentmem.storage.sqlite.maintenance.purge import Erased
 from agentmem.storage.sqlite.store import Keep, Store
 

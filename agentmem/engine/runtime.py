@@ -24,7 +24,7 @@ from agentmem.platform.signals import Lock, condition
 from agentmem.search.owner_index import Shelves, Unsealed
 from agentmem.search.searcher import Retriever
 from agentmem.search.segments.builder import Sealer
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from agentmem.storage.sqlite.meta import ModelMoved, StoredModel
 from agentmem.storage.sqlite.snapshot import Owner
 from agentmem.storage.sqlite.store import Keep, Store

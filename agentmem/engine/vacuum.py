@@ -10,7 +10,7 @@ from datetime import datetime
 from agentmem.engine.engine import Engine
 from agentmem.errors import ClosedError, StoreFullError
 from agentmem.progress import progress
-from agentmem.statistics import VacuumReport
+from agentmem.stats import VacuumReport
 from agentmem.storage.sqlite.maintenance.vacuum import Space
 
 PAUSE_SECONDS = 0.005

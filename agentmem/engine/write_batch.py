@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from agentmem.analyzer import stored_terms
 from agentmem.embedding.embedder import failure_of, to_store
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
@@ -25,7 +26,6 @@ from agentmem.records import (
 from agentmem.storage.sqlite.store import KEEP, Change, Keep, Revision
 from agentmem.storage.sqlite.store import Outdated as Outdated
 from agentmem.storage.sqlite.transaction import Transaction
-from agentmem.terms import stored_terms
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from agentmem.platform.signals import Lock, block, no_thread, started
 from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.search.segments.file import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
 from agentmem.search.segments.reader import Opened
-from agentmem.statistics import BackgroundErrors
+from agentmem.stats import BackgroundErrors
 from agentmem.storage.sqlite.leases import claimant
 from agentmem.storage.sqlite.segment_list import CLAIM_SECONDS, TAILS, WORK, Built, Segments
 from agentmem.storage.sqlite.snapshot import ListedSegment, Owner, Snapshot

@@ -33,7 +33,7 @@ from agentmem.errors import (
 from agentmem.platform.failpoints import reach
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import LOOK_SECONDS, Lock, has_ended, until_look
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from agentmem.storage.sqlite.database.connections import Database, ended_early
 from agentmem.storage.sqlite.database.displaced import (
     CHANGE_PAUSE_SECONDS,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from agentmem.analyzer import stored_terms
 from agentmem.config import Config, Durability
 from agentmem.deadline import Deadline
 from agentmem.errors import (
@@ -37,7 +38,7 @@ from agentmem.records import (
     now,
     to_microseconds,
 )
-from agentmem.statistics import Timings
+from agentmem.stats import Timings
 from agentmem.storage.sqlite.analysis import bind_analysis
 from agentmem.storage.sqlite.as_of import PastSnapshot
 from agentmem.storage.sqlite.cursor import Frozen, freeze, thaw
@@ -71,7 +72,6 @@ from agentmem.storage.sqlite.stats import counts
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.sqlite.update import bring_back, revise
 from agentmem.storage.sqlite.upsert import Arrival, OnConflict, Outcome, arrived, take_in
-from agentmem.terms import stored_terms
 
 Change = Callable[[Transaction], Any]
 """Something to be done in a transaction; as `Write.apply` does, it checks first and changes afterwards."""

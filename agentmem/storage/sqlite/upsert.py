@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agentmem.analyzer import redated_terms
 from agentmem.errors import AgentMemError, DuplicateIdError
 from agentmem.records import Draft, Embedded, Home, Record, Scope, from_microseconds, owners_of, to_microseconds
 from agentmem.storage.sqlite.database.connections import Connection, all_rows, integer_array
@@ -18,7 +19,6 @@ from agentmem.storage.sqlite.ids import home_named, keys_in
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.sqlite.update import bring_back, revise
-from agentmem.terms import redated_terms
 
 OnConflict = Literal["error", "skip", "replace", "new_id"]
 

@@ -44,7 +44,7 @@ from agentmem.platform.failpoints import reach
 from agentmem.platform.files import make_store
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Block, Hold, Lock, block, condition, no_thread, started
-from agentmem.statistics import BackgroundErrors
+from agentmem.stats import BackgroundErrors
 from agentmem.storage.sqlite.database.displaced import Displaced, again
 from agentmem.storage.sqlite.database.open_files import (
     LOG,

@@ -46,7 +46,7 @@ MIGRATIONS: list[list[Step]] = [
             seq INTEGER NOT NULL,               -- history.seq of the last change
             twin INTEGER NOT NULL,              -- hash of scope and content: equal for equal texts of one scope
             sole INTEGER CHECK (sole = 1),      -- 1 where dedupe stored it, until it makes room for another, or changes
-            terms BLOB,                         -- of content and day, as `agentmem.terms` makes them
+            terms BLOB,                         -- of content and day, as `agentmem.analyzer` makes them
             metadata BLOB,                      -- JSONB object, NULL when empty
             content TEXT NOT NULL               -- the largest last: what stands before it is read without it
         ) STRICT""",

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import numpy as np
 
+from agentmem.analyzer import stored_terms
 from agentmem.errors import StoreError
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
@@ -19,7 +20,6 @@ from agentmem.storage.sqlite.maintenance.replay import Replay, Stored, replay
 from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.move_state import problems_of_move
 from agentmem.storage.sqlite.row_codec import SENSELESS, twin_of
-from agentmem.terms import stored_terms
 
 _QUESTIONS = [
     (

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from agentmem.analyzer import stored_terms
 from agentmem.errors import StoreDamagedError
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
@@ -19,7 +20,6 @@ from agentmem.storage.sqlite.meta import Digest, stored_model
 from agentmem.storage.sqlite.move_state import mend_move
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse, twin_of
 from agentmem.storage.sqlite.transaction import Transaction
-from agentmem.terms import stored_terms
 
 CHUNK = 1000
 

@@ -1,7 +1,7 @@
 """A memory for Flask applications: one engine a process, opened when it is first used. The only importer of flask.
 
     from flask import Flask, request, session
-    from agentmem.flask import AgentMem, current_memory
+    from agentmem.integrations.flask import AgentMem, current_memory
 
     app = Flask(__name__)
     AgentMem(app)
@@ -52,7 +52,9 @@ try:
     )
     from werkzeug.local import LocalProxy
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(f"agentmem.flask needs Flask ({error}); pip install 'agentmem[server]'.") from error
+    raise ModuleNotFoundError(
+        f"agentmem.integrations.flask needs Flask ({error}); pip install 'agentmem[server]'."
+    ) from error
 
 if TYPE_CHECKING:
     from agentmem.memory import Memory, ScopedMemory

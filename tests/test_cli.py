@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from agentmem import Memory
-from agentmem.cli.terminal import clip, escape, table, width
+from agentmem.cli.output import clip, escape, table, width
 from agentmem.demo import QUESTIONS, conversation
 from agentmem.testing import HashEmbedder
 from tests.command_line import ROOT, UUID, every_command, finished, jsonl, lines_of

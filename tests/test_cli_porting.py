@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from agentmem.cli.exits import DONE, INTERRUPTED
+from agentmem.cli.exit_codes import DONE, INTERRUPTED
 from agentmem.progress import end_bars, with_progress
 from tests.command_line import finished, jsonl, lines_of
 from tests.test_porting_mem0 import point, write

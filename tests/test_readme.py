@@ -15,7 +15,8 @@ import pytest
 
 import agentmem
 from agentmem import Config, Memory, ScopedMemory, errors, filters
-from agentmem.cli import exits, main
+from agentmem.cli import exit_codes as exits
+from agentmem.cli import main
 from agentmem.search import ranking
 from tests import mem0_peer
 from tests.command_line import every_command

@@ -7,7 +7,7 @@ it, so that `--help` and a mistyped option wait for neither.
 import click
 
 import agentmem
-from agentmem.cli.exits import MEANINGS
+from agentmem.cli.exit_codes import MEANINGS
 from agentmem.cli.group import Commands
 from agentmem.cli.options import debug
 

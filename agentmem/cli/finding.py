@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.exit_codes import DONE, NOTHING
 from agentmem.cli.opening import open_memory, scoped
-from agentmem.cli.terminal import (
+from agentmem.cli.output import (
     MATCH_STYLES,
     RECORD_STYLES,
     complain,

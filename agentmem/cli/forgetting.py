@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.exit_codes import DONE, NOTHING
 from agentmem.cli.opening import open_memory, scoped
 from agentmem.cli.options import OWNERS
-from agentmem.cli.terminal import complain, counted, escape, print_json, print_lines
+from agentmem.cli.output import complain, counted, escape, print_json, print_lines
 from agentmem.errors import NotFoundError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import click
 
-from agentmem.cli.exits import DEFECT, DONE, INTERRUPTED, STORE_REFUSED, UNREAD, code_of
+from agentmem.cli.exit_codes import DEFECT, DONE, INTERRUPTED, STORE_REFUSED, UNREAD, code_of
 from agentmem.cli.options import DEBUG, told
-from agentmem.cli.terminal import complain, prepare_output, stop_output
+from agentmem.cli.output import complain, prepare_output, stop_output
 from agentmem.errors import AgentMemError
 from agentmem.progress import end_bars
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.exit_codes import DONE, NOTHING
 from agentmem.cli.forgetting import confirmed
 from agentmem.cli.opening import existing, open_memory, scoped
-from agentmem.cli.terminal import counted, escape, fitted, painted, print_json, print_lines, stored_cells, stored_fields
+from agentmem.cli.output import counted, escape, fitted, painted, print_json, print_lines, stored_cells, stored_fields
 from agentmem.errors import StoreDamagedError
 from agentmem.progress import following
 

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.exit_codes import DONE, NOTHING
 from agentmem.cli.opening import open_memory
-from agentmem.cli.terminal import complain, escape, fitted, print_json, print_lines
+from agentmem.cli.output import complain, escape, fitted, print_json, print_lines
 
 
 @click.group()

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.exit_codes import DONE, NOTHING
 from agentmem.cli.opening import open_memory
 from agentmem.cli.options import OWNERS
-from agentmem.cli.terminal import complain, counted, escape, print_json, print_lines, standard_input
+from agentmem.cli.output import complain, counted, escape, print_json, print_lines, standard_input
 
 
 @click.command()

@@ -7,9 +7,9 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE, NOTHING
+from agentmem.cli.exit_codes import DONE, NOTHING
 from agentmem.cli.opening import open_memory, scoped
-from agentmem.cli.terminal import complain, counted, escape, print_json, print_lines, text_of
+from agentmem.cli.output import complain, counted, escape, print_json, print_lines, text_of
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
 from agentmem.progress import progress
 

@@ -8,9 +8,9 @@ import click
 from click.shell_completion import get_completion_class
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE
+from agentmem.cli.exit_codes import DONE
 from agentmem.cli.opening import open_memory
-from agentmem.cli.terminal import escape, fitted, match_rows, print_json, print_lines
+from agentmem.cli.output import escape, fitted, match_rows, print_json, print_lines
 from agentmem.progress import progress
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from agentmem.cli import options
-from agentmem.cli.exits import DONE
+from agentmem.cli.exit_codes import DONE
 from agentmem.cli.opening import open_memory
-from agentmem.cli.terminal import (
+from agentmem.cli.output import (
     escape,
     fitted,
     painted,

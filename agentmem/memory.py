@@ -32,6 +32,7 @@ from agentmem.engine.reembedding import reembed
 from agentmem.engine.runtime import DEFAULT_MODEL as DEFAULT_MODEL
 from agentmem.engine.runtime import Lens
 from agentmem.engine.vacuum import vacuum
+from agentmem.engine.write_batch import Changes, new_expiry
 from agentmem.engine.writer import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import compile_filters, number_at
@@ -49,7 +50,6 @@ from agentmem.records import (
     Record,
     Scope,
     check_content,
-    check_expiry,
     check_half_life,
     check_id,
     check_limit,
@@ -60,7 +60,6 @@ from agentmem.records import (
     check_time,
     check_timeout,
     is_address,
-    now,
     owners_of,
     shorten,
 )
@@ -899,6 +898,10 @@ class ScopedMemory:
         """
         return ScopedMemory(self._engine, self._scope(user_id, agent_id, run_id), self)
 
+    def _changes(self) -> Changes:
+        """For several changes that are committed together."""
+        return Changes(self._engine, self._scope, self._whose)
+
     def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
         if self._bound:
             if all_scopes:
@@ -1142,15 +1145,6 @@ class Memory(ScopedMemory):
 
     def __repr__(self) -> str:
         return f"Memory({self.path!r}, model={self._engine.embedder.name!r})"
-
-
-def new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
-    """What an update makes of the expiry; `expires_at=None` together with a `ttl` contradict each other too."""
-    if isinstance(expires_at, Keep):
-        return expires_at if ttl is None else check_expiry(None, ttl, now())
-    if expires_at is None and ttl is not None:
-        raise InvalidInputError(f"Both ttl={shorten(ttl)} and expires_at=None were given; drop one.")
-    return check_expiry(expires_at, ttl, now())
 
 
 def _path_of(path: Any) -> str:

@@ -1,7 +1,7 @@
 """From float32 to integers: the constants of `bert.Integer`, found once, on calibration sentences.
 
-`agentmem/embedding/quantization/int8.py` has the arithmetic and its reasons. Here is what a graph written for it allows beside: inside an
-attention, dividing the channels costs nothing (the value's weights take it); elsewhere one `Mul`.
+`agentmem/embedding/quantization/int8.py` has the arithmetic and its reasons. Here is what a graph written for it allows
+beside: inside an attention, dividing the channels costs nothing (the value's weights take it); elsewhere one `Mul`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """What one full segment costs and finds: building it, asking its graph for so many vectors, looking up and comparing so
-many, and comparing all. The planner's constants (agentmem/search/segments/candidates.py) and the graph's (segments.py) are from here.
+many, and comparing all. The planner's constants (candidates.py, in agentmem/search/segments) and the graph's (file.py)
+are from here.
 
 The vectors are made up (see synthetic.py). One thread; medians of the queries.
 """

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentmem import DuplicateIdError, EmbeddingError, InvalidInputError, NotFoundError
-from agentmem.engine.write_batch import Changes, PastVersion
+from agentmem.engine.write_batch import PastVersion
 from agentmem.storage.sqlite.group_commit import Write
 from agentmem.testing import HashEmbedder
 
@@ -17,7 +17,7 @@ def texts(memory, **scope):
 def test_changes_are_made_in_their_order_in_one_commit(memory):
     tea, old = (memory.add(text, user_id="ana") for text in ("Likes tea", "Lives in Rome"))
     commits = memory.stats().commits
-    changes = Changes(memory)
+    changes = memory._changes()
     changes.add("Has a cat", user_id="ana", metadata={"topic": "pets"}, role="user")
     changes.update(tea.id, "Likes green tea", metadata={"topic": "drinks"})
     changes.delete(old.id)
@@ -30,13 +30,13 @@ def test_changes_are_made_in_their_order_in_one_commit(memory):
     assert (memory.get(cat.id), memory.get(tea.id)) == (cat, green)
     assert [event.what for event in memory.history(tea.id)] == ["add", "update"]
     assert memory.search("green tea", user_id="ana")[0].record == green
-    assert Changes(memory).commit() == []
+    assert memory._changes().commit() == []
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_when_one_cannot_be_made_none_is(memory, place):
     kept, lost = (memory.add(text, user_id="ana") for text in ("Likes tea", "Lives in Rome"))
-    changes = Changes(memory)
+    changes = memory._changes()
     for number in range(3):
         if number == place:
             changes.update(lost.id, "Lives in Porto")
@@ -75,13 +75,13 @@ def test_who_shares_the_commit_is_not_touched_by_changes_that_cannot_be_made(mem
 
 
 def test_a_taken_id_and_a_text_that_is_there_are_seen_among_the_changes_too(memory):
-    changes = Changes(memory)
+    changes = memory._changes()
     changes.add("one", user_id="ana", id="same")
     changes.add("two", user_id="ana", id="same")
     with pytest.raises(DuplicateIdError):
         changes.commit()
     assert memory.count(user_id="ana") == 0
-    changes = Changes(memory)
+    changes = memory._changes()
     for _ in range(2):
         changes.add("one", user_id="ana", dedupe=True)
     first, second = changes.commit()
@@ -97,7 +97,7 @@ def test_bad_input_and_a_failing_model_write_nothing(open_memory):
             return super().embed(texts)
 
     memory = open_memory(":memory:", embedder=Refuses())
-    changes = Changes(memory)
+    changes = memory._changes()
     with pytest.raises(InvalidInputError, match="blank"):
         changes.add(" ", user_id="ana")
     with pytest.raises(InvalidInputError, match="owner"):
@@ -114,7 +114,7 @@ def test_bad_input_and_a_failing_model_write_nothing(open_memory):
 
 def test_a_scoped_view_changes_nothing_outside(memory):
     other = memory.add("Plays the cello", user_id="ben")
-    changes = Changes(memory.scope(user_id="ana"))
+    changes = memory.scope(user_id="ana")._changes()
     changes.add("Likes tea")
     changes.delete(other.id)
     with pytest.raises(NotFoundError):
@@ -129,13 +129,13 @@ def test_a_scoped_view_changes_nothing_outside(memory):
 def test_an_expired_memory_is_restored_changed_and_deleted_in_one_go(memory, clock):
     record = memory.add("Parks on level 3", user_id="ana", ttl=60)
     clock.wait(120)
-    changes = Changes(memory)
+    changes = memory._changes()
     changes.restore(record.id)
     changes.update(record.id, "Parks on level 4", expires_at=None)
     _, changed = changes.commit()
     assert memory.get(record.id) == changed
     assert changed.expires_at is None
-    changes = Changes(memory)
+    changes = memory._changes()
     changes.restore(record.id)
     changes.delete(record.id)
     changes.commit()
@@ -149,7 +149,7 @@ def day(number):
 
 def test_what_another_store_remembered_comes_with_its_versions_and_their_dates(memory):
     expiry = datetime(2124, 1, 1, tzinfo=UTC)
-    changes = Changes(memory)
+    changes = memory._changes()
     changes.bring(
         [PastVersion(f"Lives in {city}", day(number)) for number, city in enumerate(("Rome", "Oslo", "Porto"), 1)],
         user_id="ana", id="home", role="user", metadata={"topic": "home"}, created_at=day(1), expires_at=expiry,
@@ -175,7 +175,7 @@ def test_what_another_store_remembered_comes_with_its_versions_and_their_dates(m
 
 def test_a_version_that_is_not_dated_as_its_event_says_is_still_noticed(open_memory):
     memory = open_memory()
-    changes = Changes(memory)
+    changes = memory._changes()
     changes.bring([PastVersion("a", day(1)), PastVersion("b", day(2))], user_id="ana", id="one", created_at=day(1))
     changes.commit()
     with memory._engine.store._database.writing() as connection:

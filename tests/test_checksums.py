@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from agentmem import Memory, StoreDamagedError, StoreOpenError
-from agentmem.engine.rescue import rescue
+from agentmem.cli.rescue import rescue
 from agentmem.storage.sqlite.database import connections as database_module
 from agentmem.storage.sqlite.database.connections import CHECKSUM_BYTES, Database
 from agentmem.storage.sqlite.database.page_reader import Pages

@@ -15,8 +15,8 @@ import pytest
 from click.testing import Result
 
 from agentmem import Memory
+from agentmem.cli.demo import QUESTIONS, conversation
 from agentmem.cli.output import clip, escape, table, width
-from agentmem.demo import QUESTIONS, conversation
 from agentmem.testing import HashEmbedder
 from tests.command_line import ROOT, UUID, every_command, finished, jsonl, lines_of
 from tests.forgery import forge

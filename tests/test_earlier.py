@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentmem import Memory, StoreOpenError
-from agentmem.engine.rescue import rescue
+from agentmem.cli.rescue import rescue
 from agentmem.records import Scope, from_microseconds
 from agentmem.storage.sqlite.database.schema import MIGRATIONS
 from agentmem.testing import HashEmbedder

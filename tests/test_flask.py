@@ -1,4 +1,4 @@
-"""agentmem.integrations.flask: three lines in an application, nobody else's memories, real servers that fork, restart and die."""
+"""The extension for Flask: three lines in an application, nobody else's memories, real servers that fork and die."""
 
 import gc
 import http.client

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentmem import Config, DuplicateIdError, InvalidInputError, Memory, NotFoundError
-from agentmem.engine.write_batch import Changes
 from agentmem.mem0 import Memory as DropIn
 from agentmem.records import Scope, bucket_in, bucket_of, new_id
 from agentmem.storage.sqlite.meta import StoredModel
@@ -313,7 +312,7 @@ def test_a_text_is_embedded_anew_for_each_home_and_once_within(open_memory, way,
         elif way == "import_":
             memory.import_(io.StringIO('"a secret"'), **home)
         elif way == "changes":
-            changes = Changes(memory)
+            changes = memory._changes()
             changes.add("a secret", **home)
             changes.commit()
         else:

@@ -44,7 +44,7 @@ def test_importing_the_package_loads_nothing_and_does_nothing(tmp_path):
     "code",
     [
         f"from agentmem import {', '.join(agentmem.__all__)}",
-        "import agentmem.cli, agentmem.demo, agentmem.integrations.flask, agentmem.testing, agentmem.transfer.transcripts",
+        "import agentmem.cli, agentmem.cli.demo, agentmem.integrations.flask, agentmem.testing, agentmem.mem0",
     ],
     ids=["every name", "the faces"],
 )

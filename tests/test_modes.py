@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from agentmem import Memory, StoreError
-from agentmem.engine.rescue import rescue
+from agentmem.cli.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
 from agentmem.platform.files import make_file
 from agentmem.search.segments.file import builder as sealing

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentmem import InvalidInputError, Memory, StoreOpenError
-from agentmem.engine.rescue import rescue
+from agentmem.cli.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
 from agentmem.testing import HashEmbedder
 from tests.children import ROOT, SECONDS

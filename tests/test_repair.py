@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentmem import Config, Memory, StoreBusyError, StoreError, StoreOpenError
-from agentmem.engine.rescue import rescue
+from agentmem.cli.rescue import rescue
 from agentmem.testing import HashEmbedder
 from tests.children import finish, start_python
 from tests.forgery import forge

@@ -111,7 +111,7 @@ def search(query: str | None, file: str | None, full: bool, db: str, model: str,
 
 
 def _queries_in(file: str) -> Iterator[str]:
-    from agentmem.transfer.transcripts import read_texts
+    from agentmem.cli.input import read_texts
 
     with click.open_file(file, "rb") as stream:
         for number, line in read_texts(stream):

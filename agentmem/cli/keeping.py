@@ -85,7 +85,7 @@ def repair(path: str | None, bar: bool, db: str, as_json: bool) -> int:
       agentmem repair agent.db --json
     """
     store = existing(path or db)
-    from agentmem.engine.rescue import rescue
+    from agentmem.cli.rescue import rescue
 
     done, problems = rescue(store, progress=bar)
     lost = any("set aside" in each or "is lost" in each or "was damaged" in each for each in done)

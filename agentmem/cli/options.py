@@ -28,7 +28,7 @@ Function = TypeVar("Function", bound=Callable[..., Any] | click.Command)
 
 def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
     """An option's ISO 8601 as an aware datetime."""
-    from agentmem.transfer.transcripts import moment_of
+    from agentmem.cli.input import moment_of
 
     try:
         return None if value is None else moment_of("The time", value)

@@ -274,7 +274,7 @@ def text_of(argument: str) -> str:
     """An argument that is a text; what standard input holds when it is "-". Raises InvalidInputError."""
     if argument != "-":
         return argument
-    from agentmem.transfer.transcripts import read_text
+    from agentmem.cli.input import read_text
 
     return read_text(standard_input())
 

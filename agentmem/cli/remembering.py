@@ -14,7 +14,7 @@ from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
 from agentmem.progress import progress
 
 if TYPE_CHECKING:
-    from agentmem.transfer.transcripts import Line
+    from agentmem.cli.input import Line
 
 
 @click.command()
@@ -78,7 +78,7 @@ def add(
     """
     if (text is None) == (file is None):
         raise click.UsageError("Give either a text, or --file PATH, or - for standard input.")
-    from agentmem.transfer.transcripts import count_lines, read_lines, read_text, read_texts
+    from agentmem.cli.input import count_lines, read_lines, read_text, read_texts
 
     source = file or ("-" if text == "-" else None)
     if source is not None and form == "text":
@@ -104,7 +104,7 @@ def _add_lines(
     stream: IO[bytes], read: Callable[[IO[bytes]], Iterator["Line"]], total: int | None, skip_bad: bool,
     bar: bool, as_json: bool, fields: dict[str, Any], opened: Callable[[], Any],
 ) -> int:  # fmt: skip
-    from agentmem.transfer.transcripts import remember
+    from agentmem.cli.input import remember
 
     stored = skipped = last = 0
     with opened() as memory, progress("memory", total, shown=bar) as advance:

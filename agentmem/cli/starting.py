@@ -35,7 +35,7 @@ def demo(keep: Path | None, limit: int, bar: bool, model: str, as_json: bool) ->
     with tempfile.TemporaryDirectory(prefix="agentmem-demo-") as folder:
         path = str(keep or Path(folder) / "demo.db")
         with open_memory(path, model, create=True) as memory:
-            from agentmem.demo import conversation, demonstrate
+            from agentmem.cli.demo import conversation, demonstrate
 
             with progress("turn", len(conversation()), shown=bar) as advance:
                 result = demonstrate(memory, limit, advance)

@@ -80,8 +80,7 @@ class Engine:
 
 
 _ROOMS = (
-    "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.engine.deferred", "agentmem.engine.engine",
-    "agentmem.engine.runtime", "agentmem.engine.reembedding", "agentmem.engine.vacuum",
+    "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.engine.",
 )  # fmt: skip
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from agentmem.analyzer import stored_terms
 from agentmem.embedding.embedder import failure_of, to_store
+from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
-from agentmem.errors import AgentMemError
-from agentmem.memory import ScopedMemory, new_expiry
+from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.records import (
     Draft,
     Embedded,
@@ -18,10 +18,13 @@ from agentmem.records import (
     Record,
     Scope,
     check_content,
+    check_expiry,
     check_id,
     check_metadata,
     check_timeout,
+    now,
     owners_of,
+    shorten,
 )
 from agentmem.storage.sqlite.store import KEEP, Change, Keep, Revision
 from agentmem.storage.sqlite.store import Outdated as Outdated
@@ -40,9 +43,13 @@ class Changes:
     """Gathers changes, in the order in which they are to be made, and commits them in one transaction. Each call checks
     what it is given, as the method of the same name of a Memory does, and writes nothing. Belongs to one thread."""
 
-    def __init__(self, memory: ScopedMemory) -> None:
-        self._memory = memory
-        self._engine = memory._engine
+    def __init__(
+        self, engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], whose: Callable[[Any, Any, Any], Scope]
+    ) -> None:
+        """`scope_of` makes a scope of an owner's keywords that must be given, `whose` of those that may be."""
+        self._engine = engine
+        self._scope_of = scope_of
+        self._whose = whose
         self._texts: list[str] = []
         self._homes: list[Home] = []  # Of the texts.
         self._changes: list[Callable[[list[Embedded], str], Change]] = []  # Of the vectors, and whose they are.
@@ -66,7 +73,7 @@ class Changes:
         **fields: Any,
     ) -> None:
         """Remembers a text. Its result is the Record."""
-        scope = self._memory._scope(user_id, agent_id, run_id)
+        scope = self._scope_of(user_id, agent_id, run_id)
         draft = Draft.of(content, scope, self._engine.config, **fields)
         place = self._embed(content, scope)
         self._changes.append(lambda vectors, model: self._insertion(draft, vectors[place], model))
@@ -83,7 +90,7 @@ class Changes:
         """Remembers what another store remembered: its versions, oldest first, one or more. The last one has the
         metadata and the expiry. The events of all are dated now, when this store learned of them; the versions keep
         their dates. Its result is the Record."""
-        scope = self._memory._scope(user_id, agent_id, run_id)
+        scope = self._scope_of(user_id, agent_id, run_id)
         first, last, config = versions[0], versions[-1], self._engine.config
         final = Draft.of(last.content, scope, config, **fields)
         if len(versions) == 1:
@@ -127,7 +134,7 @@ class Changes:
             NotFoundError: there is no such memory, expired ones included; `commit` raises it too.
         """
         config, store = self._engine.config, self._engine.store
-        scope = self._memory._whose(user_id, agent_id, run_id)
+        scope = self._whose(user_id, agent_id, run_id)
         check_id(id)
         checked = None if metadata is None else check_metadata(metadata, config)[0]
         revision = Revision(content, None, checked, False, new_expiry(expires_at, None))
@@ -145,14 +152,14 @@ class Changes:
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> None:
         """Hides a memory. Its result is whether there was one to see."""
-        change = self._engine.store.to_delete(check_id(id), self._memory._whose(user_id, agent_id, run_id))
+        change = self._engine.store.to_delete(check_id(id), self._whose(user_id, agent_id, run_id))
         self._changes.append(lambda _vectors, _model: change)
 
     def restore(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> None:
         """Brings a deleted or expired memory back, without the expiry that has passed. Its result is the Record."""
-        change = self._engine.store.to_restore(check_id(id), self._memory._whose(user_id, agent_id, run_id))
+        change = self._engine.store.to_restore(check_id(id), self._whose(user_id, agent_id, run_id))
         self._changes.append(lambda _vectors, _model: change)
 
     def commit(self, timeout: float | None = None) -> list[Any]:
@@ -196,3 +203,12 @@ class Changes:
             return record
 
         return change
+
+
+def new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
+    """What an update makes of the expiry; `expires_at=None` together with a `ttl` contradict each other too."""
+    if isinstance(expires_at, Keep):
+        return expires_at if ttl is None else check_expiry(None, ttl, now())
+    if expires_at is None and ttl is not None:
+        raise InvalidInputError(f"Both ttl={shorten(ttl)} and expires_at=None were given; drop one.")
+    return check_expiry(expires_at, ttl, now())

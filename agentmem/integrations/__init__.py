@@ -1,1 +1,1 @@
-"""integrations"""
+"""Extensions for frameworks, one module each."""

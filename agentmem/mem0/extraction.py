@@ -297,7 +297,7 @@ def _question(known: Sequence[Record], facts: Sequence[str]) -> str:
 
 def _can_be_stored(memory: Memory, text: str, owners: Owners) -> bool:
     try:
-        Changes(memory).add(text, **owners)
+        memory._changes().add(text, **owners)
     except InvalidInputError as error:
         logger.warning("A text of the language model is not used: %s", error)
         return False
@@ -308,7 +308,7 @@ def _apply(
     memory: Memory, known: Sequence[Record], decisions: Sequence[Decision], owners: Owners, fields: Fields
 ) -> list[AddedMemory]:
     """Raises Outdated, with nothing written, when something of what is known is not as it was shown."""
-    changes, ids = Changes(memory), [new_id(Scope(**owners).home) for _ in decisions]
+    changes, ids = memory._changes(), [new_id(Scope(**owners).home) for _ in decisions]
     for record in known:
         changes.expect(record)
     try:

@@ -296,7 +296,7 @@ class Memory:
         self.store.delete_all(**named)
         expired = {"expires_at": {"lte": now()}}
         while page := self.store.get_all(**named, filters=expired, limit=PAGE, show_expired=True).records:
-            changes = Changes(self.store)
+            changes = self.store._changes()
             for record in page:
                 changes.restore(record.id, **named)
                 changes.delete(record.id, **named)
@@ -340,7 +340,7 @@ class Memory:
         record = self.store.get(memory_id, show_expired=True)
         if record is None:
             raise _unknown(memory_id)
-        changes = Changes(self.store)
+        changes = self.store._changes()
         if record.expires_at is not None and record.expires_at <= now():
             changes.restore(memory_id)
         return record, changes

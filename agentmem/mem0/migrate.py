@@ -132,7 +132,7 @@ def _is_known(memory: ScopedMemory, point: Point) -> bool:
 def _bring(memory: ScopedMemory, brought: Sequence[Point], told: dict[str, list[Row]], imported: Imported) -> None:
     """All of them in one commit; when one is in the way, each in its own."""
     good: list[Point] = []
-    changes = Changes(memory)
+    changes = memory._changes()
     for point in brought:
         try:
             _gather(changes, point, told.get(point.id, []))

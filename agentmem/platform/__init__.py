@@ -1,1 +1,1 @@
-"""platform"""
+"""The operating system: forks, signals, processors, modes of files, paths."""

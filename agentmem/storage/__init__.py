@@ -1,1 +1,1 @@
-"""The truth: memories, their vectors and their history in one SQLite file."""
+"""The truth: memories, their vectors and their history."""

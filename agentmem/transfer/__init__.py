@@ -1,1 +1,1 @@
-"""transfer"""
+"""Memories out to files and in from files: `Memory.export`, `Memory.import_`."""

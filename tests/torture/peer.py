@@ -21,8 +21,9 @@ SECONDS = 60
 
 _TINY = {
     "agentmem.engine.writer.CHUNK": 3, "agentmem.memory.CHUNK": 3, "agentmem.engine.writer.DEFERRED_CHUNK": 2,
-    "agentmem.engine.writer.URGENT_TEXTS": 1, "agentmem.engine.deferred.CHUNK": 2, "agentmem.storage.sqlite.group_commit.GROUP_LIMIT": 2,
-    "agentmem.storage.sqlite.transaction.GATHERED_LIMIT": 2, "agentmem.storage.sqlite.expiry.SWEEP_LIMIT": 2,
+    "agentmem.engine.writer.URGENT_TEXTS": 1, "agentmem.engine.deferred.CHUNK": 2,
+    "agentmem.storage.sqlite.group_commit.GROUP_LIMIT": 2, "agentmem.storage.sqlite.transaction.GATHERED_LIMIT": 2,
+    "agentmem.storage.sqlite.expiry.SWEEP_LIMIT": 2,
     "agentmem.storage.sqlite.expiry.SWEEP_PAUSE": 0, "agentmem.storage.sqlite.database.connections.IDLE_READERS": 1,
     "agentmem.search.owner_index.SLACK": 1, "agentmem.engine.deferred.RECOUNT_SECONDS": 0.005,
     "agentmem.search.segments.builder.SEGMENT": 3, "agentmem.search.segments.builder.RETRY_SECONDS": 0.0,

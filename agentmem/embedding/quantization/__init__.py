@@ -1,1 +1,1 @@
-"""quantization"""
+"""Quantising a model to integers whose results are equal on every processor."""

@@ -1,1 +1,1 @@
-"""database"""
+"""SQLite itself: connections, the files, the schema, what is kept for a full disk."""

@@ -79,7 +79,7 @@ MIGRATIONS: list[list[Step]] = [
     ],
     [],  # Pages may have checksums from here on: what knows no more than the two above would write them without.
     [
-        # Blocks of memories in files of their own, see `agentmem.storage.sqlite.segment_list`; all of it can be made anew.
+        # Blocks of memories in files of their own, see segment_list.py; all of it can be made anew.
         """CREATE TABLE segment (
             key INTEGER PRIMARY KEY AUTOINCREMENT,
             field TEXT, name TEXT,              -- whose, as in ('user_id', 'ana'); NULL: everybody's

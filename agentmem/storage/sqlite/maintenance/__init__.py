@@ -1,1 +1,1 @@
-"""maintenance"""
+"""Checking, repairing, erasing, shrinking and copying a store."""

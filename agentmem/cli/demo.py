@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from agentmem.cli.input import read_lines
 from agentmem.config import Config
-from agentmem.memory import Memory
-from agentmem.records import Match
-from agentmem.transfer.transcripts import read_lines
+
+if TYPE_CHECKING:
+    from agentmem.memory import Memory
+    from agentmem.records import Match
 
 USER = "demo"
 
@@ -30,7 +32,7 @@ class Answer:
     """A question and the best matches, best first."""
 
     question: str
-    matches: list[Match]
+    matches: "list[Match]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ class Demonstration:
 
 def conversation() -> list[dict[str, Any]]:
     """The turns of the conversation in the package, as chat messages with their times."""
-    with resources.files("agentmem").joinpath("demo.jsonl").open("rb") as stream:
+    with resources.files("agentmem.cli").joinpath("demo.jsonl").open("rb") as stream:
         return [item for _, item in read_lines(stream) if isinstance(item, dict)]
 
 
-def demonstrate(memory: Memory, limit: int, remembered: Callable[[int], object]) -> Demonstration:
+def demonstrate(memory: "Memory", limit: int, remembered: Callable[[int], object]) -> Demonstration:
     """Remembers the conversation in `memory` and asks the questions. `remembered` is told of every few turns that are
     committed. Raises as `add_messages` and `search` do."""
     turns = conversation()

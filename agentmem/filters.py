@@ -79,7 +79,9 @@ from typing import Any, TypeAlias
 
 from agentmem.errors import InvalidInputError
 from agentmem.fields import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
-from agentmem.records import check_between, check_text, clock_and_offset, iso_moment, shorten, to_microseconds
+from agentmem.quoting import shorten
+from agentmem.timestamps import to_microseconds
+from agentmem.validation import check_between, check_text, clock_and_offset, iso_moment
 
 SQLValue: TypeAlias = str | int | float | bytes | None
 Scalar: TypeAlias = str | int | float | bool | None

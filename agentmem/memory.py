@@ -40,15 +40,16 @@ from agentmem.messages import item_of_message
 from agentmem.platform.paths import absolute, is_utf8
 from agentmem.platform.signals import require_room
 from agentmem.progress import stages, with_progress
-from agentmem.records import (
+from agentmem.quoting import is_address, shorten
+from agentmem.records import Draft, Embedded, Event, Match, Page, Record, Scope, owners_of
+from agentmem.search.owner_index import Shelves
+from agentmem.search.searcher import Mode, Question, Retriever
+from agentmem.stats import Stats, VacuumReport
+from agentmem.storage.sqlite.database.displaced import again
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.sqlite.store import KEEP, Keep, Revision
+from agentmem.validation import (
     INT64,
-    Draft,
-    Embedded,
-    Event,
-    Match,
-    Page,
-    Record,
-    Scope,
     check_content,
     check_half_life,
     check_id,
@@ -59,16 +60,7 @@ from agentmem.records import (
     check_threshold,
     check_time,
     check_timeout,
-    is_address,
-    owners_of,
-    shorten,
 )
-from agentmem.search.owner_index import Shelves
-from agentmem.search.searcher import Mode, Question, Retriever
-from agentmem.stats import Stats, VacuumReport
-from agentmem.storage.sqlite.database.displaced import again
-from agentmem.storage.sqlite.snapshot import Snapshot
-from agentmem.storage.sqlite.store import KEEP, Keep, Revision
 
 if TYPE_CHECKING:
     from agentmem.storage.sqlite.upsert import OnConflict

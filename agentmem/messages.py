@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import check_fields, shorten
+from agentmem.quoting import shorten
+from agentmem.validation import check_fields
 
 NOT_TEXT = frozenset({"tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio"})
 """What chat messages carry beside their text; it is not remembered."""

@@ -32,7 +32,7 @@ from agentmem.embedding.catalog import (
 from agentmem.embedding.model_card import CARD, ModelCard, check_values
 from agentmem.errors import InvalidInputError, ModelError
 from agentmem.progress import progress as progress_bar
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 
 __all__ = ["ModelEntry", "ModelFile", "ModelInfo", "available", "download", "find", "info", "remove"]
 

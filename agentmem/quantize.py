@@ -17,7 +17,7 @@ from agentmem.embedding.quantization.int8 import Array, Entrance, entrance, mean
 from agentmem.embedding.sentence_transformers import MODEL_FILES, TOKENIZER_FILE
 from agentmem.errors import InvalidInputError, ModelError
 from agentmem.progress import progress as progress_bar
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 
 if TYPE_CHECKING:
     from agentmem.embedding.onnx_model import Model

@@ -111,7 +111,7 @@ def memory(request: pytest.FixtureRequest, open_memory: Opener, store_path: Path
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """In the place of the system's clock, for everything that agentmem dates."""
     replacement = Clock()
-    monkeypatch.setattr("agentmem.records.clock", replacement)
+    monkeypatch.setattr("agentmem.timestamps.clock", replacement)
     return replacement
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import apsw
 
 from agentmem.analyzer import ANALYSIS, stored_terms
-from agentmem.records import Record, Scope, digests_by, from_microseconds
+from agentmem.ids import digests_by
+from agentmem.records import Record, Scope
 from agentmem.storage.sqlite.database.connections import checked_vfs
 from agentmem.storage.sqlite.database.schema import APPLICATION_ID, CHECKSUMS, MIGRATIONS
 from agentmem.storage.sqlite.row_codec import twin_of, version_json
 from agentmem.testing import HashEmbedder
+from agentmem.timestamps import from_microseconds
 
 CHECKED_SINCE = 3
 """The schema of the first stores whose pages have checksums."""

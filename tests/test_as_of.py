@@ -237,7 +237,7 @@ def test_whatever_was_replaced_comes_back_as_it_was_and_filters_agree(versions, 
     """A filter on the past must say what it said when that was the present."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch, Memory(":memory:", embedder=HashEmbedder()) as memory:
-        patch.setattr("agentmem.records.clock", clock)
+        patch.setattr("agentmem.timestamps.clock", clock)
         (content, extra), *later = versions
         seen = [(clock.now, memory.add(content, user_id="ana", metadata=extra))]
         counts = [memory.count(user_id="ana", filters=asked)]

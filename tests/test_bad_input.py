@@ -29,8 +29,8 @@ from agentmem import (
     TooLongError,
 )
 from agentmem.embedding.catalog import find_model
-from agentmem.records import MAX_LIMIT, MAX_METADATA_DEPTH, MAX_NAME_LENGTH
 from agentmem.testing import HashEmbedder, contents, filters, metadata, owners
+from agentmem.validation import MAX_LIMIT, MAX_METADATA_DEPTH, MAX_NAME_LENGTH
 from tests.forgery import forge
 
 NAIVE = datetime(2026, 1, 1)

@@ -261,7 +261,7 @@ def test_the_database_itself_refuses_a_second_one(store_path):
 def test_whatever_happened_before_a_text_is_deduplicated_against_what_can_be_seen(steps, texts, scopes):
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch, Memory(":memory:", embedder=HashEmbedder()) as memory:
-        patch.setattr("agentmem.records.clock", clock)
+        patch.setattr("agentmem.timestamps.clock", clock)
         ids = []
         for what, text, scope, ttl in steps:
             content, owner = texts[text], scopes[scope]

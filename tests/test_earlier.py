@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from agentmem import Memory, StoreOpenError
 from agentmem.cli.rescue import rescue
-from agentmem.records import Scope, from_microseconds
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.schema import MIGRATIONS
 from agentmem.testing import HashEmbedder
+from agentmem.timestamps import from_microseconds
 from tests.children import start_python
 from tests.earlier import BEGAN, make_store
 from tests.forgery import forge

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentmem import Config, DuplicateIdError, InvalidInputError, Memory, NotFoundError
+from agentmem.ids import bucket_in, bucket_of, new_id
 from agentmem.mem0 import Memory as DropIn
-from agentmem.records import Scope, bucket_in, bucket_of, new_id
+from agentmem.records import Scope
 from agentmem.storage.sqlite.meta import StoredModel
 from agentmem.testing import HashEmbedder
 

@@ -26,7 +26,7 @@ from agentmem import (
     NotFoundError,
     Record,
 )
-from agentmem.records import new_id
+from agentmem.ids import new_id
 from agentmem.testing import HashEmbedder
 from tests.children import finish, run_python, start_python
 from tests.conftest import Opener, wait_for_our_threads

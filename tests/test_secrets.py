@@ -15,7 +15,7 @@ from agentmem.cli import main
 from agentmem.mem0 import Memory as Mem0
 from agentmem.mem0.llm import Endpoint
 from agentmem.mem0.settings import read_settings
-from agentmem.records import shorten, unquoted
+from agentmem.quoting import shorten, unquoted
 from agentmem.testing import HashEmbedder
 
 SECRET = "hunter2S3CRET"

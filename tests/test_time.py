@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from agentmem import InvalidInputError, Memory, NotFoundError
 from agentmem.mem0 import Memory as Mem0
-from agentmem.records import now
 from agentmem.storage.sqlite.expiry import SWEEP_LIMIT
 from agentmem.testing import HashEmbedder
+from agentmem.timestamps import now
 from tests.children import run_python
 
 SECOND = timedelta(seconds=1)
@@ -196,9 +196,9 @@ def test_what_another_process_swept_leaves_the_shelves_of_this_one(open_memory, 
     code = """
         import sys
         from datetime import UTC, datetime, timedelta
-        from agentmem import Memory, records
+        from agentmem import Memory, timestamps
         from agentmem.testing import HashEmbedder
-        records.clock = lambda: datetime.now(UTC) + timedelta(hours=2)
+        timestamps.clock = lambda: datetime.now(UTC) + timedelta(hours=2)
         with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
             memory.add("something else", user_id="ben")
     """

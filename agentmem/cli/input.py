@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Any
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
 from agentmem.messages import item_of_message
 from agentmem.platform.signals import fails_apart
-from agentmem.records import Record, shorten, unquoted
-from agentmem.records import moment_of as moment_of
+from agentmem.quoting import shorten, unquoted
+from agentmem.records import Record
+from agentmem.validation import moment_of as moment_of
 
 if TYPE_CHECKING:
     from agentmem.memory import ScopedMemory

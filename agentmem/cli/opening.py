@@ -37,7 +37,7 @@ def existing(db: str) -> str:
         StoreOpenError: there is none.
     """
     _refuse_ram(db)
-    from agentmem.records import is_address
+    from agentmem.quoting import is_address
 
     if is_address(db):
         raise StoreOpenError("--db is the address of something, and not the path of a file; name the store's file.")

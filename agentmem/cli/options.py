@@ -39,7 +39,7 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
 def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """An option's name of an owner or a role, refused before it counts for every line of a file."""
     if value is not None:
-        from agentmem.records import check_name
+        from agentmem.validation import check_name
 
         check_name(parameter.opts[0], value)
     return value
@@ -47,7 +47,8 @@ def named(context: click.Context, parameter: click.Parameter, value: str | None)
 
 def _lasting(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None:
-        from agentmem.records import check_expiry, now
+        from agentmem.timestamps import now
+        from agentmem.validation import check_expiry
 
         check_expiry(None, value, now())
     return value
@@ -56,7 +57,7 @@ def _lasting(context: click.Context, parameter: click.Parameter, value: float | 
 def _waited(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None:
         from agentmem.config import Config
-        from agentmem.records import check_timeout
+        from agentmem.validation import check_timeout
 
         check_timeout(value, Config())
     return value
@@ -67,7 +68,7 @@ def metadata_object(context: click.Context, parameter: click.Parameter, value: s
     decoded = json_object(context, parameter, value)
     if decoded is not None:
         from agentmem.config import Config
-        from agentmem.records import check_metadata
+        from agentmem.validation import check_metadata
 
         check_metadata(decoded, Config())
     return decoded

@@ -26,7 +26,7 @@ from agentmem.cli.output import (
     stored_fields,
 )
 from agentmem.errors import StoreOpenError
-from agentmem.records import now
+from agentmem.timestamps import now
 
 LOOK_SHARE = 10
 """Looking takes no more than one part in so many of the time: the larger the store, the rarer the looks."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from agentmem.embedding.model_card import CARD, ModelCard, read_card, write_whole
 from agentmem.embedding.sentence_transformers import MODEL_FILES
 from agentmem.errors import ModelError
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PIN = "revision"

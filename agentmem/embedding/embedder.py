@@ -18,10 +18,12 @@ from agentmem.embedding.collector import Answer, Collector, Ticket
 from agentmem.embedding.model_card import ModelCard
 from agentmem.embedding.queue import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
+from agentmem.ids import DIGEST_BYTES, Home, at_home, digests_by
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, require_room
-from agentmem.records import DIGEST_BYTES, Embedded, Home, at_home, digests_by, shape, shorten
+from agentmem.quoting import shape, shorten
+from agentmem.records import Embedded
 from agentmem.stats import Timings
 
 Kind = Literal["query", "document"]

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from agentmem.embedding.catalog import COMMIT
 from agentmem.errors import DeadlineError, InvalidInputError, ModelError
-from agentmem.records import split_credentials
+from agentmem.quoting import split_credentials
 
 SILENCE_SECONDS = 30
 """How long a hub may say nothing at all before it is given up."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from agentmem.embedding.collector import Answer
 from agentmem.embedding.embedder import Embedder, to_store
 from agentmem.errors import AgentMemError, EmbeddingError
-from agentmem.records import Embedded, Home
+from agentmem.ids import Home
+from agentmem.records import Embedded
 
 
 class Parcel:

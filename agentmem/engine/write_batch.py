@@ -11,24 +11,14 @@ from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.records import (
-    Draft,
-    Embedded,
-    Home,
-    Record,
-    Scope,
-    check_content,
-    check_expiry,
-    check_id,
-    check_metadata,
-    check_timeout,
-    now,
-    owners_of,
-    shorten,
-)
+from agentmem.ids import Home
+from agentmem.quoting import shorten
+from agentmem.records import Draft, Embedded, Record, Scope, owners_of
 from agentmem.storage.sqlite.store import KEEP, Change, Keep, Revision
 from agentmem.storage.sqlite.store import Outdated as Outdated
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.timestamps import now
+from agentmem.validation import check_content, check_expiry, check_id, check_metadata, check_timeout
 
 
 @dataclass(frozen=True, slots=True)

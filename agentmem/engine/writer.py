@@ -11,7 +11,9 @@ from agentmem.embedding.embedder import Sent
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.records import Draft, Record, Scope, check_fields, owners_of, shorten
+from agentmem.quoting import shorten
+from agentmem.records import Draft, Record, Scope, owners_of
+from agentmem.validation import check_fields
 
 CHUNK = 256
 """Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few

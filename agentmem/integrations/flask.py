@@ -38,7 +38,7 @@ from agentmem.errors import (
     TooLongError,
 )
 from agentmem.platform.forks import restart
-from agentmem.records import shorten, unquoted
+from agentmem.quoting import shorten, unquoted
 
 try:
     from flask import Flask, current_app

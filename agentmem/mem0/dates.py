@@ -5,7 +5,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import check_time, iso_moment, shorten
+from agentmem.quoting import shorten
+from agentmem.validation import check_time, iso_moment
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 

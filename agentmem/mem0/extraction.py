@@ -21,13 +21,16 @@ from typing import Any
 
 from agentmem.engine.write_batch import Changes, Outdated
 from agentmem.errors import AgentMemError, InvalidInputError, LanguageModelError, NotFoundError
+from agentmem.ids import new_id
 from agentmem.mem0.filters import Owners
 from agentmem.mem0.messages import Fields, Turn
 from agentmem.mem0.responses import listed, prose_of, text_of
 from agentmem.mem0.responses import values_in as values_in
 from agentmem.mem0.types import Added, AddedMemory
 from agentmem.memory import Memory
-from agentmem.records import Record, Scope, new_id, now, owners_of, shape, shorten
+from agentmem.quoting import shape, shorten
+from agentmem.records import Record, Scope, owners_of
+from agentmem.timestamps import now
 
 logger = logging.getLogger("agentmem.mem0")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from agentmem.errors import InvalidInputError
 from agentmem.mem0.dates import bounds_of, moment
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 
 OWNERS = ("user_id", "agent_id", "run_id")
 

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from agentmem.errors import InvalidInputError, LanguageModelError
-from agentmem.records import credentials_of, shape, shorten, split_credentials, without_credentials
+from agentmem.quoting import credentials_of, shape, shorten, split_credentials, without_credentials
 
 TIMEOUT = 60.0
 """Seconds that an answer may take."""

@@ -17,7 +17,10 @@ from agentmem.mem0.messages import Fields, Turn, fields_of, turns_of, without_id
 from agentmem.mem0.settings import read_settings
 from agentmem.mem0.types import Added, AddedMemory, Confirmation, Found, HistoryEntry, Listing, StoredMemory
 from agentmem.memory import Memory as Store
-from agentmem.records import MAX_LIMIT, Match, Record, check_threshold, now, shorten
+from agentmem.quoting import shorten
+from agentmem.records import Match, Record
+from agentmem.timestamps import now
+from agentmem.validation import MAX_LIMIT, check_threshold
 
 TOP_K = 20
 THRESHOLD = 0.1

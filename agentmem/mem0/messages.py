@@ -10,7 +10,7 @@ from agentmem.errors import InvalidInputError
 from agentmem.mem0.dates import end_of, moment
 from agentmem.mem0.filters import OWNERS
 from agentmem.messages import text_of
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 
 logger = logging.getLogger("agentmem.mem0")
 

@@ -16,7 +16,9 @@ from agentmem.mem0.dates import end_of, moment
 from agentmem.mem0.qdrant import Point, Points, collections, opened, points
 from agentmem.memory import ScopedMemory
 from agentmem.progress import with_progress
-from agentmem.records import Scope, now, unquoted
+from agentmem.quoting import unquoted
+from agentmem.records import Scope
+from agentmem.timestamps import now
 
 COLLECTION = "mem0"
 OWNERS = ("user_id", "agent_id", "run_id")

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from agentmem.errors import AgentMemError, InvalidInputError, StoreOpenError
-from agentmem.records import shape, shorten
+from agentmem.quoting import shape, shorten
 
 LARGEST_ROW = 8 * 1024 * 1024
 """Bytes; a point with a vector of 4,096 dimensions and a long text has less than 1 % of it. The objects that a pickle

@@ -13,7 +13,7 @@ from typing import Any
 from agentmem.errors import InvalidInputError
 from agentmem.mem0.extraction import MOST_CHANGES, check_model
 from agentmem.mem0.llm import NO_KEY, Endpoint
-from agentmem.records import is_address, quote, shape
+from agentmem.quoting import is_address, quote, shape
 
 FILE = "agentmem.db"
 COLLECTION = "mem0"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from agentmem.errors import StoreOpenError
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 
 
 def absolute(path: str) -> str:

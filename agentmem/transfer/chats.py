@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import moment_of, shorten
+from agentmem.quoting import shorten
+from agentmem.validation import moment_of
 
 ChatFormat = Literal["openai", "sharegpt", "chatgpt"]
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from agentmem.errors import AgentMemError, DeadlineError, InvalidInputError
 from agentmem.platform.paths import absolute
-from agentmem.records import shorten
+from agentmem.quoting import shorten
 from agentmem.storage.sqlite.maintenance.backup import check_target, new_file
 
 PIECE_BYTES = 1 << 20

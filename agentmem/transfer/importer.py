@@ -16,8 +16,10 @@ from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
 from agentmem.errors import AgentMemError, InvalidInputError
+from agentmem.ids import Home
 from agentmem.progress import with_progress
-from agentmem.records import Embedded, Home, Scope, shorten
+from agentmem.quoting import shorten
+from agentmem.records import Embedded, Scope
 from agentmem.storage.sqlite.upsert import OnConflict, Outcome
 from agentmem.transfer.exporter import model_of
 from agentmem.transfer.files import source_of

@@ -27,7 +27,9 @@ from datetime import datetime
 from typing import Any
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import FIELDS, Embedded, Record, moment_of, quote, shorten
+from agentmem.quoting import quote, shorten
+from agentmem.records import Embedded, Record
+from agentmem.validation import FIELDS, moment_of
 
 FORMAT = "agentmem"
 

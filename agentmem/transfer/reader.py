@@ -9,13 +9,17 @@ from typing import Any, Literal, NamedTuple
 
 from agentmem.config import MIB, Config
 from agentmem.errors import AgentMemError, InvalidInputError
-from agentmem.records import Draft, Embedded, Scope, at_home, check_name, check_time, now, shape, shorten, unquoted
+from agentmem.ids import at_home
+from agentmem.quoting import shape, shorten, unquoted
+from agentmem.records import Draft, Embedded, Scope
 from agentmem.storage.sqlite.maintenance.check import is_vector
 from agentmem.storage.sqlite.upsert import Arrival
+from agentmem.timestamps import now
 from agentmem.transfer.chats import ChatFormat, Conversation, Message, conversation_of, format_of, is_message
 from agentmem.transfer.files import Source
 from agentmem.transfer.json_stream import Value, Values
 from agentmem.transfer.jsonl import Item, VectorModel, is_header, item_of, model_of
+from agentmem.validation import check_name, check_time
 
 Format = Literal["agentmem", "openai", "sharegpt", "chatgpt"]
 

@@ -5,10 +5,10 @@ from typing import Any
 from agentmem.analyzer import ANALYSIS, stored_terms
 from agentmem.errors import StoreReadOnlyError
 from agentmem.platform.failpoints import reach
-from agentmem.records import from_microseconds, now, to_microseconds
 from agentmem.storage.sqlite.database.connections import Connection, Database, all_rows
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.timestamps import from_microseconds, now, to_microseconds
 
 CHUNK = 1000
 

@@ -18,11 +18,13 @@ import numpy as np
 
 from agentmem.analyzer import stored_terms
 from agentmem.deadline import Deadline
-from agentmem.records import Home, Scope, from_microseconds
+from agentmem.ids import Home
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.connections import Connection, all_rows, key_array
 from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.snapshot import Keys, Snapshot, States, known_vectors, scope_of
+from agentmem.timestamps import from_microseconds
 
 _AS_IT_WAS = """WITH memory AS (
     SELECT key, id, user_id, agent_id, run_id, role, created_at, updated_at, expires_at, deleted_at, vector_key, seq,

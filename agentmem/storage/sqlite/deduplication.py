@@ -8,7 +8,8 @@ was none. The others, which were not deduplicated, are found by their vector, wh
 from collections.abc import Sequence
 
 from agentmem.errors import AgentMemError, DuplicateIdError
-from agentmem.records import Draft, Embedded, Home, Record, Scope
+from agentmem.ids import Home
+from agentmem.records import Draft, Embedded, Record, Scope
 from agentmem.storage.sqlite.ids import home_named, keys_in
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of, twin_of
 from agentmem.storage.sqlite.snapshot import visible

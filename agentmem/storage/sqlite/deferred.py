@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentmem.errors import AgentMemError
+from agentmem.ids import Home
 from agentmem.platform.failpoints import reach
-from agentmem.records import Embedded, Home, Scope, from_microseconds, now
+from agentmem.records import Embedded, Scope
 from agentmem.storage.sqlite.database.connections import Connection, all_rows, integer_array, only_row
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.timestamps import from_microseconds, now
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
 PENDING = (

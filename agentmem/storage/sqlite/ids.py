@@ -7,7 +7,8 @@ waited for.
 from collections.abc import Iterable, Sequence
 
 from agentmem.errors import InvalidInputError
-from agentmem.records import Home, Scope
+from agentmem.ids import Home
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.connections import Connection, all_rows, text_array
 
 LIVES_IN = {

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentmem.errors import AgentMemError
-from agentmem.records import Home, at_home, digests_by
+from agentmem.ids import Home, at_home, digests_by
 from agentmem.storage.sqlite.database.connections import Connection
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 from agentmem.errors import StoreDamagedError
 from agentmem.platform.signals import fails_apart
-from agentmem.records import Event, Record, Scope, Version, from_microseconds, to_microseconds
+from agentmem.records import Event, Record, Scope, Version
 from agentmem.storage.sqlite.database.connections import REPAIR_HINT
+from agentmem.timestamps import from_microseconds, to_microseconds
 
 RECORD_COLUMNS = (
     "memory.key, memory.id, memory.content, memory.user_id, memory.agent_id, memory.run_id, memory.role, "

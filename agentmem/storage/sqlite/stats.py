@@ -4,11 +4,11 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from agentmem.records import from_microseconds
 from agentmem.storage.sqlite.database.connections import Connection, only_row
 from agentmem.storage.sqlite.deferred import pending_counts
 from agentmem.storage.sqlite.move_state import move_progress
 from agentmem.storage.sqlite.segment_list import listed_counts
+from agentmem.timestamps import from_microseconds
 
 OWNERS_COUNTED = 10_000
 """Owners of a kind that are counted, each of them looked up in an index: 12 milliseconds for so many."""

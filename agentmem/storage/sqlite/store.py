@@ -27,17 +27,7 @@ from agentmem.filters import Condition
 from agentmem.platform.failpoints import reach
 from agentmem.platform.signals import block
 from agentmem.progress import Tell
-from agentmem.records import (
-    Draft,
-    Embedded,
-    Event,
-    Record,
-    Scope,
-    check_metadata,
-    from_microseconds,
-    now,
-    to_microseconds,
-)
+from agentmem.records import Draft, Embedded, Event, Record, Scope
 from agentmem.stats import Timings
 from agentmem.storage.sqlite.analysis import bind_analysis
 from agentmem.storage.sqlite.as_of import PastSnapshot
@@ -72,6 +62,8 @@ from agentmem.storage.sqlite.stats import counts
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.sqlite.update import bring_back, revise
 from agentmem.storage.sqlite.upsert import Arrival, OnConflict, Outcome, arrived, take_in
+from agentmem.timestamps import from_microseconds, now, to_microseconds
+from agentmem.validation import check_metadata
 
 Change = Callable[[Transaction], Any]
 """Something to be done in a transaction; as `Write.apply` does, it checks first and changes afterwards."""

@@ -4,7 +4,8 @@ comes up again at the end."""
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentmem.records import Home, Scope
+from agentmem.ids import Home
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.connections import Connection
 
 PAGE_TEXTS = 256

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from agentmem.errors import AgentMemError
+from agentmem.ids import Home
 from agentmem.platform.failpoints import reach
-from agentmem.records import Draft, Embedded, Home, Scope, now, to_microseconds
+from agentmem.records import Draft, Embedded, Scope
 from agentmem.storage.sqlite.database.connections import Connection, blob_array, integer_array, only_row
 from agentmem.storage.sqlite.meta import UNKNOWN, ModelMoved, StoredModel, stored_model
 from agentmem.storage.sqlite.row_codec import twin_of
+from agentmem.timestamps import now, to_microseconds
 
 GATHERED_LIMIT = 1000
 """New memories that are gathered before they are written, so that a long batch stays small in memory."""

@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 from agentmem.analyzer import redated_terms
 from agentmem.errors import AgentMemError, DuplicateIdError
-from agentmem.records import Draft, Embedded, Home, Record, Scope, from_microseconds, owners_of, to_microseconds
+from agentmem.ids import Home
+from agentmem.records import Draft, Embedded, Record, Scope, owners_of
 from agentmem.storage.sqlite.database.connections import Connection, all_rows, integer_array
 from agentmem.storage.sqlite.deduplication import existing
 from agentmem.storage.sqlite.ids import home_named, keys_in
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.sqlite.update import bring_back, revise
+from agentmem.timestamps import from_microseconds, to_microseconds
 
 OnConflict = Literal["error", "skip", "replace", "new_id"]
 

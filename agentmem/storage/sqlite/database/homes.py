@@ -7,7 +7,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from agentmem.records import Home, Scope, at_home, digests_by
+from agentmem.ids import Home, at_home, digests_by
+from agentmem.records import Scope
 
 TOGETHER = 1000
 """Vectors whose rows are written at once."""

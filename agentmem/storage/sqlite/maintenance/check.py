@@ -11,15 +11,17 @@ import numpy as np
 
 from agentmem.analyzer import stored_terms
 from agentmem.errors import StoreError
+from agentmem.ids import DIGEST_BYTES
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
-from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.connections import Connection, DatabaseError, all_rows, only_row
 from agentmem.storage.sqlite.database.schema import INDEX_PREFIX, MIGRATIONS
 from agentmem.storage.sqlite.maintenance.replay import Replay, Stored, replay
 from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.move_state import problems_of_move
 from agentmem.storage.sqlite.row_codec import SENSELESS, twin_of
+from agentmem.timestamps import from_microseconds
 
 _QUESTIONS = [
     (

@@ -9,9 +9,10 @@ from typing import Any
 
 from agentmem.analyzer import stored_terms
 from agentmem.errors import StoreDamagedError
+from agentmem.ids import DIGEST_BYTES
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
-from agentmem.records import DIGEST_BYTES, Scope, from_microseconds
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.connections import Connection, all_rows
 from agentmem.storage.sqlite.ids import keys_in
 from agentmem.storage.sqlite.maintenance.check import histories, is_vector, size_of, strangers
@@ -20,6 +21,7 @@ from agentmem.storage.sqlite.meta import Digest, stored_model
 from agentmem.storage.sqlite.move_state import mend_move
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse, twin_of
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.timestamps import from_microseconds
 
 CHUNK = 1000
 

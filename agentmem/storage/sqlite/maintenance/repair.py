@@ -18,7 +18,7 @@ from agentmem.errors import StoreBusyError, StoreDamagedError, StoreOpenError
 from agentmem.platform.files import make_file
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, untold
-from agentmem.records import Scope, from_microseconds
+from agentmem.records import Scope
 from agentmem.storage.sqlite.database.connections import (
     Connection,
     ConstraintError,
@@ -41,6 +41,7 @@ from agentmem.storage.sqlite.maintenance.rebuild import Aside, mend
 from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.row_codec import twin_of
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.timestamps import from_microseconds
 
 GAP = 1000
 """Numbers left out after a salvage, in case the newest that were given are among what was lost."""

@@ -1,0 +1,24 @@
+"""The clock, and moments as whole microseconds."""
+
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def now() -> datetime:
+    """This moment, by the system's clock. A test may put another clock in the place of `clock`."""
+    return clock()
+
+
+def clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_microseconds(moment: datetime) -> int:
+    """Whole microseconds since 1970-01-01 UTC, exactly (a float would round)."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)

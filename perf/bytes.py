@@ -13,7 +13,7 @@ import measure
 import numpy as np
 
 from agentmem import Config, Memory
-from agentmem.storage.sqlite.database.connections import checked_vfs
+from agentmem.storage.sqlite.database.vfs import checked_vfs
 
 CHARACTERS = 100
 OWNERS_EACH = 100

@@ -10,8 +10,8 @@ import apsw
 from agentmem.analyzer import ANALYSIS, stored_terms
 from agentmem.ids import digests_by
 from agentmem.records import Record, Scope
-from agentmem.storage.sqlite.database.connections import checked_vfs
 from agentmem.storage.sqlite.database.schema import APPLICATION_ID, CHECKSUMS, MIGRATIONS
+from agentmem.storage.sqlite.database.vfs import checked_vfs
 from agentmem.storage.sqlite.row_codec import twin_of, version_json
 from agentmem.testing import HashEmbedder
 from agentmem.timestamps import from_microseconds

@@ -5,7 +5,7 @@ from typing import Any
 
 import apsw
 
-from agentmem.storage.sqlite.database.connections import checked_vfs
+from agentmem.storage.sqlite.database.vfs import checked_vfs
 
 
 def forge(path: str | Path, *statements: str, parameters: Any = ()) -> None:

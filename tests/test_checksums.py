@@ -12,8 +12,9 @@ import pytest
 from agentmem import Memory, StoreDamagedError, StoreOpenError
 from agentmem.cli.rescue import rescue
 from agentmem.storage.sqlite.database import connections as database_module
-from agentmem.storage.sqlite.database.connections import CHECKSUM_BYTES, Database
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.page_reader import Pages
+from agentmem.storage.sqlite.database.vfs import CHECKSUM_BYTES
 from agentmem.storage.sqlite.snapshot import _states_of
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python

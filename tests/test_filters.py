@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from agentmem import filters as language
 from agentmem.errors import InvalidInputError
 from agentmem.filters import LONG_PART, MAX_COST, MAX_DEPTH, MAX_SIZE, OPERATORS, VALUE_SIZE, compile_filters
-from agentmem.storage.sqlite.database.connections import _contains
+from agentmem.storage.sqlite.database.sql import contains
 
 TABLE = """
 CREATE TABLE memory (
@@ -43,7 +43,7 @@ class Table:
         self.connection.execute(TABLE)
         casefold: Any = str.casefold
         self.connection.create_scalar_function("agentmem_casefold", casefold, 1, deterministic=True)
-        self.connection.create_scalar_function("agentmem_contains", _contains, 2, deterministic=True)
+        self.connection.create_scalar_function("agentmem_contains", contains, 2, deterministic=True)
 
     def fill(self, records: list[dict[str, Any]]) -> None:
         self.connection.execute("DELETE FROM memory")

@@ -9,7 +9,7 @@ import pytest
 from agentmem import Config, StoreDamagedError
 from agentmem.errors import StoreError
 from agentmem.storage.sqlite.as_of import PastSnapshot
-from agentmem.storage.sqlite.database.connections import KEPT_BYTES, is_kept
+from agentmem.storage.sqlite.database.sql import KEPT_BYTES, is_kept
 from agentmem.storage.sqlite.snapshot import Snapshot
 
 

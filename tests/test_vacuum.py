@@ -11,7 +11,7 @@ import pytest
 
 from agentmem import ClosedError, Config, InvalidInputError, Memory, NotFoundError, StoreBusyError, StoreFullError
 from agentmem.platform import failpoints
-from agentmem.storage.sqlite.database.connections import checked_vfs
+from agentmem.storage.sqlite.database.vfs import checked_vfs
 from agentmem.storage.sqlite.maintenance import purge
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python

@@ -5,7 +5,8 @@ from typing import Any
 from agentmem.analyzer import ANALYSIS, stored_terms
 from agentmem.errors import StoreReadOnlyError
 from agentmem.platform.failpoints import reach
-from agentmem.storage.sqlite.database.connections import Connection, Database, all_rows
+from agentmem.storage.sqlite.database.connections import Database
+from agentmem.storage.sqlite.database.sql import Connection, all_rows
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.timestamps import from_microseconds, now, to_microseconds

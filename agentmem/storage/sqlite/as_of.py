@@ -20,7 +20,7 @@ from agentmem.analyzer import stored_terms
 from agentmem.deadline import Deadline
 from agentmem.ids import Home
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import Connection, all_rows, key_array
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, key_array
 from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.snapshot import Keys, Snapshot, States, known_vectors, scope_of

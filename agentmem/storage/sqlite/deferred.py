@@ -7,7 +7,7 @@ from agentmem.errors import AgentMemError
 from agentmem.ids import Home
 from agentmem.platform.failpoints import reach
 from agentmem.records import Embedded, Scope
-from agentmem.storage.sqlite.database.connections import Connection, all_rows, integer_array, only_row
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, only_row
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.timestamps import from_microseconds, now
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from agentmem.errors import InvalidInputError
 from agentmem.ids import Home
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import Connection, all_rows, text_array
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, text_array
 
 LIVES_IN = {
     "user_id": "user_id = ?",

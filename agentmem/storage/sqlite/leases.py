@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from agentmem.platform.failpoints import reach
-from agentmem.storage.sqlite.database.connections import Connection
+from agentmem.storage.sqlite.database.sql import Connection
 from agentmem.storage.sqlite.meta import fact, remember
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.transaction import Transaction

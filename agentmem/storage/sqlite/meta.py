@@ -7,7 +7,7 @@ from typing import Any
 
 from agentmem.errors import AgentMemError
 from agentmem.ids import Home, at_home, digests_by
-from agentmem.storage.sqlite.database.connections import Connection
+from agentmem.storage.sqlite.database.sql import Connection
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 
 Digest = Callable[[Home, str], bytes]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentmem.storage.sqlite.database.connections import Connection, blob_array, integer_array, only_row
+from agentmem.storage.sqlite.database.sql import Connection, blob_array, integer_array, only_row
 from agentmem.storage.sqlite.meta import StoredModel, fact, remember, stored_model
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.text_pages import BEGINNING, Position

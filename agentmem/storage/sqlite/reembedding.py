@@ -18,16 +18,10 @@ from typing import Any
 from agentmem.errors import AgentMemError, EmbeddingError, StoreBusyError
 from agentmem.platform.failpoints import reach
 from agentmem.records import Embedded
-from agentmem.storage.sqlite.database.connections import (
-    Connection,
-    Database,
-    all_rows,
-    blob_array,
-    integer_array,
-    only_row,
-)
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.schema import NEXT_VECTOR
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, integer_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.leases import is_at_work
 from agentmem.storage.sqlite.meta import StoredModel, fact, remember, stored_model

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from agentmem.errors import StoreDamagedError
 from agentmem.platform.signals import fails_apart
 from agentmem.records import Event, Record, Scope, Version
-from agentmem.storage.sqlite.database.connections import REPAIR_HINT
+from agentmem.storage.sqlite.database.errors import REPAIR_HINT
 from agentmem.timestamps import from_microseconds, to_microseconds
 
 RECORD_COLUMNS = (

@@ -17,9 +17,10 @@ import numpy as np
 
 from agentmem.platform.failpoints import reach
 from agentmem.platform.files import make_folder
-from agentmem.storage.sqlite.database.connections import Connection, Database, all_rows, key_array, only_row
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.displaced import Outplanned
 from agentmem.storage.sqlite.database.reserve import Kind
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, key_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.leases import claim, is_claimed, release
 from agentmem.storage.sqlite.maintenance.backup import sync

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from agentmem.deadline import Deadline
 from agentmem.filters import Condition
 from agentmem.records import Record, Scope
-from agentmem.storage.sqlite.database.connections import Connection, all_rows, blob_array, is_kept, key_array, only_row
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, is_kept, key_array, only_row
 from agentmem.storage.sqlite.deferred import PENDING
 from agentmem.storage.sqlite.ids import key_of
 from agentmem.storage.sqlite.meta import ModelMoved

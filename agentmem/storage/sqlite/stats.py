@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from agentmem.storage.sqlite.database.connections import Connection, only_row
+from agentmem.storage.sqlite.database.sql import Connection, only_row
 from agentmem.storage.sqlite.deferred import pending_counts
 from agentmem.storage.sqlite.move_state import move_progress
 from agentmem.storage.sqlite.segment_list import listed_counts

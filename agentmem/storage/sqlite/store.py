@@ -32,9 +32,10 @@ from agentmem.stats import Timings
 from agentmem.storage.sqlite.analysis import bind_analysis
 from agentmem.storage.sqlite.as_of import PastSnapshot
 from agentmem.storage.sqlite.cursor import Frozen, freeze, thaw
-from agentmem.storage.sqlite.database.connections import Connection, Database, bounded, is_kept, key_array
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.displaced import Outplanned, again
 from agentmem.storage.sqlite.database.reserve import Kind
+from agentmem.storage.sqlite.database.sql import Connection, bounded, is_kept, key_array
 from agentmem.storage.sqlite.deduplication import outcomes
 from agentmem.storage.sqlite.deferred import (
     BACKLOG,

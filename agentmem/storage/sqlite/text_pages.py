@@ -6,7 +6,7 @@ from typing import Any
 
 from agentmem.ids import Home
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import Connection
+from agentmem.storage.sqlite.database.sql import Connection
 
 PAGE_TEXTS = 256
 """Texts that are read, embedded and kept together."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from agentmem.records import Embedded, Record, Scope
-from agentmem.storage.sqlite.database.connections import only_row
+from agentmem.storage.sqlite.database.sql import only_row
 from agentmem.storage.sqlite.row_codec import twin_of, version_json
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.timestamps import to_microseconds

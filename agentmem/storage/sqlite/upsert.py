@@ -14,7 +14,7 @@ from agentmem.analyzer import redated_terms
 from agentmem.errors import AgentMemError, DuplicateIdError
 from agentmem.ids import Home
 from agentmem.records import Draft, Embedded, Record, Scope, owners_of
-from agentmem.storage.sqlite.database.connections import Connection, all_rows, integer_array
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array
 from agentmem.storage.sqlite.deduplication import existing
 from agentmem.storage.sqlite.ids import home_named, keys_in
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of

@@ -8,15 +8,13 @@ checksums, made before there were any or without the extension, is read and writ
 while another process has it open would have that process write pages without.
 """
 
-import errno
 import fcntl
 import logging
 import os
 import threading
 import time
-import uuid
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -24,8 +22,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import apsw
-import numpy as np
-import numpy.typing as npt
 
 from agentmem.config import Durability
 from agentmem.deadline import Deadline
@@ -46,6 +42,8 @@ from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Block, Hold, Lock, block, condition, no_thread, started
 from agentmem.stats import BackgroundErrors
 from agentmem.storage.sqlite.database.displaced import Displaced, again
+from agentmem.storage.sqlite.database.errors import REPAIR_HINT, explained, lack_of
+from agentmem.storage.sqlite.database.identity import log_in_use, sequence_page, store_id_at, store_id_of
 from agentmem.storage.sqlite.database.open_files import (
     LOG,
     MEMORY,
@@ -61,14 +59,11 @@ from agentmem.storage.sqlite.database.open_files import (
     refuse_links,
 )
 from agentmem.storage.sqlite.database.page_reader import looks_like_ours
+from agentmem.storage.sqlite.database.raw_files import LOCK_LOOK_SECONDS, raw_file, wait_for
 from agentmem.storage.sqlite.database.reserve import (
-    NO_LIMIT,
     OPENING_BYTES,
     Kind,
     Reserve,
-    file_limit,
-    free_bytes,
-    what_fills,
 )
 from agentmem.storage.sqlite.database.reserve import size_of as _size_of
 from agentmem.storage.sqlite.database.schema import (
@@ -78,59 +73,20 @@ from agentmem.storage.sqlite.database.schema import (
     MIGRATIONS,
     metadata_indexes,
 )
-
-
-class Connection(apsw.Connection):
-    """A connection to a store, and the files that it has open."""
-
-    files: OpenFiles | None = None
-
-    @property
-    def epoch(self) -> int:
-        """Grows when another file of the store, or another state, has taken the place of the one that was open."""
-        return 0 if self.files is None else self.files.epoch
-
-
-ConstraintError = apsw.ConstraintError
-DatabaseError = apsw.Error
+from agentmem.storage.sqlite.database.sql import Connection, Watch, bounded, casefold, close, contains, only_row
+from agentmem.storage.sqlite.database.vfs import (
+    CHECKSUM_BYTES,
+    Beside,
+    checked_vfs,
+    has_checksums,
+    is_checked,
+)
+from agentmem.storage.sqlite.database.wal import LOG_PAGES, LOG_WAIT_MILLISECONDS, keeper_of_log
 
 T = TypeVar("T")
 
-CHECKED = "cksmvfs"
-"""The name of the VFS that keeps a checksum of every page."""
-
-CHECKSUM_BYTES = 8
-"""What it needs at the end of each page; to it they are the sign that a file has checksums."""
-
 SYNCHRONOUS = {"full": 2, "process": 1}
 """SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
-
-MERGED_PAGES = 4096
-"""Pages (16 MB) that the log grows by until they are merged into the file, as far as no reader needs the older ones, on
-a thread that lives as long as this takes: until there are LOG_PAGES, no commit waits for it. Into a store of a million
-memories, `add_batch` took 12,298 a second of many owners and 17,386 of one owner a call; where commits merged 8,519 and
-13,403, and with thrice the pages 9,629 and 14,607 (medians of 3 alternated rounds, 2 cores)."""
-
-LOG_PAGES = 16_384
-"""64 MB: from there on a commit merges what is left, and waits until nobody reads the log, so that it can begin anew.
-As long as reads overlap, or commits follow each other without a pause, it never would by itself: beside 32 threads of
-four processes it grew to 2.3 GB within half an hour."""
-
-LEAST_LOG_PAGES = 64
-"""On a disk that is short of room, the log gets a quarter of what is free or its own, but not less than this; it is
-merged whenever it has grown by a quarter of that, and cut."""
-
-LOOK_PAGES = 64
-"""How much the log grows between two looks at the free room, of 2 microseconds each."""
-
-LOG_WAIT_MILLISECONDS = 200
-"""How long it waits; if that was in vain, it tries again when the log has grown by a quarter."""
-
-LOCK_LOOK_SECONDS = 0.002
-"""How often a writer looks whether another process has let go of the write lock: nothing tells of it. SQLite looks
-every 100 ms in the end, while a busy process is without it for less than one: with 4 processes of 8 threads that add,
-the longest wait was 0.9 to 2.4 s (p99 104 to 181 ms); so it is about 0.1 s (p99 44 to 57 ms). The rate of adds stayed
-within what the machine drifts by (medians of three alternated rounds: 4 % less)."""
 
 WRITER_CACHE_KIB = 32_768
 """Pages that the writer keeps, as far as it meets so many. With SQLite's 2 MB, inserting 256 memories of many owners
@@ -146,20 +102,6 @@ against 866), and it is no larger."""
 
 SMALLEST_DATABASE_BYTES = 512
 """One page of the smallest size."""
-
-REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the command line) or restore a backup"
-
-OP_SECONDS = 5e-4
-"""What an instruction of SQLite takes at most, on average, with metadata of 100 KB: 430 microseconds where a filter has
-texts casefolded of which each character becomes several, 190 for others, 0.02 to 0.05 with small metadata (2 cores)."""
-
-LATE_SECONDS = 1.0
-"""How much later than its deadline a read may end in the worst case. Looking at the clock needs the GIL, which other
-threads may keep for milliseconds; so a read looks when its instructions may have used up the time that is left."""
-
-KEPT_BYTES = 4096
-"""Of a statement, and of the values bound to it, that a connection may keep for the next time: apsw keeps a hundred
-statements a connection, each with the values that it was run with last."""
 
 FORK_WAIT_SECONDS = 5.0
 """How long a fork waits for the transactions of other threads to end, so that the child inherits none."""
@@ -258,7 +200,7 @@ class Database:
                 if not one_statement:
                     connection.execute("BEGIN")
                 if deadline is not None:
-                    _Watch(connection, deadline)
+                    Watch(connection, deadline)
                 yield connection
             except apsw.InterruptError as error:
                 if deadline is None:
@@ -342,7 +284,7 @@ class Database:
         reach("transaction: before BEGIN")
         if files is None:
             return True
-        _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
+        wait_for(self.path, files.lock_writer, self._busy_milliseconds / 1000)
         return files.stand()
 
     @contextmanager
@@ -520,7 +462,7 @@ class Database:
             connection.pragma("auto_vacuum", INCREMENTAL)
             connection.execute("VACUUM")
             return
-        beside = _Beside(self.path)
+        beside = Beside(self.path)
         try:
             self._vacuum(beside.name)
         except apsw.FullError:
@@ -548,7 +490,7 @@ class Database:
             error.errno = own.system_errno  # type: ignore[attr-defined]
             raise
         finally:
-            _close(own)
+            close(own)
 
     def make_room(self, kind: Kind, *, spend: bool = False) -> None:
         """After a change that found the disk full: merges the log, so that it begins anew. For one that adds it is cut,
@@ -589,7 +531,7 @@ class Database:
                 # Nothing is known about this connection any more; the next writer opens another, and SQLite recovers
                 # the file from its log.
                 self._writer = None
-                _close(connection)
+                close(connection)
 
     def _borrow(self, read: "_Read", *, fresh: bool = False) -> Connection:
         self._stand()
@@ -620,7 +562,7 @@ class Database:
                 self._reads.discard(read)
                 self._pool_changed.notify_all()
         if connection is not None:
-            _close(connection, merge=connection.files is self._files)
+            close(connection, merge=connection.files is self._files)
             with self._pool_lock:  # Only now is a fork free of it.
                 self._reads.discard(read)
                 self._pool_changed.notify_all()
@@ -635,15 +577,15 @@ class Database:
             connection.pragma("temp_store", 2)
             connection.pragma("journal_size_limit", LOG_PAGES * 4096)
             connection.set_wal_hook(
-                _keeper_of_log(self._busy_milliseconds, self._merge_aside, self.path, self._merging_alone)
+                keeper_of_log(self._busy_milliseconds, self._merge_aside, self.path, self._merging_alone)
             )
             # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
             connection.pragma("secure_delete", 1)
-            connection.create_scalar_function("agentmem_casefold", _casefold, 1, deterministic=True)
-            connection.create_scalar_function("agentmem_contains", _contains, 2, deterministic=True)
+            connection.create_scalar_function("agentmem_casefold", casefold, 1, deterministic=True)
+            connection.create_scalar_function("agentmem_contains", contains, 2, deterministic=True)
             return connection
         except BaseException:
-            _close(connection)
+            close(connection)
             raise
 
     def _opened_at_path(self) -> Connection:
@@ -669,7 +611,7 @@ class Database:
         if files.stand():
             connection.files = files
             return connection
-        _close(connection, merge=False)
+        close(connection, merge=False)
         raise self._displaced()
 
     def _open_files(self) -> tuple[OpenFiles, Connection]:
@@ -685,7 +627,7 @@ class Database:
                 if _size_of(path) and _size_of(path + LOG):
                     threading.Event().wait(0.01)  # Until it is removed by those who have it open.
                     continue
-                _close(self._opened())  # SQLite makes a store, or turns the log on, before there is a guard.
+                close(self._opened())  # SQLite makes a store, or turns the log on, before there is a guard.
                 files = OpenFiles(path)
                 if not files.uses_log and files.is_writable and not _is_sealed(path):
                     files.close()
@@ -698,7 +640,7 @@ class Database:
                 )
             connection: Connection | None = None
             try:
-                _wait(path, files.guard_database, self._busy_milliseconds / 1000)
+                wait_for(path, files.guard_database, self._busy_milliseconds / 1000)
                 self._require_log(files)
                 connection = self._opened()
                 if files.guard_memory():
@@ -707,7 +649,7 @@ class Database:
                     return files, connection
             except BaseException as error:
                 if connection is not None:
-                    _close(connection, merge=False)
+                    close(connection, merge=False)
                 # What SQLite reads amid a change may be of files that do not belong together.
                 if not isinstance(error, apsw.Error | StoreError) or files.are_as_found or time.monotonic() > deadline:
                     files.close()
@@ -715,7 +657,7 @@ class Database:
                 connection = None
             files.let_go()  # Somebody made, moved or removed one of them meanwhile.
             if connection is not None:
-                _close(connection, merge=False)
+                close(connection, merge=False)
             files.close()
             if time.monotonic() > deadline:
                 raise StoreBusyError(f"{path!r}: its files are replaced again and again; try again later.")
@@ -731,11 +673,11 @@ class Database:
         if self._database_id not in (None, files.database):
             self._epoch += 1
         self._database_id, files.epoch = files.database, self._epoch
-        files.know(self._knows_again, _sequence_page(connection))
+        files.know(self._knows_again, sequence_page(connection))
 
     def _knows_again(self) -> bool:
         """Whether the database is this store, or cannot be read just now."""
-        return self._store_id is None or _store_id_at(self.path) in (None, self._store_id)
+        return self._store_id is None or store_id_at(self.path) in (None, self._store_id)
 
     def _require_log(self, files: OpenFiles) -> None:
         """Waits until no process has another log of the database open than the one at the path, or it is known that
@@ -745,7 +687,7 @@ class Database:
             StoreBusyError: not within the busy timeout.
         """
         deadline = time.monotonic() + self._busy_milliseconds / 1000
-        while files.others_use_another_log() and not self._merged and _log_in_use(self.path) != files.log_number:
+        while files.others_use_another_log() and not self._merged and log_in_use(self.path) != files.log_number:
             if time.monotonic() > deadline:
                 raise StoreBusyError(
                     f"{self.path!r}: its log was removed or replaced while another process has it open; use the memory "
@@ -780,7 +722,7 @@ class Database:
             if self._closed or self._files is not files or files.stand():
                 return
             # From now on nobody of ours writes into what is left.
-            _wait(self.path, files.lock_writer, self._busy_milliseconds / 1000)
+            wait_for(self.path, files.lock_writer, self._busy_milliseconds / 1000)
             try:
                 files.mend_memory()
                 if files.stand():
@@ -814,7 +756,7 @@ class Database:
             quiesced.extend(each for each in twins if each.quiesce(merge=False))
             if self._files is not None or any(each.shares(files) for each in twins):
                 raise StoreBusyError(f"{self.path!r}: its log was removed or replaced; try again when reads end.")
-            if _log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
+            if log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
                 clear_log(self.path)
             self._merged = True
         finally:
@@ -835,13 +777,13 @@ class Database:
         if connection is not None and files is not None:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG, str(files.log_number)))
             self._merge_all()
-            if _log_in_use(self.path) != files.log_number:
+            if log_in_use(self.path) != files.log_number:
                 raise self._displaced()
 
     def _leave_state(self, files: OpenFiles) -> None:
         """Something was copied over the database: an earlier state of this store is opened as it is, without the log,
         which belongs to what was there."""
-        found = _store_id_at(self.path)
+        found = store_id_at(self.path)
         if found is None:  # It is just being written.
             raise self._displaced()
         files.put_log_aside()
@@ -856,12 +798,12 @@ class Database:
 
     def _leave_database(self, files: OpenFiles) -> None:
         """Another file is at the path: if it is of this store too (a copy, an earlier state), it is opened."""
-        ours = _store_id_at(self.path) == self._store_id
+        ours = store_id_at(self.path) == self._store_id
         same = ours and files.is_same_database()  # Then what is in the log is missing there.
         if not same:
             with suppress(StoreError):
                 self._merge_all()  # The file that was is whole then, wherever it is now.
-        if _log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
+        if log_in_use(self.path) != log_number(self.path):  # Else another process has done all this.
             files.clear_names(keep_log=same)
         if not ours:
             raise self._replaced()
@@ -939,7 +881,7 @@ class Database:
         try:
             connection = self._open() or self._open()
         except apsw.Error as error:
-            if self.in_memory or _lack(error) is None or not self._reserve.give_up(OPENING_BYTES):
+            if self.in_memory or lack_of(error) is None or not self._reserve.give_up(OPENING_BYTES):
                 raise
             connection = self._open() or self._open()
         if connection is None:
@@ -977,11 +919,11 @@ class Database:
                     if mode != "wal":
                         raise StoreOpenError(f"{path!r} cannot use a write-ahead log (its mode stays {mode!r}).")
                 if not self._is_checked_as_it_should_be(connection):
-                    _close(connection)
+                    close(connection)
                     return None
             return connection
         except BaseException:
-            _close(connection)
+            close(connection)
             raise
 
     def _is_checked_as_it_should_be(self, connection: Connection) -> bool:
@@ -1051,7 +993,7 @@ class Database:
         with self.reading(one_statement=True) as connection:
             self._store_id = store_id_of(connection)
             if connection.files is not None and not current:
-                connection.files.know(self._knows_again, _sequence_page(connection))
+                connection.files.know(self._knows_again, sequence_page(connection))
 
     def _is_current(self, connection: Connection, indexed_metadata: tuple[str, ...] | None) -> bool:
         version = self._schema_version(connection)
@@ -1131,10 +1073,10 @@ class Database:
         if files is not None and merge:
             files.let_go()
         for reader in idle:
-            _close(reader, merge=merge)
+            close(reader, merge=merge)
         reach("close: before the checkpoint")
         if writer is not None:
-            _close(writer, merge=merge)
+            close(writer, merge=merge)
         if files is not None and leave:
             files.close()
 
@@ -1214,7 +1156,7 @@ class Database:
             writer = self._writer
             if writer is not None and isinstance(error, apsw.IOError) and not hasattr(error, "errno"):
                 error.errno = writer.system_errno  # type: ignore[attr-defined]
-            unsure = isinstance(error, apsw.IOError) and _lack(error) is None
+            unsure = isinstance(error, apsw.IOError) and lack_of(error) is None
             error.state = "nothing was acknowledged" if unsure else state  # type: ignore[attr-defined]
             raise
 
@@ -1256,183 +1198,6 @@ _OF_WRITING = {
 """What no change of files explains. After a failed sync, nobody knows what is on the disk: it is not tried again."""
 
 
-def checked_vfs() -> str | None:
-    """The name of the VFS with checksums, for `apsw.Connection`; None where apsw came without the extension. The first
-    call of the process loads it (some 5 ms), and leaves everything else in the process as it was, but for a function
-    `verify_checksum` that SQL gets. It stands on the VFS that is the default by then."""
-    global _vfs
-    if _vfs is None:
-        with _loading:
-            if _vfs is None:
-                _vfs = CHECKED if CHECKED in apsw.vfs_names() or _loaded() else ""
-    return _vfs or None
-
-
-def _loaded() -> bool:
-    try:
-        from apsw import sqlite_extra  # Here, because `import agentmem` shall not pay for it.
-    except ImportError:
-        return False
-    default = apsw.vfs_names()[0]
-    loader = apsw.Connection(":memory:")
-    try:
-        sqlite_extra.load(loader, "cksumvfs")
-    except (apsw.Error, LookupError, OSError, sqlite_extra.NotAvailable):
-        return False
-    finally:
-        apsw.set_default_vfs(default)  # It made itself the default.
-        loader.close()
-    return CHECKED in apsw.vfs_names()
-
-
-def is_checked(connection: Connection) -> bool:
-    """Whether the connection compares every page that it reads from the file with its checksum."""
-    return checked_vfs() is not None and connection.pragma("checksum_verification") == "1"
-
-
-def has_checksums(connection: Connection) -> bool:
-    """Whether the pages of the store had room for checksums when it was made; what its header says may be damaged."""
-    return connection.execute("SELECT 1 FROM meta WHERE name = ?", (CHECKSUMS,)).fetchone() is not None
-
-
-def checksum_is_wrong(connection: Connection, page: int, size: int) -> bool:
-    """Whether a page, as it stands in the file now, is not what was written. Asks the file: no lock, cache or log."""
-    try:
-        connection.read("main", 0, (page - 1) * size, size)
-    except apsw.IOError as error:
-        if _is_of_checksum(error):
-            return True
-        raise
-    return False
-
-
-@block
-def bounded(
-    connection: Connection, deadline: Deadline | None, late: float = LATE_SECONDS
-) -> Generator[None, None, None]:
-    """Interrupts the statements in the block when the deadline has passed, at most `late` seconds after it.
-
-    Raises:
-        DeadlineError: one was. A transaction that the block is in goes on, if the statement only read.
-    """
-    if deadline is None:
-        yield
-        return
-
-    try:
-        _Watch(connection, deadline, late)
-        yield
-    except apsw.InterruptError as error:
-        raise deadline.error() from error
-    finally:
-        connection.set_progress_handler(None)
-
-
-class _Watch:
-    """Has a connection's statements end with an InterruptError once the deadline has passed, until the connection gets
-    another progress handler. Not a closure, which would be garbage only the collector frees."""
-
-    __slots__ = ("connection", "deadline", "late")
-
-    def __init__(self, connection: Connection, deadline: Deadline, late: float = LATE_SECONDS) -> None:
-        self.connection = connection
-        self.deadline = deadline
-        self.late = late
-        # At least the slack: what takes no time is done even with a timeout of 0.
-        self.look_again(max(0.0, deadline.at - time.monotonic()))
-
-    def look_again(self, left: float) -> None:
-        """When the instructions until then may have taken the seconds that are left."""
-        self.connection.set_progress_handler(self, max(1, int((left + self.late) / OP_SECONDS)))
-
-    def __call__(self) -> bool:
-        left = self.deadline.at - time.monotonic()
-        if left >= 0:
-            self.look_again(left)
-        return left < 0
-
-
-@contextmanager
-def other_file(path: str) -> Iterator[Connection]:
-    """A database beside the store, such as a copy in the making, for the length of the block."""
-    try:
-        connection = Connection(path, vfs=checked_vfs())
-        try:
-            yield connection
-        finally:
-            connection.close(True)
-    except apsw.Error as error:
-        raise explained(path, error) from error
-
-
-@contextmanager
-def copying(target: Connection, source: Connection) -> Iterator[apsw.Backup]:
-    """SQLite's copy of a whole database, begun; finished at the end of the block. apsw's own block makes a SystemError
-    of it when a copy that has failed cannot be finished either (of a file system in Python, such as the tests have)."""
-    backup = target.backup("main", source, "main")
-    try:
-        yield backup
-    except BaseException:
-        with suppress(Exception):
-            backup.finish()
-        raise
-    backup.finish()
-
-
-@contextmanager
-def raw_file(path: str) -> Iterator[apsw.VFSFile]:
-    """The bytes of a store's file. Through SQLite, because the system drops all locks that a process has on a file as
-    soon as it closes any descriptor of it."""
-    try:
-        file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
-        try:
-            yield file
-        finally:
-            file.xClose()
-    except apsw.Error as error:
-        raise explained(path, error) from error
-
-
-@contextmanager
-def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
-    """Keeps all writers away from the database at `path` for the length of the block, which calls what it is handed to
-    have the whole of it replaced by the database at `source`, in one transaction."""
-    with other_file(source) as new, other_file(path) as old, writing_alone(path, 10.0):
-        old.set_busy_timeout(10_000)
-        old.pragma("writable_schema", 1)  # Or a file that is shorter than it says could not be written.
-        old.pragma("checksum_verification", "OFF")  # Each page is read before it is replaced.
-        if _form_of(old) != _form_of(new):  # Pages would be written without checksums, or in another size.
-            raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
-        old.pragma("synchronous", 2)
-        with copying(old, new) as backup:
-            backup.step(0)  # Takes the lock.
-            yield lambda: backup.step(-1)
-
-
-@contextmanager
-def writing_alone(path: str, seconds: float) -> Iterator[None]:
-    """Keeps the writers of all processes from the store at a path for the length of the block."""
-    files = OpenFiles(path)
-    try:
-        _wait(path, files.lock_writer, seconds)
-        yield
-    finally:
-        files.close()
-
-
-def _wait(path: str, lock: Callable[[], bool], seconds: float) -> None:
-    """Until a store has a lock that another process has.
-
-    Raises:
-        StoreBusyError: the other kept it for longer.
-    """
-    deadline = time.monotonic() + seconds
-    while not lock():
-        if time.monotonic() >= deadline:
-            raise explained(path, apsw.BusyError("database is locked"))
-        threading.Event().wait(LOCK_LOOK_SECONDS)
-
-
 def is_open_elsewhere(path: str) -> bool:
     """Whether this process or another has a connection to the database at a path."""
     real = os.path.realpath(path)
@@ -1447,68 +1212,6 @@ def is_open_elsewhere(path: str) -> bool:
     return False
 
 
-def _form_of(connection: Connection) -> tuple[int, int]:
-    return connection.pragma("page_size"), connection.reserve_bytes("main")
-
-
-def _is_of_checksum(error: apsw.Error) -> bool:
-    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA
-
-
-def explained(path: str, error: apsw.Error) -> StoreError:
-    """SQLite's error as ours, in one sentence: what is in the way, what has become of the store (where the error tells,
-    see `Database._noting`; the sentences are true wherever SQLite raises such an error), and what helps."""
-    if _is_of_checksum(error):
-        return StoreDamagedError(f"{path!r}: the file is damaged (the checksum of a page is wrong); {REPAIR_HINT}.")
-    state = f"; {error.state}" if hasattr(error, "state") else ""
-    if (lack := _lack(error)) is not None:
-        helps = "free some space and try again"
-        if state:  # It is of the store itself.
-            helps = f"{what_fills(path)}; call purge() or vacuum(deleted_before=...), or free some space, and try again"
-        return StoreFullError(f"{path!r}: {lack}{state}; {helps} ({error}).")
-    for kind, ours, sentence, helps in _EXPLANATIONS:
-        if isinstance(error, kind):
-            return ours(f"{path!r}: {sentence}{state}; {helps} ({error}).")
-    return StoreError(f"{path!r}: the database refused{state} ({type(error).__name__}: {error}).")
-
-
-def _lack(error: apsw.Error) -> str | None:
-    """What kept SQLite from writing more, or None when it was something else."""
-    if not isinstance(error, apsw.FullError | apsw.IOError):
-        return None
-    number = getattr(error, "errno", 0)
-    if number == errno.EFBIG:
-        limit = file_limit()
-        by = "its file system" if limit == NO_LIMIT else f"the limit of this process, {limit:,} bytes (`ulimit -f`)"
-        return f"no file may be larger than {by} allows"
-    if number == errno.EDQUOT:
-        return "the disk quota is used up"
-    of_memory = getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE  # A file too, `...-shm`.
-    return "the disk is full" if number == errno.ENOSPC or of_memory or isinstance(error, apsw.FullError) else None
-
-
-def ended_early(error: BaseException) -> bool:
-    """Whether a COMMIT failed for want of room in the log, and so before its end was written. Room in the shared memory
-    is asked for afterwards."""
-    cause = error.__cause__
-    of_memory = getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
-    return isinstance(error, StoreFullError) and cause is not None and not of_memory
-
-
-_EXPLANATIONS: list[tuple[type[Exception], Callable[[str], StoreError], str, str]] = [
-    (apsw.BusyError, StoreBusyError, "another process kept a lock too long", "try again"),
-    (apsw.LockedError, StoreBusyError, "another connection kept a lock too long", "try again"),
-    (apsw.ReadOnlyError, StoreReadOnlyError, "the file or its folder cannot be written", "check their permissions"),
-    (apsw.CorruptError, StoreDamagedError, "the file is damaged", REPAIR_HINT),
-    (apsw.NotADBError, StoreDamagedError, "the file is damaged", REPAIR_HINT),
-    (
-        apsw.CantOpenError, StoreOpenError, "the file, or one beside it, cannot be opened",
-        "check its permissions and the open files limit",
-    ),
-    (apsw.IOError, StoreError, "reading or writing failed", "check the disk"),
-]  # fmt: skip
-
-
 def _is_sealed(path: str) -> bool:
     """Whether nobody can write the file, nor the log beside it, because their file system is read-only. SQLite needs to
     be told so, or it insists on making the shared memory of a log."""
@@ -1518,120 +1221,8 @@ def _is_sealed(path: str) -> bool:
         return False
 
 
-def _keeper_of_log(
-    busy_milliseconds: int,
-    merge_aside: Callable[[], bool],
-    path: str,
-    merging_alone: Callable[[Callable[[], object]], object],
-) -> Callable[[apsw.Connection, str, int], int]:
-    """What a connection calls after each commit, in place of SQLite's own rule, with the pages in the log."""
-    tried = merged = looked = 0
-    room = LOG_PAGES
-
-    def keep(connection: apsw.Connection, name: str, pages: int) -> int:
-        nonlocal tried, merged, looked, room
-        if pages < looked:
-            looked = 0  # It began anew.
-        if pages >= looked + LOOK_PAGES:
-            looked, room = pages, _room_for_log(path)
-        limit = min(LOG_PAGES, room)
-        if pages < limit:
-            tried = 0
-        if pages < merged:
-            merged = 0
-        with suppress(apsw.Error):  # Like SQLite, which takes it up again at the next commit.
-            if pages >= limit and pages >= tried * 5 // 4:
-                tried = pages
-                # Cut where room is short, for whoever else needs it.
-                mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if limit < LOG_PAGES else apsw.SQLITE_CHECKPOINT_RESTART
-                connection.set_busy_timeout(LOG_WAIT_MILLISECONDS)
-                try:
-                    merging_alone(partial(connection.wal_checkpoint, name, mode))
-                finally:
-                    connection.set_busy_timeout(busy_milliseconds)
-            elif pages >= merged + min(MERGED_PAGES, limit // 4) and merge_aside():
-                merged = pages
-        return apsw.SQLITE_OK
-
-    return keep
-
-
-def _room_for_log(path: str) -> int:
-    """How many pages the log may grow to, so that it takes neither the last room of the disk nor that of others."""
-    log = _size_of(f"{path}-wal")
-    return max(LEAST_LOG_PAGES, min((free_bytes(path) + log) // 4, file_limit() // 2) // PAGE_BYTES)
-
-
 def _bytes_of(connection: Connection) -> int:
     return int(connection.pragma("page_count")) * PAGE_BYTES
-
-
-class _Beside(apsw.VFS):
-    """The usual VFS, which makes temporary files beside a store: there is room for as much as the store has, and it
-    may be the only folder that can be written. Nothing of the process is changed by it."""
-
-    def __init__(self, path: str) -> None:
-        self.name = f"agentmem-{uuid.uuid4().hex}"
-        self._base = checked_vfs() or ""
-        self._path = f"{path}-vacuum-{uuid.uuid4().hex[:8]}"
-        super().__init__(self.name, self._base)
-
-    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
-        return apsw.VFSFile(self._base, self._path if name is None else name, flags)
-
-
-def _close(connection: Connection, *, merge: bool = True) -> None:
-    """Lets go of a connection, well or not: what it may still fail at is the checkpoint, and then the log stays, where
-    whoever opens the file next finds everything. Without `merge` it stays in any case: SQLite removes it by its name,
-    and that may be another file's by now."""
-    with suppress(apsw.Error):
-        if not merge:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        connection.close(True)
-
-
-def store_id_of(connection: Connection) -> str | None:
-    """What a store calls itself, whatever its path; None of a database without tables."""
-    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is None:
-        return None
-    row = connection.execute("SELECT value FROM meta WHERE name = 'store_id'").fetchone()
-    return None if row is None else str(row[0])
-
-
-def _sequence_page(connection: Connection) -> int:
-    """Where SQLite keeps the last numbers that it gave; 0 of a database without tables."""
-    row = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def _store_id_at(path: str) -> str | None:
-    """The same of the file at a path, read without its log; None of one that cannot be read so."""
-    return _read_alone(path, store_id_of)
-
-
-def _log_in_use(path: str) -> int | None:
-    """The number of the log that was begun last while others still had the one before open, read likewise."""
-
-    def number(connection: Connection) -> int | None:
-        row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?", (LOG,)).fetchone()
-        return None if row is None else int(row[0])
-
-    return _read_alone(path, number)
-
-
-def _read_alone(path: str, read: Callable[[Connection], T]) -> T | None:
-    """What is read of a file as if there were no log and no other process; None where that does not go."""
-    if is_no_file(path):
-        return None
-    uri = f"file:{quote(path)}?immutable=1"
-    try:
-        connection = Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-        try:
-            return read(connection)
-        finally:
-            connection.close(True)
-    except apsw.Error:
-        return None
 
 
 def _present_indexes(connection: Connection) -> set[str]:
@@ -1642,64 +1233,9 @@ def _present_indexes(connection: Connection) -> set[str]:
     return {row[0] for row in rows}
 
 
-def is_kept(query: str, parameters: Sequence[Any] = ()) -> bool:
-    """Whether a connection may keep a statement with its values for the next time, see KEPT_BYTES."""
-    size = len(query)
-    for value in parameters:
-        if isinstance(value, str | bytes):
-            size += len(value)
-    return size <= KEPT_BYTES
-
-
-def all_rows(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    return connection.execute(query, parameters).fetchall()
-
-
-def only_row(
-    connection: Connection, query: str, parameters: tuple[Any, ...] = (), *, kept: bool = True
-) -> tuple[Any, ...]:
-    """The row of a query that always has one; `kept` is as in `is_kept`."""
-    row: tuple[Any, ...] | None = connection.execute(query, parameters, can_cache=kept).fetchone()
-    if row is not None:
-        return row
-    raise StoreDamagedError(f"The database answered nothing to {query!r}; run check().")
-
-
-def key_array(keys: npt.NDArray[np.int64]) -> Any:
-    """Integer keys (at least one) as a bound table: `... FROM carray(?)`."""
-    return apsw.carray(np.ascontiguousarray(keys, dtype=np.int64))
-
-
-def integer_array(numbers: Iterable[int]) -> Any:
-    """Integers (at least one) as a bound table, likewise."""
-    return apsw.carray(np.fromiter(numbers, np.int64))
-
-
-def blob_array(blobs: tuple[bytes, ...]) -> Any:
-    """Byte strings (at least one) as a bound table, likewise."""
-    return apsw.carray(blobs)
-
-
-def text_array(texts: tuple[str, ...]) -> Any:
-    """Texts (at least one) as a bound table, likewise."""
-    return apsw.carray(texts)
-
-
-def _casefold(*arguments: Any) -> Any:
-    [text] = arguments
-    return text.casefold() if isinstance(text, str) else text
-
-
-def _contains(*arguments: Any) -> int:
-    text, part = arguments
-    return int(isinstance(text, str) and part in text)
-
-
 _open_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _pid = os.getpid()
 _lost_paths: set[str] = set()
-_vfs: str | None = None
-_loading = threading.Lock()  # Guards: that the extension is loaded once; a second time, it would stand on itself.
 _mending = Lock()  # Guards: that one thread leaves files for others; taken before any write lock.
 _letting_go = threading.Lock()  # Guards: that only one thread of a child lets go, and the others wait until it has.
 _fork_lock = threading.Lock()  # Held from before a fork until after it. Guards: _quiesced, as several threads may fork.
@@ -1752,9 +1288,9 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _fork_lock, _letting_go, _loading, _mending
+    global _fork_lock, _letting_go, _mending
     _quiesced.clear()
-    _fork_lock, _letting_go, _loading = threading.Lock(), threading.Lock(), threading.Lock()
+    _fork_lock, _letting_go = threading.Lock(), threading.Lock()
     _mending = Lock()
 
 

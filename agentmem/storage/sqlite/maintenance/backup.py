@@ -14,8 +14,10 @@ from pathlib import Path
 
 from agentmem.errors import AgentMemError, InvalidInputError, StoreDamagedError, StoreFullError, StoreOpenError
 from agentmem.platform.files import make_file
-from agentmem.storage.sqlite.database.connections import Connection, Database, copying, only_row, other_file
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.open_files import is_folder
+from agentmem.storage.sqlite.database.raw_files import copying, other_file
+from agentmem.storage.sqlite.database.sql import Connection, only_row
 
 PAGES_A_STEP = 1000
 """Four megabytes, after which other threads, and an interrupt, get their turn."""

@@ -15,8 +15,9 @@ from agentmem.ids import DIGEST_BYTES
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import Connection, DatabaseError, all_rows, only_row
+from agentmem.storage.sqlite.database.errors import DatabaseError
 from agentmem.storage.sqlite.database.schema import INDEX_PREFIX, MIGRATIONS
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, only_row
 from agentmem.storage.sqlite.maintenance.replay import Replay, Stored, replay
 from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.move_state import problems_of_move

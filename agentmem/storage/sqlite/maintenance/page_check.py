@@ -10,18 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from agentmem.progress import Tell, each
-from agentmem.storage.sqlite.database.connections import (
-    Connection,
-    Database,
-    DatabaseError,
-    checksum_is_wrong,
-    has_checksums,
-    is_checked,
-    only_row,
-    raw_file,
-)
+from agentmem.storage.sqlite.database.connections import Database
+from agentmem.storage.sqlite.database.errors import DatabaseError
 from agentmem.storage.sqlite.database.open_files import file_at
 from agentmem.storage.sqlite.database.page_reader import Pages
+from agentmem.storage.sqlite.database.raw_files import raw_file
+from agentmem.storage.sqlite.database.sql import Connection, only_row
+from agentmem.storage.sqlite.database.vfs import checksum_is_wrong, has_checksums, is_checked
 
 LOOKS = 4
 """How often a page is read before it is said to be damaged."""

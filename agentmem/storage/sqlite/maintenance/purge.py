@@ -17,17 +17,10 @@ from agentmem.errors import StoreBusyError, StoreError, StoreFullError
 from agentmem.platform.failpoints import reach
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import (
-    Connection,
-    Database,
-    all_rows,
-    blob_array,
-    integer_array,
-    key_array,
-    only_row,
-)
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.displaced import Outplanned
 from agentmem.storage.sqlite.database.reserve import Kind
+from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, integer_array, key_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.ids import key_of
 from agentmem.storage.sqlite.meta import UNKNOWN, StoredModel, stored_model

@@ -13,7 +13,7 @@ from agentmem.ids import DIGEST_BYTES
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, each
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import Connection, all_rows
+from agentmem.storage.sqlite.database.sql import Connection, all_rows
 from agentmem.storage.sqlite.ids import keys_in
 from agentmem.storage.sqlite.maintenance.check import histories, is_vector, size_of, strangers
 from agentmem.storage.sqlite.maintenance.replay import Replay

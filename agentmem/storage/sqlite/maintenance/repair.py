@@ -19,20 +19,14 @@ from agentmem.platform.files import make_file
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope
-from agentmem.storage.sqlite.database.connections import (
-    Connection,
-    ConstraintError,
-    Database,
-    integer_array,
-    is_open_elsewhere,
-    only_row,
-    raw_file,
-    write_locked_copy,
-)
+from agentmem.storage.sqlite.database.connections import Database, is_open_elsewhere
+from agentmem.storage.sqlite.database.errors import ConstraintError
 from agentmem.storage.sqlite.database.homes import settle_vectors
 from agentmem.storage.sqlite.database.open_files import file_at
 from agentmem.storage.sqlite.database.page_reader import COLUMNS, Row, Text, rows_of, table_of
+from agentmem.storage.sqlite.database.raw_files import raw_file, write_locked_copy
 from agentmem.storage.sqlite.database.schema import CHECKSUMS, HOMES
+from agentmem.storage.sqlite.database.sql import Connection, integer_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.ids import keys_in
 from agentmem.storage.sqlite.maintenance.backup import SIDE_FILES, new_file, sync

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from batch import Searcher, add_batch
 
 from agentmem import Config, Memory
-from agentmem.engine.engine import writer as batches
+from agentmem.engine import writer as batches
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "batch_tokens": (80, 160, 320, 640, 1280),

@@ -1,4 +1,4 @@
-"""An application as its author would write it: notes that every user keeps for himself. tests/test_flask.py serves it.
+"""An application as its author would write it: notes that every user keeps for themselves, served by test_flask.py.
 
 FLASK_AGENTMEM_PATH=/srv/notes.db gunicorn --worker-class=gthread --threads=4 "flask_app:create_app()"
 """

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Memory
-from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments import builder as sealing
 from agentmem.testing import HashEmbedder
 from tests.torture.nursery import Nursery
 from tests.torture.writers import WORDS

@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from agentmem import Config, Memory, NotFoundError
-from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments import builder as sealing
 from agentmem.testing import HashEmbedder
 
 OWN_MEMORIES = 60

@@ -27,7 +27,7 @@ from hypothesis.stateful import invariant, multiple, rule, run_state_machine_as_
 
 from agentmem import InvalidInputError, Memory
 from agentmem.analyzer import query_terms, stored_terms
-from tests.test_properties import OWNER_FIELDS, MemoryMachine, few_owners, sentences
+from tests.storage.test_properties import OWNER_FIELDS, MemoryMachine, few_owners, sentences
 from tests.torture.nursery import ROOT
 from tests.torture.peer import Peer, open_tiny, tiny_limits
 

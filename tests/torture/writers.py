@@ -21,8 +21,8 @@ import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError
 from agentmem.platform import failpoints
-from agentmem.search.segments.file import builder as sealing
-from agentmem.search.segments.file import candidates as large
+from agentmem.search.segments import builder as sealing
+from agentmem.search.segments import candidates as large
 from agentmem.storage.sqlite.database.vfs import checked_vfs
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge

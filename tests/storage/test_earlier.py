@@ -17,7 +17,7 @@ from agentmem.timestamps import from_microseconds
 from tests.children import start_python
 from tests.earlier import BEGAN, make_store
 from tests.forgery import forge
-from tests.test_homes import CountingEmbedder, shared_vectors
+from tests.storage.test_homes import CountingEmbedder, shared_vectors
 
 MEMORIES = [
     {"id": "a1", "user_id": "ana", "versions": ["yes"]},

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
+MODELS = Path(__file__).resolve().parents[2] / "models"
 NAMES = ["all-MiniLM-L6-v2", "minilm-static"]
 
 TEXTS = [

@@ -15,7 +15,7 @@ from agentmem import Memory, StoreError
 from agentmem.cli.rescue import rescue
 from agentmem.mem0 import Memory as Mem0
 from agentmem.platform.files import make_file
-from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments import builder as sealing
 from agentmem.testing import HashEmbedder
 from tests.forgery import forge
 

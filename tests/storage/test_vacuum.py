@@ -15,7 +15,7 @@ from agentmem.storage.sqlite.database.vfs import checked_vfs
 from agentmem.storage.sqlite.maintenance import purge
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
-from tests.test_purge import SECRET, files_with
+from tests.storage.test_purge import SECRET, files_with
 
 WIDE = 384
 """Dimensions of another model than that of the fixtures."""

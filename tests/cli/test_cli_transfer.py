@@ -11,7 +11,7 @@ import pytest
 from agentmem.cli.exit_codes import DONE, INTERRUPTED
 from agentmem.progress import end_bars, with_progress
 from tests.command_line import finished, jsonl, lines_of
-from tests.test_porting_mem0 import point, write
+from tests.mem0.test_migrate import point, write
 
 
 def without_times(run, *arguments: object) -> list[dict]:

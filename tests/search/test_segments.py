@@ -20,8 +20,8 @@ from agentmem.platform import failpoints
 from agentmem.records import Scope
 from agentmem.search import searcher as retriever
 from agentmem.search.segments.compaction import Job, Range, next_job
-from agentmem.search.segments.file import builder as sealing
-from agentmem.search.segments.file import candidates as large
+from agentmem.search.segments import builder as sealing
+from agentmem.search.segments import candidates as large
 from agentmem.storage.sqlite.leases import claimant
 from agentmem.storage.sqlite.segment_list import TAILS
 from agentmem.storage.sqlite.snapshot import ListedSegment, Snapshot
@@ -456,8 +456,8 @@ def test_the_interpreter_may_end_while_threads_search_graphs(store_path):
         import random, sys, threading, time
         from contextlib import suppress
         from agentmem import ClosedError, Memory
-        from agentmem.search.segments.file import candidates as large
-        from agentmem.search.segments.file import builder as sealing
+        from agentmem.search.segments import candidates as large
+        from agentmem.search.segments import builder as sealing
         from agentmem.testing import HashEmbedder
 
         sealing.SEGMENT, large.ALL_OF, large.GRAPH_COST = 1000, 20, 0.0
@@ -863,7 +863,7 @@ def test_a_model_can_be_used_after_segments_and_never_crashes(tmp_path, first):
     program = """
 import sys
 from agentmem import Memory, ModelError
-from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments import builder as sealing
 from agentmem.testing import HashEmbedder
 if sys.argv[2] == "usearch":
     import usearch

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from agentmem import Config, Memory
-from agentmem.search.segments.file import builder as sealing
+from agentmem.search.segments import builder as sealing
 from agentmem.testing import HashEmbedder
 from tests.conftest import our_threads
 

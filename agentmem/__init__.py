@@ -55,9 +55,9 @@ _HOMES = {
         "StoreOpenError", "StoreReadOnlyError", "TooLongError",
     ),
     "memory": ("Memory", "ScopedMemory"),
-    "porting.importing": ("ImportReport",),
+    "transfer.importer": ("ImportReport",),
     "records": ("Event", "Match", "Page", "Record", "Version"),
-    "statistics": ("Stats", "VacuumReport"),
+    "stats": ("Stats", "VacuumReport"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -17,8 +17,8 @@ from synthetic import TopicEmbedder, World, name_of
 
 from agentmem import Config, Memory
 from agentmem.search.kernels import cosines
-from agentmem.search.segments.builder import SEGMENT
 from agentmem.search.segments import file as segments
+from agentmem.search.segments.builder import SEGMENT
 
 QUERIES = 200
 BEST = 10

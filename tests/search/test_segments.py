@@ -19,9 +19,9 @@ from agentmem.filters import compile_filters
 from agentmem.platform import failpoints
 from agentmem.records import Scope
 from agentmem.search import searcher as retriever
-from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.search.segments import builder as sealing
 from agentmem.search.segments import candidates as large
+from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.storage.sqlite.leases import claimant
 from agentmem.storage.sqlite.segment_list import TAILS
 from agentmem.storage.sqlite.snapshot import ListedSegment, Snapshot

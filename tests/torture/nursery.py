@@ -199,7 +199,7 @@ def be_born(words: int, function: str, arguments: tuple[Any, ...]) -> None:
 
 
 def main() -> None:
-    for module in ("backlog", "batches", "memory", "testing"):
+    for module in ("engine.deferred", "engine.writer", "memory", "testing"):
         importlib.import_module(f"agentmem.{module}")
     serve(socket.socket(fileno=int(sys.argv[1])))
 

@@ -568,7 +568,7 @@ def test_neither_the_package_nor_its_models_module_loads_the_hub_or_the_model():
 
 
 def test_the_table_of_the_readme_has_the_models_that_are_known(folder):
-    text = (Path(models.__file__).parent.parent / "README.md").read_text("utf-8")
+    text = (Path(models.__file__).parent / "embedding" / "README.md").read_text("utf-8")
     for entry in models.available():
         if entry.where != "downloaded":
             [row] = [line for line in text.splitlines() if line.startswith(f"| `{entry.name}` |")]

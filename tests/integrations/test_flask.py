@@ -562,11 +562,13 @@ def test_no_request_ends_the_memory_of_the_others(make_app, ending, through):
 
 def test_the_application_of_the_readme_keeps_its_users_apart(tmp_path, monkeypatch):
     [code] = re.findall(
-        r"^```python\n(from flask import .*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+        r"^```python\n(from flask import .*?)^```",
+        (ROOT / "agentmem/integrations/README.md").read_text("utf-8"),
+        re.M | re.S,
     )
     monkeypatch.chdir(tmp_path)
     readme: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), readme)
+    exec(compile(code, "integrations/README.md", "exec"), readme)
     app = readme["app"]
     app.config.update(AGENTMEM_EMBEDDER=EMBEDDER, SECRET_KEY="test", TESTING=True)
     try:

@@ -1,4 +1,4 @@
-"""The README is true: its code runs, its commands print what it says, its tables are those of the code."""
+"""The pages are true: their code runs, their commands print what they say, their tables are those of the code."""
 
 import ast
 import inspect
@@ -22,13 +22,31 @@ from tests import mem0_peer
 from tests.command_line import every_command
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+PATHS = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("*.md", "agentmem/**/*.md", "perf/*.md", "tests/*.md", "models/*.md", ".github/**/*.md")
+    for path in ROOT.glob(pattern)
+    if not path.is_relative_to(ROOT / "agentmem" / "models")  # Links to the models' own folders.
+)
+PAGES = {str(path): (ROOT / path).read_text("utf-8") for path in PATHS}
+README = PAGES["README.md"]
+SNIPPETS = [
+    (page, number, code)
+    for page, text in PAGES.items()
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S), 1)
+]
+LARGEST_README = 12 * 1024
 
 
 def section(title: str) -> str:
-    [found] = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.M | re.S)
-    return found
+    """What stands under a heading, which only one page has."""
+    found = [
+        text
+        for page in PAGES.values()
+        for text in re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+    ]
+    assert len(found) == 1, title
+    return found[0]
 
 
 def rows(text: str, header: str) -> list[list[str]]:
@@ -58,19 +76,39 @@ def test_the_extras_are_those_of_the_package():
         assert minor in section("Set up")
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=lambda number: SNIPPETS[number].splitlines()[0][:40])
-def test_the_code_runs(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{page} {number}" for page, number, _ in SNIPPETS])
+def test_the_code_runs(page, number, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if "import_mem0" in SNIPPETS[number]:
+    if "import_mem0" in code:
         mem0_peer.write_rows(tmp_path / "qdrant", mem0_peer.recorded(mem0_peer.STORE)["rows"])
-    exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), {"__name__": "readme"})
+    exec(compile(code, f"{page}, snippet {number}", "exec"), {"__name__": "readme"})
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
 
 
-def test_no_code_stands_outside_a_snippet_and_no_file_is_told_of_twice():
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+@pytest.mark.parametrize("page", PAGES)
+def test_no_code_stands_outside_a_snippet(page):
+    prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.M | re.S)
     assert "```" not in prose
-    assert re.findall(r"^(?:from \S+ import|(?:with|def|class) .*:$|    ).*", prose, re.M) == []
+    assert re.findall(r"^(?:from \S+ import|(?:with|def|class) .*:$).*", prose, re.M) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_and_page_that_is_named_is_there(page):
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        assert ((ROOT / page).parent / target).exists(), target
+    for named in re.findall(r"(?:agentmem|perf|tests|models|\.github)/[\w./-]*\.(?:md|py)\b", PAGES[page]):
+        assert (ROOT / named).exists(), named
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.encode()) <= LARGEST_README
+    told = {name for cell, _ in rows(section("Read on"), "| page | holds |") for name in names(cell)}
+    rooms = {"agentmem/storage/README.md", "agentmem/engine/README.md"}  # For whoever changes them.
+    pages = {page for page in PAGES if "ISSUE_TEMPLATE" not in page and page != "README.md"}
+    assert told == pages - rooms
+
+
+def test_no_file_is_told_of_twice():
     guide = [name for cell, _ in rows(section("How it works"), "| folder or file | holds |") for name in names(cell)]
     assert len(guide) == len(set(guide))
 
@@ -192,4 +230,4 @@ def test_the_guide_names_what_is_there():
 
 
 def test_the_changes_begin_with_this_version():
-    assert re.findall(r"^### (\S+)", section("Changes"), re.M)[0] == agentmem.__version__
+    assert re.findall(r"^### (\S+)", PAGES["agentmem/CHANGELOG.md"], re.M)[0] == agentmem.__version__

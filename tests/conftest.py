@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 
+import agentmem
 from agentmem import ClosedError, Memory
 from agentmem.cli import main
+from agentmem.embedding import onnx_model
+from agentmem.embedding.model_card import ModelCard
 from agentmem.testing import HashEmbedder
 from tests.command_line import COMMAND, Terminal, environment, jsonl
 
@@ -32,6 +35,8 @@ settings.register_profile(
 settings.load_profile(os.environ.get("AGENTMEM_HYPOTHESIS_PROFILE", "short"))
 
 Opener = Callable[..., Memory]
+
+BUNDLED = Path(agentmem.__file__).parent.parent.resolve() / "models"
 
 
 class Clock:
@@ -58,6 +63,25 @@ def wait_for_our_threads(seconds: float = 30) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("agentmem"):
             thread.join(seconds)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def models_are_loaded_once() -> Iterator[None]:
+    """Loading a bundled model takes most of the time of a test that embeds a few texts with it. A loaded one is not
+    changed by what it embeds."""
+    load, loaded = onnx_model.load_model, {}
+
+    def load_once(card: ModelCard, providers: Sequence[str]) -> onnx_model.Model:
+        if not card.folder.resolve().is_relative_to(BUNDLED):
+            return load(card, providers)
+        key = (os.getpid(), card.folder, *providers)
+        if key not in loaded:
+            loaded[key] = load(card, providers)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_model, "load_model", load_once)
+        yield
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ with an argument is said when it is made, in the caller's thread, before anythin
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from datetime import datetime
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 from agentmem.config import Config
 from agentmem.errors import InvalidInputError
@@ -15,8 +16,11 @@ from agentmem.ids import Home, new_id
 from agentmem.timestamps import now, to_microseconds
 from agentmem.validation import check_content, check_expiry, check_metadata, check_name, check_time
 
+SHOWN_CHARACTERS = 60
+"""Of a content, in a `repr`."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Record:
     """One memory as it is stored. Times are aware, in UTC; `metadata` is this record's own copy."""
 
@@ -31,8 +35,28 @@ class Record:
     updated_at: datetime
     expires_at: datetime | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as values of JSON: times in ISO 8601 with their offset, the metadata a copy."""
+        fields: dict[str, Any] = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}
+        for name, value in fields.items():
+            if isinstance(value, datetime):
+                fields[name] = value.isoformat()
+        return fields | {"metadata": copy_json(self.metadata)}
 
-@dataclass(frozen=True, slots=True)
+    def __repr__(self) -> str:
+        owners = "".join(f", {name}={value!r}" for name, value in owners_of(self).owners())
+        more = "" if self.role is None else f", role={self.role!r}"
+        more += f", metadata={self.metadata!r}" if self.metadata else ""
+        more += "" if self.expires_at is None else f", expires_at={self.expires_at.isoformat(' ', 'seconds')!r}"
+        day = self.created_at.isoformat(" ", "seconds")
+        return f"Record({_shown(self.content)}{owners}{more}, created_at={day!r}, id={self.id!r})"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}...")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Match:
     """A record found by a search. `score` runs from 0 to 1, higher is better; `explanation` says how it came about
     when the search was asked to explain, and is None otherwise."""
@@ -40,6 +64,19 @@ class Match:
     record: Record
     score: float
     explanation: Mapping[str, Any] | None = None
+
+    @property
+    def content(self) -> str:
+        """The record's content."""
+        return self.record.content
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns `score`, `record` as in `Record.to_dict`, and `explanation` (None without one), as values of JSON."""
+        explanation = None if self.explanation is None else copy_json(dict(self.explanation))
+        return {"score": self.score, "record": self.record.to_dict(), "explanation": explanation}
+
+    def __repr__(self) -> str:
+        return f"Match({self.score:.2f}, {self.record!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +103,10 @@ class Event:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Page:
-    """Some records of a listing; hand `next` to `after=` for the following page, None means there is none."""
+    """Some records of a listing; hand `next` to `after=` for the following page, None means there is none. It iterates
+    and indexes as the list of its records does."""
 
     records: list[Record]
     next: str | None
@@ -78,6 +116,19 @@ class Page:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Record: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Record]: ...
+
+    def __getitem__(self, at: SupportsIndex | slice) -> Record | list[Record]:
+        return self.records[at]
+
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  {record!r}," for record in self.records)
+        return f"Page([{lines}\n], next={self.next!r})" if lines else f"Page([], next={self.next!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +189,15 @@ class Scope:
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.owners()) or "every owner"
+
+
+def copy_json(value: Any) -> Any:
+    """A copy of a value of JSON that shares nothing with it. Numbers of numpy become Python's, sequences lists."""
+    if isinstance(value, Mapping):
+        return {str(key): copy_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [copy_json(part) for part in value]
+    return value.item() if hasattr(value, "item") else value
 
 
 def owners_of(record: Record) -> Scope:

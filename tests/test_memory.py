@@ -1,10 +1,11 @@
 """The contract of Memory and ScopedMemory, through the public door."""
 
 import gc
+import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import MappingProxyType
@@ -929,3 +930,50 @@ def test_a_batch_that_raises_names_the_position_of_a_taken_id_beyond_its_first_c
     with pytest.raises(DuplicateIdError, match=r"^id 'x' is taken"):
         memory.add("again", user_id="ana", id="x", defer=True)
     assert memory.stats().pending == 0
+
+
+def test_records_matches_and_pages_are_values_of_json(memory):
+    moment = datetime(2026, 5, 4, 3, 2, 1, 5, tzinfo=UTC)
+    record = memory.add(
+        "Likes tea", user_id="ana", run_id="r", role="user", metadata={"a": {"b": [1, None]}}, created_at=moment,
+        expires_at=datetime(2999, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+    told = record.to_dict()
+    assert list(told) == [field.name for field in fields(Record)]
+    assert told["created_at"] == "2026-05-04T03:02:01.000005+00:00"
+    assert json.loads(json.dumps(told)) == told
+    told["metadata"]["a"]["b"].append(2)
+    assert record.metadata == {"a": {"b": [1, None]}}
+    [match] = memory.search("tea", user_id="ana", explain=True)
+    assert match.content == "Likes tea"
+    assert json.loads(json.dumps(match.to_dict())) == match.to_dict()
+    assert match.to_dict()["record"] == record.to_dict()
+    assert match.to_dict()["explanation"]["terms"] == ["tea"]
+    assert memory.search("tea", user_id="ana")[0].to_dict()["explanation"] is None
+
+
+def test_a_page_is_read_like_a_list(memory):
+    memory.add_batch([f"text {number}" for number in range(5)], user_id="ana")
+    page = memory.get_all(user_id="ana", order="oldest", limit=4)
+    assert len(page) == 4
+    assert page[0].content == "text 0"
+    assert page[-1] is page.records[-1]
+    assert page[1:3] == page.records[1:3]
+    assert [record.content for record in page] == [record.content for record in page.records]
+    with pytest.raises(IndexError):
+        page[4]
+
+
+def test_what_is_shown_of_records_matches_pages_and_scopes_is_short_and_says_whose(memory):
+    record = memory.add("word " * 40, user_id="ana", metadata={"n": 1}, ttl=1e8)
+    shown = repr(record)
+    assert "'word word" in shown
+    assert "..." in shown
+    assert "user_id='ana'" in shown
+    assert record.id in shown
+    assert "run_id" not in shown
+    assert len(shown) < 300
+    assert repr(memory.search("word", user_id="ana")[0]).startswith("Match(0.")
+    assert repr(memory.get_all(user_id="ana")) == f"Page([\n  {shown},\n], next=None)"
+    assert repr(memory.get_all(user_id="ben")) == "Page([], next=None)"
+    assert repr(memory.scope(user_id="ana")).endswith("user_id='ana')")

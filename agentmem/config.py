@@ -52,11 +52,6 @@ class Config:
     tokens: 473, 475, 448, 482, 430, on one core alone 227, 221, 217, 216, 189; medians of 5 and of 1 round of
     perf/tuning.py, AVX2) and make others wait; an accelerator wants more."""
 
-    padding_waste: float = 1.25
-    """Padded tokens over real tokens that a batch may reach when texts of different lengths share it (texts a second of
-    a long `add_batch` at 1.0, 1.1, 1.25, 1.5, 2.0: 450, 440, 414, 419, 427, on one core 241, 272, 241, 246, 241, as
-    above: no difference outlasts the noise)."""
-
     queue_tokens: int = 1_000_000
     """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""
 
@@ -102,10 +97,6 @@ class Config:
                 raise InvalidInputError(
                     f"Config.{name} is {_shown(getattr(self, name))}; give seconds from 0 to 1,000,000."
                 )
-        if not _is_number(self.padding_waste) or not 1 <= self.padding_waste <= 100:
-            raise InvalidInputError(
-                f"Config.padding_waste is {_shown(self.padding_waste)}; give a ratio from 1 to 100."
-            )
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type not in (int, int | None) or value is None:

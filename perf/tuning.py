@@ -1,6 +1,6 @@
-"""Why are `batch_tokens`, `padding_waste`, the chunk and the number of workers what they are?
+"""Why are `batch_tokens`, the chunk and the number of workers what they are?
 
-The first three: a long `add_batch` of texts of all lengths while a thread searches, with one value after the other in
+The first two: a long `add_batch` of texts of all lengths while a thread searches, with one value after the other in
 alternating rounds; medians. Larger batches and chunks must earn what they make a searcher wait.
 
 The workers: this machine has few cores, so that more are simulated. An embedder that computes nothing and takes as long
@@ -23,7 +23,6 @@ from agentmem.engine import writer as batches
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "batch_tokens": (80, 160, 320, 640, 1280),
-    "padding_waste": (1.0, 1.1, 1.25, 1.5, 2.0),
     "chunk": (64, 256, 1024),
 }
 WORKERS = (1, 2, 4, 8, 16, 32, 64)

@@ -108,7 +108,6 @@ class Collector:
         overlap: bool,
         lone_on_caller: bool,
         batch_tokens: int,
-        padding_waste: float,
         queue_tokens: int,
         keep: Callable[[bytes, bytes], None],
         recall: Callable[[Sequence[bytes]], dict[bytes, bytes]],
@@ -121,7 +120,6 @@ class Collector:
         self._overlap = overlap
         self._lone_on_caller = lone_on_caller
         self._batch_tokens = batch_tokens
-        self._padding_waste = padding_waste
         self._queue_tokens = queue_tokens
         self._keep = keep
         self._recall = recall
@@ -368,7 +366,6 @@ class Collector:
             requests = line.take(
                 most=-(-len(line) // free),  # Leave the other free workers their share.
                 budget_tokens=self._batch_tokens,
-                waste=self._padding_waste,
             )
             self._waiting_tokens -= sum(request.tokens for request in requests)
             self._room.notify_all()

@@ -251,7 +251,6 @@ class Embedder:
                     overlap=isinstance(self._source, ModelCard),
                     lone_on_caller=isinstance(self._source, ModelCard),
                     batch_tokens=config.batch_tokens,
-                    padding_waste=config.padding_waste,
                     queue_tokens=config.queue_tokens,
                     keep=self._keep,
                     recall=self._recalled,

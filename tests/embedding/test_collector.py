@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agentmem import AgentMemError, ClosedError, EmbeddingError, OverloadedError
 from agentmem.embedding.collector import BULK_TURN, Collector, Ticket
-from agentmem.embedding.queue import Line, Request
+from agentmem.embedding.queue import WASTE, Line, Request
 from agentmem.stats import Timings
 from tests.conftest import our_threads, wait_for_our_threads
 
@@ -22,9 +22,9 @@ SECONDS = 30
 lengths = st.integers(1, 300)
 
 
-def fits(tokens: list[int], budget: int, waste: float) -> bool:
+def fits(tokens: list[int], budget: int) -> bool:
     padded = len(tokens) * max(tokens)
-    return len(tokens) == 1 or (padded <= budget and padded <= waste * sum(tokens))
+    return len(tokens) == 1 or (padded <= budget and padded <= WASTE * sum(tokens))
 
 
 # -- the line -----------------------------------------------------------------------------------------------------
@@ -33,9 +33,8 @@ def fits(tokens: list[int], budget: int, waste: float) -> bool:
 @given(
     script=st.lists(st.one_of(lengths, st.tuples(st.integers(1, 20)), st.just("remove")), max_size=60),
     budget=st.integers(1, 2000),
-    waste=st.floats(1, 4),
 )
-def test_a_line_gives_the_oldest_with_its_likes_within_budget_and_waste(script, budget, waste):
+def test_a_line_gives_the_oldest_with_its_likes_within_budget_and_waste(script, budget):
     line, waiting = Line(), deque[Request]()
     number = 0
     for step in [*script, *[(20,)] * 60]:
@@ -51,13 +50,13 @@ def test_a_line_gives_the_oldest_with_its_likes_within_budget_and_waste(script, 
             line.put(request)
             waiting.append(request)
         else:
-            taken = line.take(most=step[0], budget_tokens=budget, waste=waste)
+            taken = line.take(most=step[0], budget_tokens=budget)
             if not waiting:
                 assert taken == []
                 continue
             assert taken[0] is waiting[0]
             assert len({id(request) for request in taken}) == len(taken) <= step[0]
-            assert fits([request.tokens for request in taken], budget, waste)
+            assert fits([request.tokens for request in taken], budget)
             for request in taken:
                 waiting.remove(request)
         assert len(line) == len(waiting)
@@ -71,7 +70,7 @@ def test_a_drained_line_gives_everyone_who_is_left_in_order(tokens, taken):
     requests = [Request(b"%d" % n, None, length, float(n)) for n, length in enumerate(tokens)]
     for request in requests:
         line.put(request)
-    gone = [line.take(most=1, budget_tokens=1, waste=1) for _ in range(taken)]
+    gone = [line.take(most=1, budget_tokens=1) for _ in range(taken)]
     assert [request for batch in gone for request in batch] == requests[:taken]
     assert line.drain() == requests[taken:]
     assert len(line) == 0
@@ -88,7 +87,7 @@ def test_a_line_keeps_nothing_of_what_it_gave_away(most):
     for number in range(200):
         for length in (7, number + 1):
             line.put(Request(b"%d-%d" % (number, length), "a long text", length, float(number)))
-        while line.take(most=most, budget_tokens=1000, waste=1.25):
+        while line.take(most=most, budget_tokens=1000):
             pass
     assert alive() == before
 
@@ -97,7 +96,7 @@ def test_like_lengths_share_a_batch_and_unlike_ones_do_not():
     line = Line()
     for number, length in enumerate([10, 200, 11, 9, 210, 10]):
         line.put(Request(b"%d" % number, None, length, float(number)))
-    batches = [line.take(most=10, budget_tokens=1000, waste=1.25) for _ in range(2)]
+    batches = [line.take(most=10, budget_tokens=1000) for _ in range(2)]
     assert [sorted(request.tokens for request in batch) for batch in batches] == [[9, 10, 10, 11], [200, 210]]
 
 
@@ -174,7 +173,6 @@ def collector_of(model: FakeModel, **settings) -> Collector:
         "overlap": False,
         "lone_on_caller": False,
         "batch_tokens": 256,
-        "padding_waste": 1.25,
         "queue_tokens": 10**9,
     } | settings
     return Collector(
@@ -208,11 +206,10 @@ def is_right(item: Item, answer: object) -> bool:
     arrivals=st.lists(st.tuples(lengths, st.booleans(), st.integers(1, 3)), min_size=1, max_size=60),
     workers=st.integers(1, 3),
     budget=st.integers(50, 1500),
-    waste=st.floats(1, 3),
 )
-def test_everyone_is_answered_once_and_rightly_whatever_arrives(arrivals, workers, budget, waste):
+def test_everyone_is_answered_once_and_rightly_whatever_arrives(arrivals, workers, budget):
     model = FakeModel()
-    collector = collector_of(model, workers=workers, batch_tokens=budget, padding_waste=waste)
+    collector = collector_of(model, workers=workers, batch_tokens=budget)
     callers, number = [], 0
     for tokens, urgent, size in arrivals:
         items = [Item(number + offset, tokens + offset, urgent) for offset in range(size)]
@@ -228,7 +225,7 @@ def test_everyone_is_answered_once_and_rightly_whatever_arrives(arrivals, worker
     assert all(len(caller.calls) == 1 for caller, _ in callers)
     assert Counter(item.number for batch in model.batches for item in batch) == Counter(range(number))
     for batch in model.batches:
-        assert fits([item.tokens for item in batch], budget, waste)
+        assert fits([item.tokens for item in batch], budget)
         assert len({item.urgent for item in batch}) == 1
     assert collector.depth()[:2] == (0, 0)
     counts = collector.counts

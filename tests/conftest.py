@@ -55,7 +55,9 @@ class Clock:
 
 
 def our_threads() -> list[str]:
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("agentmem"))
+    """Those that are alive: one that was struck as it began is listed for ever."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
+    return sorted(thread.name for thread in ours if thread.is_alive())
 
 
 def wait_for_our_threads(seconds: float = 30) -> None:

@@ -25,6 +25,9 @@ LOOK_SECONDS = 0.05
 TAKING_SECONDS = 0.5
 """Far more than it takes to take a lock from whoever has gone."""
 
+BEGIN_SECONDS = 2.0
+"""Far more than a new thread takes to begin."""
+
 ROOM = 40
 """Calls that `require_room` asks for. What any call of a Memory takes, cleaning up included, is below 30 (measured by
 entering each with every number of free ones, on Python 3.11)."""
@@ -228,13 +231,26 @@ def started(work: Callable[[], object], name: str) -> threading.Thread | None:
     """A daemon thread that has begun the work; None when the system gives no thread, or no memory for one: set nothing
     before that is to be undone then."""
     thread = threading.Thread(target=work, name=name, daemon=True)
+    begun = thread._started = _Begun()  # type: ignore[attr-defined]
     try:
         thread.start()
     except RecursionError:
         raise
     except (RuntimeError, MemoryError):  # The number of threads is limited, or the interpreter is ending.
         return None
-    return thread
+    if begun.is_set():
+        return thread
+    vars(threading).get("_limbo", {}).pop(thread, None)  # Or it is told of as alive for ever.
+    return None
+
+
+class _Begun(threading.Event):
+    """What `Thread.start` waits for. What PyThreadState_SetAsyncExc raises in a thread that is just starting another
+    may strike the new one instead (CPython gives it the same number at first), before it has said that it has begun;
+    nobody would ever say so then."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(BEGIN_SECONDS if timeout is None else timeout)
 
 
 def no_thread() -> RuntimeError:

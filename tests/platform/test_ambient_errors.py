@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agentmem import EmbeddingError, Memory, ModelError, ScopedMemory, StoreError
+from agentmem.platform import signals
 from agentmem.platform.signals import Lock
 
 SECONDS = 30
@@ -244,6 +245,7 @@ class Sent(Exception):
     """What another thread raises in one of ours."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # It strikes in weak references, too.
 def test_what_other_threads_raise_in_writers_at_any_moment_holds_nobody_up(memory):
     ended, wrong = threading.Event(), []
     count = itertools.count()
@@ -274,6 +276,12 @@ def test_what_other_threads_raise_in_writers_at_any_moment_holds_nobody_up(memor
     assert wrong == []
     assert memory.add("after", user_id="ben", timeout=SECONDS).content == "after"
     assert memory.check() == []
+
+
+def test_a_thread_that_ends_before_it_says_that_it_has_begun_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(signals, "BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(threading.Thread, "_bootstrap", lambda thread: None)  # As what strikes there leaves it.
+    assert signals.started(lambda: None, "agentmem-test") is None
 
 
 def test_a_lock_is_taken_from_a_function_that_has_ended_and_from_no_other():

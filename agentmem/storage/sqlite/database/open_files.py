@@ -432,7 +432,8 @@ class _Guard:
         would kill the process."""
         if self._descriptor < 0:
             return False
-        size, before = os.fstat(self._descriptor).st_size, self._size
+        before = self._size  # First: another thread may see it grow meanwhile.
+        size = os.fstat(self._descriptor).st_size
         self._size = max(size, before)
         return size < before
 

@@ -10,7 +10,7 @@ import pytest
 
 from agentmem import Config, Memory, NotFoundError, StoreBusyError, StoreOpenError
 from agentmem.engine.deferred import CLAIM_SECONDS
-from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database import connections, wal
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
 from tests.torture.peer import Peer
@@ -341,7 +341,8 @@ def test_a_store_made_by_many_processes_together_is_one_store(store_path):
 
 
 def test_the_log_stays_short_while_reads_overlap_all_the_time(open_memory, store_path, monkeypatch):
-    monkeypatch.setattr(database, "LOG_PAGES", 300)
+    for module in (connections, wal):
+        monkeypatch.setattr(module, "LOG_PAGES", 300)
     memory = open_memory(config=Config(durability="process"))
     over = threading.Event()
     turns = [threading.Semaphore(0), threading.Semaphore(0)]

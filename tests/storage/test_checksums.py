@@ -11,7 +11,7 @@ import pytest
 
 from agentmem import Memory, StoreDamagedError, StoreOpenError
 from agentmem.cli.rescue import rescue
-from agentmem.storage.sqlite.database import connections as database_module
+from agentmem.storage.sqlite.database import vfs
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.page_reader import Pages
 from agentmem.storage.sqlite.database.vfs import CHECKSUM_BYTES
@@ -53,7 +53,7 @@ def reserved(path: Path) -> int:
 
 
 def all_sums_are_right(path: Path) -> bool:
-    connection = apsw.Connection(str(path), vfs=database_module.checked_vfs())
+    connection = apsw.Connection(str(path), vfs=vfs.checked_vfs())
     data = path.read_bytes()
     sums = [
         connection.execute("SELECT verify_checksum(?)", (data[start : start + PAGE],)).fetchone()[0]
@@ -346,7 +346,7 @@ def test_without_the_extension_stores_are_made_without_and_those_that_have_check
 ):
     filled(store_path)
     whole = store_path.read_bytes()
-    monkeypatch.setattr(database_module, "_vfs", "")
+    monkeypatch.setattr(vfs, "_vfs", "")
     with pytest.raises(StoreOpenError, match="install apsw from a wheel"):
         Memory(store_path, embedder=HashEmbedder())
     assert store_path.read_bytes() == whole

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from agentmem import Memory, StoreFullError
-from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database import errors, wal
 from agentmem.storage.sqlite.database.reserve import Kind, Reserve
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
@@ -157,7 +157,7 @@ def test_a_volume_filled_by_several_processes_and_threads_loses_nothing(tmp_path
 
 def test_the_log_takes_a_quarter_of_what_is_free_at_most(open_memory, monkeypatch):
     room = [1 << 40]
-    monkeypatch.setattr(database, "free_bytes", lambda path: room[0])
+    monkeypatch.setattr(wal, "free_bytes", lambda path: room[0])
     memory = open_memory()
     texts = [f"{number} {'x' * 2000}" for number in range(1000)]
     memory.add_batch(texts, user_id="ana")
@@ -246,14 +246,14 @@ def test_a_limit_on_the_size_of_files_is_named_and_deleting_and_erasing_go_on(st
 def test_what_there_is_no_room_in_is_named_by_what_the_system_said(number, said):
     error = apsw.IOError("disk I/O error")
     error.errno = number
-    assert isinstance(database.explained("store.db", error), StoreFullError)
-    assert said in str(database.explained("store.db", error))
+    assert isinstance(errors.explained("store.db", error), StoreFullError)
+    assert said in str(errors.explained("store.db", error))
 
 
 @pytest.mark.parametrize("path", ["store.db", "/no/such/folder/store.db"])
 def test_no_error_says_what_has_become_of_a_write_unless_it_knows(path):
     for kind in (apsw.BusyError, apsw.LockedError, apsw.FullError, apsw.IOError, apsw.CantOpenError, apsw.SQLError):
-        assert "written" not in str(database.explained(path, kind("reason")))
+        assert "written" not in str(errors.explained(path, kind("reason")))
 
 
 def test_nothing_needs_a_folder_for_temporary_files(store_path):

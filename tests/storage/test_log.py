@@ -7,7 +7,7 @@ import apsw
 import pytest
 
 from agentmem.errors import StoreFullError
-from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database import connections, wal
 
 
 class Recorder:
@@ -25,8 +25,9 @@ class Recorder:
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(database, "MERGED_PAGES", 20)
-    monkeypatch.setattr(database, "LOG_PAGES", 100)
+    monkeypatch.setattr(wal, "MERGED_PAGES", 20)
+    for module in (connections, wal):
+        monkeypatch.setattr(module, "LOG_PAGES", 100)
 
 
 def test_a_log_that_nobody_reads_begins_anew(open_memory, small):
@@ -38,13 +39,13 @@ def test_a_log_that_nobody_reads_begins_anew(open_memory, small):
 
 def test_a_log_is_merged_beside_the_commits_and_leaves_no_thread(open_memory, small, monkeypatch):
     merged = []
-    merge = database.Database._merge
+    merge = connections.Database._merge
 
     def noting(self):
         merge(self)
         merged.append(threading.current_thread().name)
 
-    monkeypatch.setattr(database.Database, "_merge", noting)
+    monkeypatch.setattr(connections.Database, "_merge", noting)
     memory = open_memory()
     for number in range(60):
         memory.add(f"text {number}", user_id="ana")
@@ -64,8 +65,8 @@ def test_a_merge_that_fails_costs_no_commit_anything(open_memory, small, monkeyp
             raise StoreFullError("no room")
         return reading(self, **_)
 
-    reading = database.Database.reading
-    monkeypatch.setattr(database.Database, "reading", failing)
+    reading = connections.Database.reading
+    monkeypatch.setattr(connections.Database, "reading", failing)
     memory = open_memory()
     for number in range(60):
         memory.add(f"text {number}", user_id="ana")
@@ -81,7 +82,7 @@ def test_beside_a_read_that_goes_on_the_log_is_merged_once_for_so_many_pages(sma
         begun.append(1)
         return not busy
 
-    keep = database._keeper_of_log(1000, merge_aside, str(tmp_path), lambda merge: merge())
+    keep = wal.keeper_of_log(1000, merge_aside, str(tmp_path), lambda merge: merge())
     for pages in range(1, 100):
         keep(connection, "main", pages)
     assert len(begun) == 4  # At 20, 40, 60 and 80.

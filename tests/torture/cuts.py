@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agentmem import Config, Memory
-from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database import wal
 from agentmem.testing import HashEmbedder
 from tests.torture.disk import Disk, PowerVFS
 from tests.torture.kills import Ledger
@@ -54,7 +54,7 @@ def write_and_cut(folder: str, seed: int, durability: Any) -> dict[str, Any]:
 
     disk.before = before
     vfs = PowerVFS(disk)
-    database.MERGED_PAGES = CHECKPOINT_PAGES
+    wal.MERGED_PAGES = CHECKPOINT_PAGES
     tiny_segments()
     writers: list[Writer] = []
     for _ in range(SESSIONS):

@@ -15,7 +15,7 @@ import apsw
 
 from agentmem import AgentMemError
 from agentmem.storage.sqlite import expiry
-from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database import wal
 from tests.torture.cuts import CHECKPOINT_PAGES
 from tests.torture.disk import PLAIN
 from tests.torture.kills import Ledger
@@ -136,7 +136,7 @@ def one_case(faults: Faults, path: Path, seed: int, k: int, variant: str, number
     """Runs a script with its k-th call failing; what is wrong afterwards, and what was hit."""
     script = script_of(number)
     play = Play(path, seed)
-    limits = expiry.SWEEP_PAUSE, database.MERGED_PAGES
+    limits = expiry.SWEEP_PAUSE, wal.MERGED_PAGES
     if script.prepare is not None:
         script.prepare(play)
     elif seed % 2:  # A store that is there already.
@@ -154,7 +154,7 @@ def one_case(faults: Faults, path: Path, seed: int, k: int, variant: str, number
         play.wrong.append(f"not one of our errors: {traceback.format_exc()[-1500:]}")
     struck = faults.struck
     faults.disarm()
-    expiry.SWEEP_PAUSE, database.MERGED_PAGES = limits
+    expiry.SWEEP_PAUSE, wal.MERGED_PAGES = limits
     apsw.connection_hooks.clear()
     wrong = play.wrong
     for memory in filter(None, (play.memory, play.other)):
@@ -184,7 +184,7 @@ def some_cases(folder: str, seed: int, number: int, first: int, variant: str) ->
     """The cases from the `first` k on; they end early when no call was left to fail."""
     faults = Faults()
     vfs = FaultyVFS(faults)
-    database.MERGED_PAGES = CHECKPOINT_PAGES
+    wal.MERGED_PAGES = CHECKPOINT_PAGES
     cases = []
     for k in range(first, first + CASES_A_CHILD):
         place = Path(folder) / f"{variant}-{k}"

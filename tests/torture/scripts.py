@@ -13,7 +13,7 @@ import apsw
 
 from agentmem import AgentMemError, Config, Memory
 from agentmem.storage.sqlite import expiry
-from agentmem.storage.sqlite.database import connections as database
+from agentmem.storage.sqlite.database import wal
 from agentmem.testing import HashEmbedder
 from tests.earlier import turn_back
 from tests.forgery import forge
@@ -238,7 +238,7 @@ def stored_once(play: Play) -> None:
 
 def checkpoints(play: Play) -> None:
     """Every commit merges the log into the file."""
-    database.MERGED_PAGES = 1
+    wal.MERGED_PAGES = 1
     play.begin()
     for _ in range(4):
         play.do("add_batch", size=20, defer=False, padding=" and so on" * 30)

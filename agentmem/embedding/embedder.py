@@ -371,7 +371,9 @@ def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
         return
     for attribute in ("identity", "dimension", "embed"):
         if not isinstance(source, ModelCard) and not hasattr(source, attribute):
-            raise InvalidInputError(f"embedder is {shape(source)}, without {attribute!r}; see agentmem/GUIDE.md on embedder=.")
+            raise InvalidInputError(
+                f"embedder is {shape(source)}, without {attribute!r}; see agentmem/GUIDE.md on embedder=."
+            )
     identity, dimension = source.identity, source.dimension
     if not isinstance(identity, str) or not identity:
         raise InvalidInputError(f"embedder.identity is {shape(identity)}; it must name the model, as text.")
@@ -380,7 +382,9 @@ def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
             f"embedder.dimension is {shorten(dimension)}; it must be a whole number from 1 to 65,536."
         )
     if not isinstance(source, ModelCard) and not callable(getattr(source, "embed", None)):
-        raise InvalidInputError(f"embedder, {shape(source)}, has no method embed(texts); see agentmem/GUIDE.md on embedder=.")
+        raise InvalidInputError(
+            f"embedder, {shape(source)}, has no method embed(texts); see agentmem/GUIDE.md on embedder=."
+        )
 
 
 def failure_of(answers: Sequence[Answer]) -> AgentMemError | None:

@@ -192,7 +192,7 @@ class Backlog:
             except BaseException as error:
                 # The model fails, the disk is full, or this is the end. The work stays where it is; the next deferred
                 # memory, search, flush or opening of the store tries again.
-                if not self._closed:
+                if not (self._closed or self._lenses.closing.is_set()):  # The lenses close before this does.
                     self._errors.note("embedding deferred memories", error, logger)
                 pause = None
 

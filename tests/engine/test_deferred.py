@@ -7,7 +7,15 @@ from contextlib import suppress
 import pytest
 from children import finish, run_python, start_python
 
-from agentmem import Config, DeadlineError, EmbeddingError, InvalidInputError, NotFoundError, OverloadedError
+from agentmem import (
+    ClosedError,
+    Config,
+    DeadlineError,
+    EmbeddingError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+)
 from agentmem.testing import HashEmbedder
 
 
@@ -387,3 +395,16 @@ def test_a_process_that_is_open_takes_over_from_one_that_died(open_memory, store
         if thread.name == "agentmem-backlog":
             memory.flush(timeout=30)
     assert memory.stats().pending == 0
+
+
+def test_closing_while_the_background_embeds_reports_nothing(open_memory, gated, caplog):
+    memory = open_memory(embedder=gated)
+    memory.add("tea with lemon", user_id="ana", defer=True)
+    engine = memory._engine
+    engine.lenses.close()  # As `close` begins; the background learns of it from its model, before it is told.
+    gated.gate.set()
+    with suppress(ClosedError):
+        memory.flush()
+    engine.backlog._thread.join(0.5)
+    memory.close()
+    assert caplog.text == ""

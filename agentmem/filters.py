@@ -1,4 +1,4 @@
-"""The filter language: a mapping in, one SQL condition over the table `memory` with bound parameters out.
+"""The filter language: a mapping in, a tree out, which every storage engine compiles for itself.
 
     {"topic": "travel", "stars": {"gte": 3, "lt": 5}, "OR": [{"tags": {"contains": "sea"}}, {"seen": "*"}]}
 
@@ -63,27 +63,21 @@ an integer outside 64 bits, text with NUL or a lone surrogate, a naive time, `co
 
 A comparison or a connective costs 1; `contains` and `icontains` on a metadata key cost 10, because they look
 through a whole text or list of every memory. A list costs 1 however long it is.
-
-The connection must know the functions `agentmem_casefold(text)` and `agentmem_contains(text, part)`:
-`str.casefold`, and whether a part is in a text, in linear time; both deterministic. Where every
-label of a key is a plain ASCII name, its value is written `metadata ->> '$.a.b'`, and an index on exactly
-this expression serves it (`Config.indexed_metadata` makes such indexes).
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from agentmem.errors import InvalidInputError
-from agentmem.fields import CONNECTIVES, PLAIN_LABEL, TEXT_FIELDS, TIME_FIELDS
+from agentmem.fields import CONNECTIVES, TEXT_FIELDS, TIME_FIELDS
 from agentmem.quoting import shorten
 from agentmem.timestamps import to_microseconds
 from agentmem.validation import check_between, check_text, clock_and_offset, iso_moment
 
-SQLValue: TypeAlias = str | int | float | bytes | None
 Scalar: TypeAlias = str | int | float | bool | None
 
 MAX_DEPTH = 32  # levels of AND, OR, NOT; also labels of one key
@@ -95,96 +89,133 @@ LOOK_THROUGH_COST = 10
 # Of keys and values, in characters and some for each. Checking and encoding them keeps the GIL for parts of a second.
 MAX_SIZE = 2_000_000
 VALUE_SIZE = 8
-# Characters of a text to look for, above which SQLite's instr, whose time is the product of both lengths, is not asked:
-# 40,000 in 100,000 take it 60 ms, and agentmem_contains 0.2.
-LONG_PART = 128
 
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "nin", "contains", "icontains", "exists")
 
-_ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _FOREIGN_CONNECTIVES = frozenset({"$and", "$or", "$not", "$nor"})  # other products' spelling, not a key
 _INT64 = range(-(2**63), 2**63)
 _DECODER = json.JSONDecoder(strict=False)
 
 
+Order: TypeAlias = Literal["gt", "gte", "lt", "lte"]
+
+
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """A parenthesised SQL expression over the table alias `memory` that is 0 or 1 and never NULL, with the
-    values of its `?` in order."""
+class FieldPath:
+    """What a comparison reads: a field of the record, or (with `field` of None) the metadata's value at `labels`."""
 
-    sql: str
-    parameters: tuple[SQLValue, ...] = ()
+    field: str | None
+    labels: tuple[str, ...] = ()
 
 
-def compile_filters(filters: Mapping[str, Any] | None, between: Any = None) -> Condition | None:
-    """The condition that `filters` mean, or None when they ask for nothing (None or an empty mapping). `between` is
-    a pair of aware datetimes, of which either may be None: `created_at` from the first on and before the second.
+@dataclass(frozen=True, slots=True)
+class And:
+    """True when every part is; there is at least one."""
 
-    Pure: touches no database, may be called from any thread. What it returns never fails in SQLite, whatever
-    the metadata.
+    parts: tuple["Filter", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """True when at least one part is; there is at least one."""
+
+    parts: tuple["Filter", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """True when the part is false."""
+
+    part: "Filter"
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """True when the value is of the bound's kind (text or number) and in this order to it."""
+
+    path: FieldPath
+    order: Order
+    bound: str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """True when the value equals one of these; of none, always false."""
+
+    path: FieldPath
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contains:
+    """True when a text has the value as a part, or a list has it as a member; `folded`, ignoring case: the value has
+    been casefolded already."""
+
+    path: FieldPath
+    value: Scalar
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """True when the key is there (a null too), or the field is set."""
+
+    path: FieldPath
+
+
+Filter: TypeAlias = And | Or | Not | Compare | OneOf | Contains | Exists
+"""Times are microseconds since 1970 in UTC; other values are of exact built-in types, finite and within 64 bits."""
+
+
+def parse_filters(filters: Mapping[str, Any] | None, between: Any = None) -> Filter | None:
+    """Returns what `filters` mean, or None when they ask for nothing (None or an empty mapping). `between` is a pair of
+    aware datetimes, of which either may be None: `created_at` from the first on and before the second.
+
+    Touches no store; may be called from any thread.
 
     Raises:
         InvalidInputError: something is outside the language; the message names it.
     """
     if filters is not None and not isinstance(filters, Mapping):
         raise InvalidInputError(f"filters is {shorten(filters)}; pass a mapping such as {{'topic': 'sea'}}.")
-    parts = [_Compiler().mapping(filters, 0)] if filters else []
-    for bound, moment in zip((">=", "<"), check_between(between) or (None, None), strict=True):
+    parts = [_Parser().mapping(filters, 0)] if filters else []
+    orders: tuple[Order, Order] = ("gte", "lt")
+    for order, moment in zip(orders, check_between(between) or (None, None), strict=True):
         if moment is not None:
-            parts.append(Condition(f"(memory.created_at {bound} ?)", (moment,)))
-    return _join("AND", parts) if parts else None
+            parts.append(Compare(FieldPath("created_at"), order, moment))
+    return _all(parts) if parts else None
 
 
-def number_at(key: str) -> Condition:
-    """What reads the number under a metadata key: an expression that is NULL where there is none.
+def number_path(key: str) -> FieldPath:
+    """Returns where the number under a metadata key is read.
 
     Raises:
         InvalidInputError: it cannot be a metadata key.
     """
     if not isinstance(key, str) or key in TEXT_FIELDS or key in TIME_FIELDS:
         raise InvalidInputError(f"importance is {shorten(key)}, which is no metadata key; name one that holds numbers.")
-    field = _field(key)
-    return Condition(f"iif({field.type} IN ('integer', 'real'), {field.value}, NULL)", field.path * 2)
+    return _path(key)
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """How SQL reads one value: `value` as SQL's own, `type` as JSON's name of its kind (NULL when missing),
-    `elements` as rows (empty where lists cannot be). Each expression takes the parameters `path`."""
-
-    value: str
-    type: str
-    exists: str
-    path: tuple[SQLValue, ...] = ()
-    elements: str = ""
-
-
-_ELEMENT = _Field("element.atom", "element.type", "1")
-# iif and not AND: the planner may turn round an AND, and agentmem_casefold takes text only.
-_FOLDED = "iif(element.type IS 'text', agentmem_casefold(element.atom), NULL)"
-_FOLDED_ELEMENT = _Field(_FOLDED, "element.type", "1")
-_NOTHING = Condition("(0)")
-
-
-class _Compiler:
-    """One compilation; holds what its terms cost, and their size."""
+class _Parser:
+    """Parses one filter; counts what its terms cost, and their size."""
 
     def __init__(self) -> None:
         self.cost = 0
         self.size = 0
 
-    def mapping(self, filters: Mapping[str, Any], depth: int) -> Condition:
+    def mapping(self, filters: Mapping[str, Any], depth: int) -> Filter:
         parts = []
         for key, operand in filters.items():
             if not isinstance(key, str):
                 raise InvalidInputError(f"The filter key {shorten(key)} is not text; use a str.")
             if key in _FOREIGN_CONNECTIVES:
                 raise InvalidInputError(f"Unknown operator {shorten(key)} in filters; write AND, OR or NOT.")
-            compile_ = self.connective if key in CONNECTIVES else self.entry
-            parts.append(compile_(key, operand, depth))
-        return _join("AND", parts)
+            parse = self.connective if key in CONNECTIVES else self.entry
+            parts.append(parse(key, operand, depth))
+        return _all(parts)
 
-    def connective(self, word: str, operand: Any, depth: int) -> Condition:
+    def connective(self, word: str, operand: Any, depth: int) -> Filter:
         self.count(1)
         if depth >= MAX_DEPTH:
             raise InvalidInputError(f"filters nests deeper than {MAX_DEPTH} levels; flatten it.")
@@ -196,11 +227,14 @@ class _Compiler:
             if not isinstance(member, Mapping) or not member:
                 raise _invalid(word, member, "its members are mappings that are not empty")
             parts.append(self.mapping(member, depth + 1))
-        return _not(_join("OR", parts)) if word == "NOT" else _join(word, parts)
+        if word == "AND":
+            return _all(parts)
+        one = parts[0] if len(parts) == 1 else Or(tuple(parts))
+        return Not(one) if word == "NOT" else one
 
-    def entry(self, key: str, operand: Any, _depth: int) -> Condition:
+    def entry(self, key: str, operand: Any, _depth: int) -> Filter:
         self.weigh(key)
-        field = _field(key)
+        path = _path(key)
         if isinstance(operand, list | tuple):
             operand = {"in": operand}
         elif isinstance(operand, str) and operand == "*":
@@ -211,11 +245,11 @@ class _Compiler:
             raise _invalid(key, operand, "give a value or an operator")
         parts = []
         for operator, value in operand.items():
-            self.count(LOOK_THROUGH_COST if operator in ("contains", "icontains") and field.elements else 1)
+            self.count(LOOK_THROUGH_COST if operator in ("contains", "icontains") and path.field is None else 1)
             for each in value if isinstance(value, list | tuple) else (value,):
                 self.weigh(each)
-            parts.append(_comparison(key, field, operator, value))
-        return _join("AND", parts)
+            parts.append(_comparison(key, path, operator, value))
+        return _all(parts)
 
     def count(self, cost: int) -> None:
         self.cost += cost
@@ -234,92 +268,43 @@ class _Compiler:
             )
 
 
-def _comparison(key: str, field: _Field, operator: str, operand: Any) -> Condition:
+def _comparison(key: str, path: FieldPath, operator: str, operand: Any) -> Filter:
     match operator:
         case "eq":
-            return _one_of(field, [_scalar(key, operand)])
+            return OneOf(path, (_scalar(key, operand),))
         case "in":
             if not isinstance(operand, list | tuple):
                 raise _invalid(key, operand, "'in' and 'nin' take a list")
-            return _one_of(field, [_scalar(key, each) for each in operand])
+            return OneOf(path, tuple(_scalar(key, each) for each in operand))
         case "ne" | "nin":
-            return _not(_comparison(key, field, "eq" if operator == "ne" else "in", operand))
+            return Not(_comparison(key, path, "eq" if operator == "ne" else "in", operand))
         case "gt" | "gte" | "lt" | "lte":
             bound = _scalar(key, operand)
             if bound is None or isinstance(bound, bool):
                 raise _invalid(key, operand, f"{operator!r} takes text or a number")
-            return _typed(field, f"{_ORDER[operator]} ?", bound, bound)
+            return Compare(path, operator, bound)
         case "contains" | "icontains" if key in TIME_FIELDS:
             raise _invalid(key, operand, f"{operator!r} does not apply to a time, use 'gte' and 'lt'")
         case "contains":
-            return _contains(field, field.value, _ELEMENT, _scalar(key, operand))
+            return Contains(path, _scalar(key, operand))
         case "icontains":
             if not isinstance(operand, str):
                 raise _invalid(key, operand, "'icontains' takes text")
-            folded = _text(key, operand).casefold()
-            return _contains(field, f"agentmem_casefold({field.value})", _FOLDED_ELEMENT, folded)
+            return Contains(path, _text(key, operand).casefold(), folded=True)
         case "exists":
             if not isinstance(operand, bool):
                 raise _invalid(key, operand, "'exists' takes True or False")
-            exists = Condition(f"({field.exists})", field.path)
-            return exists if operand else _not(exists)
+            return Exists(path) if operand else Not(Exists(path))
     known = ", ".join(OPERATORS)
     raise _invalid(key, operator, f"the operators are {known} (a nested value has a dotted key)")
 
 
-def _one_of(field: _Field, values: Sequence[Scalar]) -> Condition:
-    """Equality with any of the values. A list is one parameter however long it is."""
-    texts = [value for value in values if isinstance(value, str)]
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    parts = []
-    for same in (texts, numbers):
-        if len(same) == 1:
-            parts.append(_typed(field, "= ?", same[0], same[0]))
-        elif same:
-            listed = json.dumps(same, ensure_ascii=False)
-            parts.append(_typed(field, "IN (SELECT value FROM json_each(?))", listed, same[0]))
-    for constant, name in ((None, "null"), (True, "true"), (False, "false")):
-        if any(value is constant for value in values):
-            parts.append(Condition(f"({field.type} IS '{name}')", field.path))
-    return _join("OR", parts) if parts else _NOTHING
+def _all(parts: list[Filter]) -> Filter:
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _typed(field: _Field, test: str, parameter: SQLValue, like: Scalar) -> Condition:
-    """The test, on values of the kind of `like`: SQLite itself orders every text above every number, and
-    reads true as 1 and a list as its text. A value of the right kind is not NULL, and NULL AND 0 is 0."""
-    kind = "IS 'text'" if isinstance(like, str) else "IN ('integer', 'real') IS TRUE"
-    return Condition(f"({field.value} {test} AND {field.type} {kind})", (*field.path, parameter, *field.path))
-
-
-def _contains(field: _Field, text: str, element: _Field, operand: Scalar) -> Condition:
-    """A part of the text that the SQL `text` reads, or a member of a list whose members `element` reads."""
-    branches, parameters = "", field.path
-    if isinstance(operand, str):
-        found = f"instr({text}, ?) > 0" if len(operand) <= LONG_PART else f"agentmem_contains({text}, ?)"
-        branches = f" WHEN 'text' THEN {found}"
-        parameters += (*field.path, operand)
-    if field.elements:
-        member = _one_of(element, [operand])
-        rows = f"SELECT 1 FROM {field.elements} AS element WHERE {member.sql}"
-        branches += f" WHEN 'array' THEN EXISTS ({rows})"
-        parameters += (*field.path, *member.parameters)
-    return Condition(f"(CASE {field.type}{branches} ELSE 0 END)", parameters) if branches else _NOTHING
-
-
-def _field(key: str) -> _Field:
-    if key in TEXT_FIELDS or key in TIME_FIELDS:
-        kind = "text" if key in TEXT_FIELDS else "integer"
-        column = f"memory.{key}"
-        return _Field(column, f"iif({column} IS NULL, 'null', '{kind}')", f"{column} IS NOT NULL")
-    labels = _labels(key)
-    path, parameters = f"'$.{'.'.join(labels)}'", tuple[str, ...]()
-    if not all(PLAIN_LABEL.fullmatch(label) for label in labels):
-        # SQLite reads JSON's escapes in a quoted label: every text is reachable, quotes and brackets too.
-        quoted = (json.dumps(label, ensure_ascii=False) for label in labels)
-        path, parameters = "?", (f"$.{'.'.join(quoted)}",)
-    kind = f"json_type(memory.metadata, {path})"
-    elements = f"json_each(memory.metadata, {path})"
-    return _Field(f"memory.metadata ->> {path}", kind, f"{kind} IS NOT NULL", parameters, elements)
+def _path(key: str) -> FieldPath:
+    return FieldPath(key) if key in TEXT_FIELDS or key in TIME_FIELDS else FieldPath(None, tuple(_labels(key)))
 
 
 def _labels(key: str) -> list[str]:
@@ -347,7 +332,7 @@ def _labels(key: str) -> list[str]:
 
 
 def _scalar(key: str, value: Any) -> Scalar:
-    """The value as SQLite gets it: of an exact built-in type, the times of time fields in microseconds."""
+    """The value of an exact built-in type; the times of time fields in microseconds."""
     if value is None:
         return None
     if key in TIME_FIELDS:
@@ -378,18 +363,6 @@ def _microseconds(key: str, value: Any) -> int:
         raise _invalid(key, value, "use an aware datetime or ISO 8601 text with an offset")
     clock, offset = clock_and_offset(f"The filter on {shorten(key)}", moment)
     return to_microseconds(clock) - offset // timedelta(microseconds=1)  # Also beyond the years 1 to 9999 in UTC.
-
-
-def _join(word: str, parts: Sequence[Condition]) -> Condition:
-    """All parts under one AND or OR, as a balanced tree: a chain would be as deep as it is long."""
-    if len(parts) == 1:
-        return parts[0]
-    left, right = _join(word, parts[: len(parts) // 2]), _join(word, parts[len(parts) // 2 :])
-    return Condition(f"({left.sql} {word} {right.sql})", left.parameters + right.parameters)
-
-
-def _not(condition: Condition) -> Condition:
-    return Condition(f"(NOT {condition.sql})", condition.parameters)
 
 
 def _invalid(key: str, value: object, advice: str) -> InvalidInputError:

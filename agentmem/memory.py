@@ -35,7 +35,7 @@ from agentmem.engine.vacuum import vacuum
 from agentmem.engine.write_batch import Changes, new_expiry
 from agentmem.engine.writer import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
-from agentmem.filters import compile_filters, number_at
+from agentmem.filters import number_path, parse_filters
 from agentmem.messages import item_of_message
 from agentmem.platform.paths import absolute, is_utf8
 from agentmem.platform.signals import require_room
@@ -428,8 +428,8 @@ class ScopedMemory:
         seconds = check_timeout(timeout, config)
         asked = Question(
             mode, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
-            compile_filters(filters, between), check_limit(limit), check_threshold(threshold), check_half_life(recency),
-            None if importance is None else number_at(importance), collapse, explain,
+            parse_filters(filters, between), check_limit(limit), check_threshold(threshold), check_half_life(recency),
+            None if importance is None else number_path(importance), collapse, explain,
         )  # fmt: skip
         check_time("as_of", as_of)
         remaining = iter(queries)
@@ -587,11 +587,11 @@ class ScopedMemory:
         check_limit(limit)
         deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters, between)
+        wanted = parse_filters(filters, between)
         position = _position_of(after, order)
 
         def listed(snapshot: Snapshot) -> list[tuple[tuple[int, int], Record]]:
-            return snapshot.listing(scope, condition, newest_first=order == "newest", after=position, limit=limit + 1)
+            return snapshot.listing(scope, wanted, newest_first=order == "newest", after=position, limit=limit + 1)
 
         rows = self._read(listed, show_expired, as_of, deadline)
         more = f"{order}:{rows[limit - 1][0][0]}:{rows[limit - 1][0][1]}" if len(rows) > limit else None
@@ -617,8 +617,8 @@ class ScopedMemory:
         """
         deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters, between)
-        return self._read(lambda snapshot: snapshot.count(scope, condition), show_expired, as_of, deadline)
+        wanted = parse_filters(filters, between)
+        return self._read(lambda snapshot: snapshot.count(scope, wanted), show_expired, as_of, deadline)
 
     def history(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
@@ -739,10 +739,10 @@ class ScopedMemory:
         """
         deadline = self._deadline(timeout)
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
-        condition = compile_filters(filters, between)
+        wanted = parse_filters(filters, between)
         if dry_run:
-            return self._read(lambda snapshot: snapshot.count(scope, condition), False, None, deadline)
-        return self._engine.store.delete_all(scope, condition, deadline)
+            return self._read(lambda snapshot: snapshot.count(scope, wanted), False, None, deadline)
+        return self._engine.store.delete_all(scope, wanted, deadline)
 
     def purge(
         self,
@@ -823,7 +823,7 @@ class ScopedMemory:
 
         scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
         return export(
-            self._engine, scope, compile_filters(filters, between), file,
+            self._engine, scope, parse_filters(filters, between), file,
             vectors=vectors, show_expired=show_expired, overwrite=overwrite, progress=progress,
             timeout=check_timeout(timeout, self._engine.config),
         )  # fmt: skip

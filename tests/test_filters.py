@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from agentmem import filters as language
 from agentmem.errors import InvalidInputError
-from agentmem.filters import LONG_PART, MAX_COST, MAX_DEPTH, MAX_SIZE, OPERATORS, VALUE_SIZE, compile_filters
+from agentmem.filters import MAX_COST, MAX_DEPTH, MAX_SIZE, OPERATORS, VALUE_SIZE, parse_filters
 from agentmem.storage.sqlite.database.sql import contains
+from agentmem.storage.sqlite.filter_sql import LONG_PART, Condition, condition_of
 
 TABLE = """
 CREATE TABLE memory (
@@ -29,6 +30,14 @@ CREATE TABLE memory (
   created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, expires_at INTEGER,
   deleted_at INTEGER, vector_key INTEGER, seq INTEGER NOT NULL) STRICT
 """
+
+
+def compiled(filters: Any) -> Condition:
+    tree = parse_filters(filters)
+    assert tree is not None
+    return condition_of(tree)
+
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 TEXT_COLUMNS = ("user_id", "agent_id", "run_id", "role")
@@ -63,8 +72,7 @@ class Table:
     def select(self, filters: dict[str, Any], records: list[dict[str, Any]]) -> list[bool]:
         """Which records match, asked twice: as a value, which must be 0 or 1, and as a WHERE."""
         self.fill(records)
-        condition = compile_filters(filters)
-        assert condition is not None
+        condition = compiled(filters)
         sql, parameters = condition.sql, condition.parameters
         assert sql.startswith("(")
         assert sql.endswith(")")
@@ -191,14 +199,14 @@ def test_lower_case_connectives_are_ordinary_keys(table: Table) -> None:
 
 
 def test_nothing_asked_is_no_condition() -> None:
-    assert compile_filters(None) is None
-    assert compile_filters({}) is None
+    assert parse_filters(None) is None
+    assert parse_filters({}) is None
 
 
 def test_any_mapping_will_do_and_none_is_changed(table: Table) -> None:
     filters = {"a": {"in": [1, "x"]}, "OR": [{"b": "*"}, {"NOT": {"c": None}}]}
     before = copy.deepcopy(filters)
-    assert compile_filters(MappingProxyType(filters)) == compile_filters(filters)
+    assert parse_filters(MappingProxyType(filters)) == parse_filters(filters)
     assert filters == before
 
 
@@ -210,9 +218,8 @@ def test_members_of_enums_are_their_values(table: Table) -> None:
         HIGH = 3
 
     assert one(table, {"c": "red", "n": 3}, {"c": "red", "n": 3})
-    condition = compile_filters({"c": Colour.RED, "n": [Level.HIGH, 4], "t": Colour.RED})
-    assert condition == compile_filters({"c": "red", "n": [3, 4], "t": "red"})
-    assert condition is not None
+    condition = compiled({"c": Colour.RED, "n": [Level.HIGH, 4], "t": Colour.RED})
+    assert condition == compiled({"c": "red", "n": [3, 4], "t": "red"})
     assert {type(value) for value in condition.parameters} == {str}
 
 
@@ -317,11 +324,9 @@ def test_every_label_reaches_its_own_value_and_no_other(table: Table, ascii_json
     text = json.dumps(metadata, ensure_ascii=ascii_json)
     table.run("UPDATE memory SET metadata = jsonb(?)", (text,))
     for number, label in enumerate(HOSTILE):
-        condition = compile_filters({key_of(label, "in"): {"eq": number}})
-        assert condition is not None
+        condition = compiled({key_of(label, "in"): {"eq": number}})
         assert table.run(f"SELECT {condition.sql} FROM memory", condition.parameters) == [(1,)], label
-        condition = compile_filters({key_of(label + "x", "in"): {"exists": True}})
-        assert condition is not None
+        condition = compiled({key_of(label + "x", "in"): {"exists": True}})
         assert table.run(f"SELECT {condition.sql} FROM memory", condition.parameters) == [(0,)], label
 
 
@@ -342,12 +347,10 @@ def test_a_dotted_key_walks_objects_and_never_lists(table: Table) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), min_size=1, max_size=4))
 def test_no_text_of_the_caller_that_is_not_a_plain_name_enters_the_sql(labels: list[str]) -> None:
-    safe = compile_filters({'"é"': {"eq": "v", "contains": "v", "icontains": "v", "in": ["v", "w"], "ne": 1}})
+    safe = compiled({'"é"': {"eq": "v", "contains": "v", "icontains": "v", "in": ["v", "w"], "ne": 1}})
     value = labels[0]
     operand = {"eq": value, "contains": value, "icontains": value, "in": labels * 2, "ne": 1}
-    condition = compile_filters({key_of(*labels, "é"): operand})
-    assert safe is not None
-    assert condition is not None
+    condition = compiled({key_of(*labels, "é"): operand})
     assert condition.sql == safe.sql
 
 
@@ -358,8 +361,7 @@ def test_an_index_on_the_plain_expression_serves_equality_lists_and_order(table:
     table.run("CREATE INDEX city ON memory (metadata ->> '$.place.city')")
     try:
         for operand in ("Rome", 3, ["Rome", "Oslo"], {"gt": "A"}, {"gte": 2, "lt": 5}):
-            condition = compile_filters({"place.city": operand, "other": 1})
-            assert condition is not None
+            condition = compiled({"place.city": operand, "other": 1})
             plan = table.run(f"EXPLAIN QUERY PLAN SELECT key FROM memory WHERE {condition.sql}", condition.parameters)
             assert "SEARCH memory USING INDEX city" in str(plan), (operand, plan)
     finally:
@@ -367,8 +369,7 @@ def test_an_index_on_the_plain_expression_serves_equality_lists_and_order(table:
 
 
 def test_a_hundred_thousand_values_are_one_parameter(table: Table) -> None:
-    condition = compile_filters({"id": {"in": [f"id-{number}" for number in range(100_000)]}})
-    assert condition is not None
+    condition = compiled({"id": {"in": [f"id-{number}" for number in range(100_000)]}})
     assert len(condition.parameters) == 1
     assert table.select({"id": [*map(str, range(100_000)), "x"]}, [record()]) == [True]
 
@@ -380,9 +381,9 @@ def test_the_costliest_filter_runs_and_a_costlier_one_is_refused(table: Table, w
     for each, count in ((mixed, MAX_COST - 1), (folded, MAX_COST // 10 - 1), ({"id": {"contains": "x"}}, MAX_COST - 1)):
         table.select({word: [each] * count}, [record({"é": [1]})])
         with pytest.raises(InvalidInputError, match=r"filters cost more than 1,000 .* ask several times"):
-            compile_filters({word: [each] * (count + 1)})
+            parse_filters({word: [each] * (count + 1)})
     with pytest.raises(InvalidInputError, match="filters cost more than 1,000"):
-        compile_filters({f"k{number}": 1 for number in range(MAX_COST + 1)})
+        parse_filters({f"k{number}": 1 for number in range(MAX_COST + 1)})
 
 
 def test_the_largest_filter_runs_and_a_larger_one_is_refused(table: Table) -> None:
@@ -390,7 +391,7 @@ def test_the_largest_filter_runs_and_a_larger_one_is_refused(table: Table) -> No
     assert one(table, {"n": values}, {"n": "sought"})
     for filters in ({"n": [*values, 1]}, {"n" * MAX_SIZE: 1}, {"n": ["x" * 20_000] * 100}, {"n": [1] * 250_000}):
         with pytest.raises(InvalidInputError, match=r"more than 2,000,000 characters .* with a part of them"):
-            compile_filters(filters)
+            parse_filters(filters)
 
 
 @pytest.mark.parametrize("size", [1, LONG_PART - 1, LONG_PART, LONG_PART + 1, 50_000])
@@ -411,11 +412,11 @@ def test_the_deepest_filter_runs_and_a_deeper_one_is_refused(table: Table, word:
         filters = {word: [filters, *({"b": 2} for _ in range(25))]}
     one(table, filters, {"a": 1})
     with pytest.raises(InvalidInputError, match="32 levels"):
-        compile_filters({word: [filters]})
+        parse_filters({word: [filters]})
     deep = ".".join(["a"] * MAX_DEPTH)
     assert not one(table, {deep: 1})
     with pytest.raises(InvalidInputError, match="32 levels"):
-        compile_filters({deep + ".a": 1})
+        parse_filters({deep + ".a": 1})
 
 
 # What is outside the language
@@ -501,7 +502,7 @@ CYCLE["NOT"] = CYCLE
 )
 def test_whatever_is_outside_the_language_is_refused_in_one_sentence(filters: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        compile_filters(filters)
+        parse_filters(filters)
     message = str(caught.value)
     assert message.endswith(".")
     assert "; " in message

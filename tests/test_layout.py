@@ -143,8 +143,8 @@ def test_each_outside_library_has_its_own_importer():
     assert {"apsw", "numkong", "onnxruntime", "tokenizers", "hypothesis"} <= set(outside)
 
 
-SPEAK_SQL = {"filters", "mem0.migrate", "mem0.qdrant"}
-"""The filters are compiled to it; the other two read the files of other products."""
+SPEAK_SQL = {"mem0.migrate", "mem0.qdrant"}
+"""They read the files of other products."""
 
 
 def test_nothing_above_storage_speaks_sql():

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.filters import Condition
+from agentmem.filters import Filter
 from agentmem.records import Scope
 from agentmem.search.bm25 import Mask, Places, TermsView
 from agentmem.search.kernels import cosines, cosines_in_steps
@@ -78,21 +78,21 @@ class View:
         self._in_order: Places | None = None
         self._searchable: Places | None = None
 
-    def passing(self, snapshot: Snapshot, scope: Scope, condition: Condition | None) -> list[Mask]:
+    def passing(self, snapshot: Snapshot, scope: Scope, filters: Filter | None) -> list[Mask]:
         """Which of the places that a snapshot sees are of a scope and satisfy a filter: those of the shelf, and then
         those of each part. Not to be changed. The database is asked once for all searches with the same filter, and
         afterwards only about what has changed."""
         if snapshot.seq < self._seq:
-            return self._at(snapshot.keys(scope, condition))
+            return self._at(snapshot.keys(scope, filters))
         count = len(self.keys)
-        asked = blake2b(repr((scope, condition)).encode(), digest_size=16).digest()
+        asked = blake2b(repr((scope, filters)).encode(), digest_size=16).digest()
         answer = self._answers.get(asked, snapshot)
         if answer is None:
-            answer = Answer(snapshot.seq, snapshot.moment, self._at(snapshot.keys(scope, condition)))
+            answer = Answer(snapshot.seq, snapshot.moment, self._at(snapshot.keys(scope, filters)))
             self._answers.keep(asked, answer)
         elif (known := len(answer.masks[0])) < count:
             more = self.keys[known:]
-            found = np.isin(more, snapshot.keys(scope, condition, more))
+            found = np.isin(more, snapshot.keys(scope, filters, more))
             answer = Answer(
                 snapshot.seq, snapshot.moment, [np.concatenate((answer.masks[0], found)), *answer.masks[1:]]
             )

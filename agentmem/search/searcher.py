@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.filters import Condition
+from agentmem.filters import FieldPath, Filter
 from agentmem.records import Match, Record, Scope
 from agentmem.search.bm25 import Keywords, Mask, find_keywords, keyword_scores
 from agentmem.search.index_view import View
@@ -41,17 +41,17 @@ ten of them, a third of its time. Taking turns, the others wait once. Larger she
 class Question:
     """What a search asks. `vector` is the query's, float16 (dimension,), of unit length, and None when only keywords
     are asked for; `terms` its terms with their words; `threshold` a score; `recency` a half-life in seconds;
-    `importance` what reads a number from the metadata."""
+    `importance` where the metadata has a number."""
 
     mode: Mode
     vector: npt.NDArray[np.float16] | None
     terms: Mapping[int, str]
     scope: Scope
-    condition: Condition | None
+    filters: Filter | None
     limit: int
     threshold: float
     recency: float | None
-    importance: Condition | None
+    importance: FieldPath | None
     collapse: bool
     explain: bool
 
@@ -163,9 +163,9 @@ def shelf_owner(scope: Scope) -> Owner:
 def _passing(snapshot: Snapshot, view: View, visible: list[Mask], question: Question) -> list[Mask]:
     """Which of the visible places, of the shelf and of its parts, are asked about. Before ranking, never after: of the
     ten best of everything, none may pass a filter."""
-    if question.condition is None and len(question.scope.owners()) <= 1:
+    if question.filters is None and len(question.scope.owners()) <= 1:
         return visible
-    passing = view.passing(snapshot, question.scope, question.condition)
+    passing = view.passing(snapshot, question.scope, question.filters)
     return [seen & asked for seen, asked in zip(visible, passing, strict=False)]
 
 

@@ -9,7 +9,7 @@ from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Embedder
 from agentmem.engine.engine import Engine
 from agentmem.errors import InvalidInputError
-from agentmem.filters import Condition
+from agentmem.filters import Filter
 from agentmem.progress import with_progress
 from agentmem.records import Scope
 from agentmem.storage.sqlite.cursor import Frozen
@@ -23,7 +23,7 @@ PAGE = 1000
 def export(
     engine: Engine,
     scope: Scope,
-    condition: Condition | None,
+    filters: Filter | None,
     file: Any,
     *,
     vectors: bool,
@@ -38,7 +38,7 @@ def export(
         raise InvalidInputError("The store has no vectors yet, of no model; export without vectors.")
     count = 0
     with target_of(file, engine.store.path, overwrite=overwrite) as write:
-        frozen = engine.store.freeze(scope, condition, show_expired=show_expired, deadline=Deadline(timeout))
+        frozen = engine.store.freeze(scope, filters, show_expired=show_expired, deadline=Deadline(timeout))
         write(header_of(model))
         lines = _lines(engine, frozen, vectors=vectors)
         lines = iter(with_progress(lines, "memories")) if progress else lines

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from agentmem import EmbeddingError, InvalidInputError, Memory
 from agentmem.analyzer import query_terms, stored_terms
-from agentmem.filters import compile_filters
+from agentmem.filters import parse_filters
 from agentmem.records import Scope
 from agentmem.testing import HashEmbedder, contents, owners
 from tests.forgery import forge
@@ -559,7 +559,7 @@ def test_a_filter_asked_about_an_earlier_moment_says_nothing_of_the_present(tmp_
     with Memory(tmp_path / "a.db", embedder=Blind()) as memory:
         thing = memory.add("a thing", user_id="ana", metadata={"color": "blue"})
         memory.search("a thing", user_id="ana")
-        condition, scope = compile_filters({"color": "blue"}), Scope(user_id="ana")
+        condition, scope = parse_filters({"color": "blue"}), Scope(user_id="ana")
         shelves = memory._engine.shelves
         with memory._engine.store.snapshot() as earlier:
             assert earlier.seq

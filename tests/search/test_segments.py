@@ -15,7 +15,7 @@ import pytest
 
 from agentmem import Config, Memory
 from agentmem.errors import ClosedError
-from agentmem.filters import compile_filters
+from agentmem.filters import parse_filters
 from agentmem.platform import failpoints
 from agentmem.records import Scope
 from agentmem.search import searcher as retriever
@@ -287,7 +287,7 @@ def test_a_filter_answered_for_a_later_state_is_no_answer_for_an_earlier_one(ope
     memory = open_memory()
     records = memory.add_batch(items(30))
     shelves, scope = memory._engine.shelves, Scope(user_id="ana")
-    condition = compile_filters({"metadata.n": 3}, None)
+    condition = parse_filters({"metadata.n": 3}, None)
     memory.search("word1", user_id="ana")
     with memory._engine.store.snapshot() as earlier:
         assert earlier.seq == 30

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from agentmem import Config, Memory
-from agentmem.filters import compile_filters
+from agentmem.filters import parse_filters
 from agentmem.records import Scope
 from agentmem.storage.sqlite.snapshot import visible
 from agentmem.testing import HashEmbedder
@@ -27,7 +27,7 @@ def names_of_indexes(path):
 
 
 def plan_of(path, scope, filters):
-    where, parameters = visible(scope, compile_filters(filters), 0)
+    where, parameters = visible(scope, parse_filters(filters), 0)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         return str(

@@ -8,7 +8,7 @@ meanwhile is gone, as it should be.
 
 from dataclasses import dataclass, replace
 
-from agentmem.filters import Condition
+from agentmem.filters import Filter
 from agentmem.records import Embedded, Record, Scope, owners_of
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, key_array
 from agentmem.storage.sqlite.meta import Digest
@@ -26,9 +26,9 @@ class Frozen:
     seq: int
 
 
-def freeze(snapshot: Snapshot, scope: Scope, condition: Condition | None) -> Frozen:
+def freeze(snapshot: Snapshot, scope: Scope, filters: Filter | None) -> Frozen:
     """Fixes what is visible in a snapshot, of a scope and passing a filter."""
-    keys = snapshot.keys(scope, condition)
+    keys = snapshot.keys(scope, filters)
     keys.sort()
     return Frozen(keys, snapshot.seq)
 

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.deadline import Deadline
-from agentmem.filters import Condition
+from agentmem.filters import FieldPath, Filter
 from agentmem.records import Record, Scope
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, is_kept, key_array, only_row
 from agentmem.storage.sqlite.deferred import PENDING
+from agentmem.storage.sqlite.filter_sql import condition_of, number_of
 from agentmem.storage.sqlite.ids import key_of
 from agentmem.storage.sqlite.meta import ModelMoved
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, SENSELESS, record_of, refuse
@@ -211,24 +212,25 @@ class Snapshot:
         )
         return _states_of(row)
 
-    def keys(self, scope: Scope, condition: Condition | None, among: Keys | None = None, *, since: int = 0) -> Keys:
+    def keys(self, scope: Scope, filters: Filter | None, among: Keys | None = None, *, since: int = 0) -> Keys:
         """The keys of the visible memories of a scope (or those among some) that satisfy a filter, in no order; of
         those that changed after `since`."""
         source, parameters = self._source(scope)
-        where, bound = self._visible(scope, condition)
+        where, bound = self._visible(scope, filters)
         if since:
             where, bound = f"{where} AND memory.seq > ?", (*bound, since)
         memories, named = ("memory", ()) if among is None else (self._wanted, (key_array(among),))
         # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
         query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM {memories} WHERE {where})"
         values = (*parameters, *named, *bound)
-        kept = condition is None or is_kept(query, values)
+        kept = filters is None or is_kept(query, values)
         return _numbers(only_row(self._connection, query, values, kept=kept)[0])
 
-    def numbers(self, keys: Keys, scope: Scope, field: Condition) -> dict[int, float]:
-        """The number that those of the memories of a scope have which have one at `field` (see `filters.number_at`)."""
+    def numbers(self, keys: Keys, scope: Scope, path: FieldPath) -> dict[int, float]:
+        """The number that those of the memories of a scope have which have one at `path` in their metadata."""
         if not len(keys):
             return {}
+        field = number_of(path)
         source, parameters = self._source(scope)
         query = f"{source}SELECT memory.key, {field.sql} AS number FROM {self._wanted} WHERE number IS NOT NULL"
         values = (*parameters, *field.parameters, key_array(keys))
@@ -279,17 +281,17 @@ class Snapshot:
         ).fetchone()
         return None if row is None else record_of(row)
 
-    def count(self, scope: Scope, condition: Condition | None) -> int:
+    def count(self, scope: Scope, filters: Filter | None) -> int:
         source, parameters = self._source(scope)
-        where, bound = self._visible(scope, condition)
+        where, bound = self._visible(scope, filters)
         query, values = f"{source}SELECT count(*) FROM memory WHERE {where}", (*parameters, *bound)
-        kept = condition is None or is_kept(query, values)
+        kept = filters is None or is_kept(query, values)
         return int(only_row(self._connection, query, values, kept=kept)[0])
 
     def listing(
         self,
         scope: Scope,
-        condition: Condition | None,
+        filters: Filter | None,
         *,
         newest_first: bool,
         after: tuple[int, int] | None,
@@ -297,7 +299,7 @@ class Snapshot:
     ) -> list[tuple[tuple[int, int], Record]]:
         """Visible memories by `created_at` and key, which never tie, each with its position; `after` a position."""
         source, parameters = self._source(scope)
-        where, bound = self._visible(scope, condition)
+        where, bound = self._visible(scope, filters)
         direction, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
         if after is not None:
             where += f" AND (memory.created_at, memory.key) {beyond} (?, ?)"
@@ -308,7 +310,7 @@ class Snapshot:
         )
         values = (*parameters, *bound, limit)
         found = []
-        for row in self._connection.execute(query, values, can_cache=condition is None or is_kept(query, values)):
+        for row in self._connection.execute(query, values, can_cache=filters is None or is_kept(query, values)):
             self._in_time()
             found.append(((row[0], row[1]), record_of(row[1:])))
         return found
@@ -323,8 +325,8 @@ class Snapshot:
         when they are read as they are."""
         return "", ()
 
-    def _visible(self, scope: Scope, condition: Condition | None) -> tuple[str, tuple[Any, ...]]:
-        return visible(scope, condition, self.moment, show_expired=self._show_expired)
+    def _visible(self, scope: Scope, filters: Filter | None) -> tuple[str, tuple[Any, ...]]:
+        return visible(scope, filters, self.moment, show_expired=self._show_expired)
 
 
 def _changed(owner: Owner, since: int, until: int) -> tuple[str, tuple[Any, ...]]:
@@ -382,7 +384,7 @@ def _decoded(row: tuple[Any, ...]) -> States:
 
 
 def visible(
-    scope: Scope, condition: Condition | None, moment: int, *, show_expired: bool = False
+    scope: Scope, filters: Filter | None, moment: int, *, show_expired: bool = False
 ) -> tuple[str, tuple[Any, ...]]:
     """The one definition of what a caller may see: of the scope, not deleted, not expired (unless asked for), passing
     the filter."""
@@ -393,7 +395,8 @@ def visible(
     else:
         parts.append(f"{NOT_DELETED} AND (memory.expires_at IS NULL OR memory.expires_at > ?)")
         parameters.append(moment)
-    if condition is not None:
+    if filters is not None:
+        condition = condition_of(filters)
         parts.append(condition.sql)
         parameters.extend(condition.parameters)
     return " AND ".join(parts), tuple(parameters)

@@ -23,7 +23,7 @@ from agentmem.errors import (
     StoreFullError,
     StoreReadOnlyError,
 )
-from agentmem.filters import Condition
+from agentmem.filters import Filter
 from agentmem.platform.failpoints import reach
 from agentmem.platform.signals import block
 from agentmem.progress import Tell
@@ -174,11 +174,11 @@ class Store:
 
     @again
     def freeze(
-        self, scope: Scope, condition: Condition | None, *, show_expired: bool, deadline: Deadline | None = None
+        self, scope: Scope, filters: Filter | None, *, show_expired: bool, deadline: Deadline | None = None
     ) -> Frozen:
         """Fixes what is visible now, to be read in pages; see `thaw`."""
         with self.snapshot(show_expired=show_expired, deadline=deadline) as snapshot:
-            return freeze(snapshot, scope, condition)
+            return freeze(snapshot, scope, filters)
 
     def thaw(self, keys: Keys, seq: int, digest_of: Digest | None) -> list[tuple[Record, Embedded | None]]:
         """A page of what was fixed, as it was then; see `thaw`."""
@@ -463,14 +463,12 @@ class Store:
         return apply
 
     @again
-    def _to_hide(
-        self, scope: Scope, condition: Condition | None, since: int, deadline: Deadline
-    ) -> tuple[Keys, int, int]:
+    def _to_hide(self, scope: Scope, filters: Filter | None, since: int, deadline: Deadline) -> tuple[Keys, int, int]:
         """What a filter matches and has changed after `since`: the keys, oldest first; the latest change; the epoch."""
         with self.snapshot(deadline=deadline) as snapshot:
-            return np.sort(snapshot.keys(scope, condition, since=since)), snapshot.seq, snapshot.epoch
+            return np.sort(snapshot.keys(scope, filters, since=since)), snapshot.seq, snapshot.epoch
 
-    def delete_all(self, scope: Scope, condition: Condition | None, deadline: Deadline) -> int:
+    def delete_all(self, scope: Scope, filters: Filter | None, deadline: Deadline) -> int:
         """Hides every visible memory of a scope that passes the filter; how many it were. They are found outside the
         write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several, oldest first; fewer on a
         full disk.
@@ -483,14 +481,14 @@ class Store:
         together = HIDDEN_TOGETHER
         try:
             while True:
-                found, seq, epoch = self._to_hide(scope, condition, since, deadline)
+                found, seq, epoch = self._to_hide(scope, filters, since, deadline)
                 start, is_last, complete = 0, False, False
                 while not is_last:
                     if hidden:
                         deadline.check()
                     some = found[start : start + together]
                     is_last = start + together >= len(found)
-                    hide = partial(_hide, scope, condition, some, seq, is_last)
+                    hide = partial(_hide, scope, filters, some, seq, is_last)
                     try:
                         count, complete = self.writes.commit(hide, Kind.HIDES, epoch=epoch)
                     except Outplanned:
@@ -543,13 +541,13 @@ class Store:
 
 
 def _hide(
-    scope: Scope, condition: Condition | None, found: Keys, seq: int, is_last: bool, transaction: Transaction
+    scope: Scope, filters: Filter | None, found: Keys, seq: int, is_last: bool, transaction: Transaction
 ) -> tuple[int, bool]:
     """Hides those of the memories found that are unchanged since `seq`, and with the last of them those that were
     changed, or came, since then and pass the filter; how many, and whether nothing is left to look at."""
     connection, complete, changed = transaction.connection, False, NO_KEYS
     if is_last:
-        where, parameters = visible(scope, condition, transaction.moment)
+        where, parameters = visible(scope, filters, transaction.moment)
         query, values = f"SELECT memory.key FROM memory WHERE {where} AND memory.seq > ?", (*parameters, seq)
         with suppress(DeadlineError), bounded(connection, Deadline(CHANGED_SECONDS), late=CHANGED_SECONDS):
             rows = connection.execute(query, values, can_cache=is_kept(query, values)).fetchall()

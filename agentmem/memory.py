@@ -45,9 +45,9 @@ from agentmem.records import Draft, Embedded, Event, Match, Page, Record, Scope,
 from agentmem.search.owner_index import Shelves
 from agentmem.search.searcher import Mode, Question, Retriever
 from agentmem.stats import Stats, VacuumReport
-from agentmem.storage.sqlite.database.displaced import again
+from agentmem.storage.retrying import again
 from agentmem.storage.sqlite.snapshot import Snapshot
-from agentmem.storage.sqlite.store import KEEP, Keep, Revision
+from agentmem.storage.types import KEEP, Keep, Revision
 from agentmem.validation import (
     INT64,
     check_content,
@@ -63,7 +63,7 @@ from agentmem.validation import (
 )
 
 if TYPE_CHECKING:
-    from agentmem.storage.sqlite.upsert import OnConflict
+    from agentmem.storage.types import OnConflict
     from agentmem.transfer.importer import ImportReport
     from agentmem.transfer.reader import Format, Owner
 

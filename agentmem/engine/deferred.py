@@ -15,12 +15,12 @@ from agentmem.engine.parcel import Parcel
 from agentmem.engine.runtime import Lens, Lenses
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.platform.forks import abandon, restart
+from agentmem.platform.processes import claimant
 from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.records import Embedded, Scope
 from agentmem.stats import BackgroundErrors
-from agentmem.storage.sqlite.deferred import Pending
-from agentmem.storage.sqlite.leases import claimant
 from agentmem.storage.sqlite.store import Store
+from agentmem.storage.types import Pending
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, started
 from agentmem.search.owner_index import Shelves
 from agentmem.stats import Timings
-from agentmem.storage.sqlite.maintenance.purge import Erased
-from agentmem.storage.sqlite.store import Keep, Store
+from agentmem.storage.sqlite.store import Store
+from agentmem.storage.types import Erased, Keep
 
 
 class Engine:

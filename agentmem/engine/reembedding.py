@@ -15,11 +15,10 @@ from agentmem.engine.engine import Engine
 from agentmem.engine.parcel import Parcel
 from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError
+from agentmem.platform.processes import claimant
 from agentmem.progress import moving_bar
-from agentmem.storage.sqlite.leases import claimant
-from agentmem.storage.sqlite.move_state import Move, Standing
-from agentmem.storage.sqlite.reembedding import TAIL, Overtaken, Page
-from agentmem.storage.sqlite.text_pages import Position
+from agentmem.storage.sqlite.reembedding import TAIL
+from agentmem.storage.types import Move, Overtaken, Position, Standing, TextPage
 
 CLAIM_SECONDS = 30.0
 """How long a mover that stands still, beyond the time that a page may take, keeps others from taking over. One whose
@@ -117,7 +116,7 @@ class _Mover:
     def _pass(self, lens: Lens, move: Move, position: Position) -> Position:
         """Embeds what stands behind a position when it begins; each page is sent off before the one before it is kept,
         so that the model never waits."""
-        ahead: tuple[Page, Parcel] | None = None
+        ahead: tuple[TextPage, Parcel] | None = None
         try:
             is_last, until = False, self._moves.newest()
             while not is_last:
@@ -137,11 +136,11 @@ class _Mover:
                 ahead[1].cancel()
         return position
 
-    def _sent(self, lens: Lens, page: Page) -> Parcel:
+    def _sent(self, lens: Lens, page: TextPage) -> Parcel:
         homes, texts = [home for home, _ in page.texts], [text for _, text in page.texts]
         return Parcel(lens.embedder, texts, homes, urgent=False, timeout=min(self._patience, self._left()))
 
-    def _kept(self, page: Page, parcel: Parcel) -> Move:
+    def _kept(self, page: TextPage, parcel: Parcel) -> Move:
         try:
             answers = parcel.answers(min(self._patience, self._left()))
         except BaseException:

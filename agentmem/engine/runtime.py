@@ -25,9 +25,8 @@ from agentmem.search.owner_index import Shelves, Unsealed
 from agentmem.search.searcher import Retriever
 from agentmem.search.segments.builder import Sealer
 from agentmem.stats import Timings
-from agentmem.storage.sqlite.meta import ModelMoved, StoredModel
-from agentmem.storage.sqlite.snapshot import Owner
-from agentmem.storage.sqlite.store import Keep, Store
+from agentmem.storage.sqlite.store import Store
+from agentmem.storage.types import Keep, ModelMoved, Owner, StoredModel
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 """Of a new store, unless another is named."""

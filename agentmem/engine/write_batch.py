@@ -14,9 +14,10 @@ from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import Home
 from agentmem.quoting import shorten
 from agentmem.records import Draft, Embedded, Record, Scope, owners_of
-from agentmem.storage.sqlite.store import KEEP, Change, Keep, Revision
-from agentmem.storage.sqlite.store import Outdated as Outdated
+from agentmem.storage.sqlite.store import Change
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import KEEP, Keep, Revision
+from agentmem.storage.types import Outdated as Outdated
 from agentmem.timestamps import now
 from agentmem.validation import check_content, check_expiry, check_id, check_metadata, check_timeout
 

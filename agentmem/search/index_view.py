@@ -12,7 +12,8 @@ from agentmem.records import Scope
 from agentmem.search.bm25 import Mask, Places, TermsView
 from agentmem.search.kernels import cosines, cosines_in_steps
 from agentmem.search.segments.reader import Parts
-from agentmem.storage.sqlite.snapshot import NEVER, Keys, Snapshot
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.types import NEVER, Keys
 
 FILTERS_KEPT = 8
 """Filters whose answers a shelf keeps: the same few come again and again, with other queries."""

@@ -28,7 +28,8 @@ from agentmem.search.segments.builder import Sealer
 from agentmem.search.segments.compaction import DEAD_SHARE
 from agentmem.search.segments.reader import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
 from agentmem.storage.sqlite.row_codec import refuse
-from agentmem.storage.sqlite.snapshot import Keys, ListedSegment, Owner, Snapshot, States
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.types import Keys, ListedSegment, Owner, States
 
 VIEW_BYTES = 17 + FILTERS_KEPT
 """What a view adds a place: two lists of places and flags."""

@@ -20,7 +20,7 @@ from agentmem.ids import Home
 from agentmem.progress import with_progress
 from agentmem.quoting import shorten
 from agentmem.records import Embedded, Scope
-from agentmem.storage.sqlite.upsert import OnConflict, Outcome
+from agentmem.storage.types import OnConflict, Outcome
 from agentmem.transfer.exporter import model_of
 from agentmem.transfer.files import source_of
 from agentmem.transfer.reader import Entry, Format, Owner, Read, Reading, check_owner

@@ -17,14 +17,15 @@ from agentmem import Config, Memory
 from agentmem.errors import ClosedError
 from agentmem.filters import parse_filters
 from agentmem.platform import failpoints
+from agentmem.platform.processes import claimant
 from agentmem.records import Scope
 from agentmem.search import searcher as retriever
 from agentmem.search.segments import builder as sealing
 from agentmem.search.segments import candidates as large
 from agentmem.search.segments.compaction import Job, Range, next_job
-from agentmem.storage.sqlite.leases import claimant
 from agentmem.storage.sqlite.segment_list import TAILS
-from agentmem.storage.sqlite.snapshot import ListedSegment, Snapshot
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.types import ListedSegment
 from agentmem.testing import HashEmbedder
 from tests.children import run_python
 from tests.turned import Turned

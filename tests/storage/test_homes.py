@@ -16,7 +16,7 @@ from agentmem import Config, DuplicateIdError, InvalidInputError, Memory, NotFou
 from agentmem.ids import bucket_in, bucket_of, new_id
 from agentmem.mem0 import Memory as DropIn
 from agentmem.records import Scope
-from agentmem.storage.sqlite.meta import StoredModel
+from agentmem.storage.types import StoredModel
 from agentmem.testing import HashEmbedder
 
 HOMES = [{"user_id": "ana"}, {"user_id": "ben"}, {"run_id": "ana"}, {"agent_id": "ana"}, {"agent_id": "ben"}]

@@ -22,14 +22,15 @@ from agentmem.deadline import Deadline, is_over
 from agentmem.errors import StoreError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.forks import abandon, restart
+from agentmem.platform.processes import claimant
 from agentmem.platform.signals import Lock, block, no_thread, started
 from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.search.segments.file import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
 from agentmem.search.segments.reader import Opened
 from agentmem.stats import BackgroundErrors
-from agentmem.storage.sqlite.leases import claimant
-from agentmem.storage.sqlite.segment_list import CLAIM_SECONDS, TAILS, WORK, Built, Segments
-from agentmem.storage.sqlite.snapshot import ListedSegment, Owner, Snapshot
+from agentmem.storage.sqlite.segment_list import CLAIM_SECONDS, TAILS, WORK, Segments
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.types import Built, ListedSegment, Owner
 
 logger = logging.getLogger(__name__)
 

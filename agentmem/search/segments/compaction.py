@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from agentmem.storage.sqlite.snapshot import ListedSegment
+from agentmem.storage.types import ListedSegment
 
 DEAD_SHARE = 0.2
 """Of a segment, at which it is built anew."""

@@ -25,7 +25,7 @@ from agentmem.search.kernels import Cosines, Vectors, cosines
 from agentmem.search.runs import run_numbers
 from agentmem.search.segments.postings import COLUMNS as POSTINGS
 from agentmem.search.segments.postings import Postings, sorted_postings
-from agentmem.storage.sqlite.snapshot import NEVER, Keys, States
+from agentmem.storage.types import NEVER, Keys, States
 
 MAGIC = b"agmseg2\n"
 

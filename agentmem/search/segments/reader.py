@@ -15,7 +15,8 @@ from agentmem.platform.cpu import usable_cores
 from agentmem.search.bm25 import Mask, Statistics
 from agentmem.search.segments.file import Segment, Unsound, open_segment
 from agentmem.storage.sqlite.segment_list import Segments
-from agentmem.storage.sqlite.snapshot import Keys, ListedSegment, Owner, Snapshot
+from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.types import Keys, ListedSegment, Owner
 
 NO_KEYS = np.empty(0, np.int64)
 

@@ -21,9 +21,9 @@ from agentmem.deadline import Deadline
 from agentmem.ids import Home
 from agentmem.records import Scope
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, key_array
-from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
-from agentmem.storage.sqlite.snapshot import Keys, Snapshot, States, known_vectors, scope_of
+from agentmem.storage.sqlite.snapshot import Snapshot, known_vectors, scope_of
+from agentmem.storage.types import Digest, Keys, States
 from agentmem.timestamps import from_microseconds
 
 _AS_IT_WAS = """WITH memory AS (

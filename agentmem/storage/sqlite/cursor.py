@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from agentmem.filters import Filter
 from agentmem.records import Embedded, Record, Scope, owners_of
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, key_array
-from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of, version_of_json
-from agentmem.storage.sqlite.snapshot import Keys, Snapshot, known_vectors
+from agentmem.storage.sqlite.snapshot import Snapshot, known_vectors
+from agentmem.storage.types import Digest, Keys
 
 _COLUMNS = RECORD_COLUMNS.count(",") + 1
 

@@ -1,14 +1,13 @@
 """Deferred memories: committed, visible, and waiting for their vectors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from agentmem.errors import AgentMemError
-from agentmem.ids import Home
 from agentmem.platform.failpoints import reach
 from agentmem.records import Embedded, Scope
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, only_row
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import Pending
 from agentmem.timestamps import from_microseconds, now
 
 # Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
@@ -19,15 +18,6 @@ PENDING = (
 
 BACKLOG = "backlog"
 """The name of the claim to work through everybody's pending memories."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A memory without a vector, as it stood when it was read."""
-
-    key: int
-    content: str
-    home: Home
 
 
 def pending_memories(connection: Connection, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:

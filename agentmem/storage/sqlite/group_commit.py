@@ -34,8 +34,7 @@ from agentmem.platform.failpoints import reach
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import LOOK_SECONDS, Lock, has_ended, until_look
 from agentmem.stats import Timings
-from agentmem.storage.sqlite.database.connections import Database
-from agentmem.storage.sqlite.database.displaced import (
+from agentmem.storage.retrying import (
     CHANGE_PAUSE_SECONDS,
     CHANGE_TRIES,
     Displaced,
@@ -43,6 +42,7 @@ from agentmem.storage.sqlite.database.displaced import (
     again,
     may_pass,
 )
+from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.errors import ended_early
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.expiry import Sweeper

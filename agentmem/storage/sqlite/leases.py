@@ -1,44 +1,13 @@
 """Claims: which process does some work in the background for everybody."""
 
 import json
-import os
-import uuid
-from pathlib import Path
 
 from agentmem.platform.failpoints import reach
+from agentmem.platform.processes import is_at_work
 from agentmem.storage.sqlite.database.sql import Connection
 from agentmem.storage.sqlite.meta import fact, remember
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
 from agentmem.storage.sqlite.transaction import Transaction
-
-
-def claimant() -> str:
-    """A name for one who claims; it begins with the process."""
-    return f"{os.getpid()}:{uuid.uuid4().hex}"
-
-
-def is_at_work(claimant: str) -> bool:
-    """False when the process of a claim is known to have ended, or to be stopped. One whose number was given to another
-    counts as at work, one on the other side of a container's wall perhaps not; neither does harm."""
-    pid, _, rest = claimant.partition(":")
-    try:
-        if rest and pid.isdecimal():
-            os.kill(int(pid), 0)
-            return not _stands_still(pid)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _stands_still(pid: str) -> bool:
-    """By a signal or a debugger, for as long as somebody likes; or dead and not yet waited for. Only Linux tells."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]  # After the name, which may be any.
-    except (OSError, IndexError, ValueError):
-        return False
-    return state in ("T", "t", "Z", "X")
 
 
 def claim(transaction: Transaction, name: str, owner: str, seconds: float) -> float:

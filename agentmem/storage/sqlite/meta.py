@@ -1,58 +1,11 @@
 """What a store remembers of the model that its vectors are of."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from agentmem.errors import AgentMemError
-from agentmem.ids import Home, at_home, digests_by
 from agentmem.storage.sqlite.database.sql import Connection
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
-
-Digest = Callable[[Home, str], bytes]
-"""Under which digest the vector of a home's text is stored."""
-
-
-class ModelMoved(AgentMemError):
-    """Something was prepared with a model that the store's vectors are not of any more; nothing was changed. Never
-    leaves the package: whoever prepared it follows the store and tries again."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A model as a store knows it. With the prefix of the texts, their digests can be told without the model; `source`
-    is where it was found, such as a folder, for other processes to find it too."""
-
-    identity: str
-    name: str
-    dimension: int
-    document_prefix: str = ""
-    source: str = ""
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "StoredModel":
-        prefix, source = values.get("document_prefix", ""), values.get("source", "")
-        return cls(values["identity"], values["name"], values["dimension"], prefix, source)
-
-    def as_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-    def is_same(self, other: "StoredModel | None") -> bool:
-        """Whether the vectors of both may be compared."""
-        return other is not None and (self.identity, self.dimension) == (other.identity, other.dimension)
-
-    def digests(self) -> Digest:
-        """What gives a home's text the digest under which its vector is stored."""
-        digest, prefix = digests_by(self.identity), self.document_prefix
-        return lambda home, text: at_home(digest(prefix + text), home)
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.identity[:80]}, {self.dimension} dimensions)"
-
-
-UNKNOWN = StoredModel("", "none", 1)
-"""In the place of the model of a store that has none yet, and so no vectors."""
+from agentmem.storage.types import StoredModel
 
 
 def stored_model(connection: Connection, name: str = "model") -> StoredModel | None:

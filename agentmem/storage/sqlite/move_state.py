@@ -1,48 +1,11 @@
 """What a store remembers of a move to another model, and what all others have to see to because of it."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from agentmem.storage.sqlite.database.sql import Connection, blob_array, integer_array, only_row
-from agentmem.storage.sqlite.meta import StoredModel, fact, remember, stored_model
+from agentmem.storage.sqlite.meta import fact, remember, stored_model
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse
-from agentmem.storage.sqlite.text_pages import BEGINNING, Position
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A move as it stands in `meta`. `refused` are the keys of the vectors whose texts the new model fails on."""
-
-    model: StoredModel
-    position: Position = BEGINNING
-    refused: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> "Move":
-        return cls(StoredModel.of(values["model"]), Position(**values["position"]), tuple(values["refused"]))
-
-    def as_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a store remembers: its model, where it is moving to, and whether vectors of an older model are left."""
-
-    model: StoredModel | None
-    move: Move | None
-    has_old: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MoveProgress:
-    """Where a store is moving to, and how many of how many distinct texts have their new vectors."""
-
-    name: str
-    done: int
-    total: int
+from agentmem.storage.types import Move, MoveProgress, Standing, StoredModel
 
 
 def standing(connection: Connection) -> Standing:

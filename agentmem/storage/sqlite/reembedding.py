@@ -11,23 +11,34 @@ on its way through the model: these wait for their vectors afterwards, like defe
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, StoreBusyError
 from agentmem.platform.failpoints import reach
+from agentmem.platform.processes import is_at_work
 from agentmem.records import Embedded
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.schema import NEXT_VECTOR
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, integer_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
-from agentmem.storage.sqlite.leases import is_at_work
-from agentmem.storage.sqlite.meta import StoredModel, fact, remember, stored_model
-from agentmem.storage.sqlite.move_state import Move, MoveProgress, Standing, move_progress, standing
-from agentmem.storage.sqlite.text_pages import BEGINNING, HomeText, Position, next_texts
+from agentmem.storage.sqlite.meta import fact, remember, stored_model
+from agentmem.storage.sqlite.move_state import move_progress, standing
+from agentmem.storage.sqlite.text_pages import next_texts
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import (
+    BEGINNING,
+    HomeText,
+    Move,
+    MoveProgress,
+    Overtaken,
+    Position,
+    Standing,
+    StoredModel,
+    TextPage,
+)
 
 CLEARED_TOGETHER = 300
 """Vectors that are erased in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
@@ -38,20 +49,6 @@ that a store which is written faster than the new model embeds moves all the sam
 
 REFUSED_LIMIT = 1000
 """Texts that the new model may fail on; a model that fails on more of them is not one to move to."""
-
-
-class Overtaken(AgentMemError):
-    """Another process has taken the move over, because this one did not go on for too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Texts without a new vector, each with its home, the position behind them, and whether they are the last of their
-    pass."""
-
-    texts: list[HomeText]
-    position: Position
-    is_last: bool
 
 
 class Moves:
@@ -151,14 +148,14 @@ class Moves:
         newest = partial(only_row, query="SELECT coalesce(max(seq), 0) FROM history")
         return int(self._database.read(newest, one_statement=True)[0])
 
-    def page(self, move: Move, position: Position, until: int) -> Page:
+    def page(self, move: Move, position: Position, until: int) -> TextPage:
         """The next texts behind a position that have a vector and no new one, of changes up to `until`."""
 
-        def page(connection: Connection) -> Page:
+        def page(connection: Connection) -> TextPage:
             current = stored_model(connection)
             texts, after, is_last = next_texts(connection, position, until)
             if current is None or not texts:
-                return Page([], after, is_last)
+                return TextPage([], after, is_last)
             digests = current.digests()
             by_digest = {digests(*text): text for text in texts}
             rows = all_rows(
@@ -168,7 +165,7 @@ class Moves:
                 "WHERE next_vector.key IS NULL ORDER BY vector.key",
                 (blob_array(tuple(by_digest)),),
             )
-            return Page([by_digest[digest] for digest, key in rows if key not in move.refused], after, is_last)
+            return TextPage([by_digest[digest] for digest, key in rows if key not in move.refused], after, is_last)
 
         return self._database.read(page)
 

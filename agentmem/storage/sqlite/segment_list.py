@@ -8,7 +8,6 @@ with its checksum; it is complete and on the disk by then. Files that are not li
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -17,15 +16,16 @@ import numpy as np
 
 from agentmem.platform.failpoints import reach
 from agentmem.platform.files import make_folder
+from agentmem.storage.retrying import Outplanned
 from agentmem.storage.sqlite.database.connections import Database
-from agentmem.storage.sqlite.database.displaced import Outplanned
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, key_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.leases import claim, is_claimed, release
 from agentmem.storage.sqlite.maintenance.backup import sync
-from agentmem.storage.sqlite.snapshot import Keys, ListedSegment, Owner, listed_segments
+from agentmem.storage.sqlite.snapshot import listed_segments
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import Built, Keys, ListedSegment
 
 WORK = "sealing"
 TAILS = "sealing tails"
@@ -35,23 +35,6 @@ CLAIM_SECONDS = 60.0
 """How long a process that died keeps others from sealing; a segment takes about as long, and the claim is renewed."""
 
 SUFFIX = ".segment"
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A segment whose file is complete; `replaced` are those whose place it takes, `right` the one that it was built
-    with."""
-
-    owner: Owner
-    first: int
-    last: int
-    file: str
-    size: int
-    checksum: bytes
-    has_graph: bool
-    keys: Keys
-    replaced: tuple[ListedSegment, ...]
-    right: str
 
 
 class Segments:

@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from agentmem.deadline import Deadline
 from agentmem.filters import FieldPath, Filter
@@ -15,55 +13,8 @@ from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_arra
 from agentmem.storage.sqlite.deferred import PENDING
 from agentmem.storage.sqlite.filter_sql import condition_of, number_of
 from agentmem.storage.sqlite.ids import key_of
-from agentmem.storage.sqlite.meta import ModelMoved
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, SENSELESS, record_of, refuse
-
-NEVER = 2**63 - 1
-"""`expires_at` of what does not expire, in arrays."""
-
-Keys = npt.NDArray[np.int64]
-
-Owner = tuple[str, str] | None
-"""A field and its value, as in ("user_id", "ana"); None for everybody."""
-
-
-@dataclass(frozen=True, slots=True)
-class States:
-    """Live memories as a shelf needs them, n of them in no order, m of them with a vector.
-
-    Attributes:
-        keys: int64 (n,).
-        created_at, expires_at: int64 (n,), microseconds; NEVER when there is none.
-        embedded: bool (n,); False while the vector is still to come, or when it never will.
-        vectors: the float16 numbers of those that have one, one behind the other; all m of equal length.
-        terms: the uint32 numbers of all, likewise.
-        term_counts: int64 (n,), how many of them each has.
-        runs: the user and the run of each, None where it has none.
-    """
-
-    keys: Keys
-    created_at: Keys
-    expires_at: Keys
-    embedded: npt.NDArray[np.bool_]
-    vectors: npt.NDArray[np.float16]
-    terms: npt.NDArray[np.uint32]
-    term_counts: npt.NDArray[np.int64]
-    runs: list[tuple[str | None, str | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class ListedSegment:
-    """A sealed segment as the database lists it; see `agentmem.storage.sqlite.segment_list`."""
-
-    key: int
-    first: int
-    last: int
-    places: int
-    file: str
-    size: int
-    checksum: bytes
-    has_graph: bool
-
+from agentmem.storage.types import NEVER, Keys, ListedSegment, ModelMoved, Owner, States
 
 NOT_DELETED = "memory.deleted_at IS NULL"
 # What was deleted at its expiry or later was deleted by the sweep: by then nobody else can see it to delete.

@@ -5,7 +5,7 @@ Nothing outside this folder knows that it is SQLite: what comes in and goes out 
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -29,40 +29,47 @@ from agentmem.platform.signals import block
 from agentmem.progress import Tell
 from agentmem.records import Draft, Embedded, Event, Record, Scope
 from agentmem.stats import Timings
+from agentmem.storage.retrying import Outplanned, again
 from agentmem.storage.sqlite.analysis import bind_analysis
 from agentmem.storage.sqlite.as_of import PastSnapshot
 from agentmem.storage.sqlite.cursor import Frozen, freeze, thaw
 from agentmem.storage.sqlite.database.connections import Database
-from agentmem.storage.sqlite.database.displaced import Outplanned, again
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.sql import Connection, bounded, is_kept, key_array
 from agentmem.storage.sqlite.deduplication import outcomes
-from agentmem.storage.sqlite.deferred import (
-    BACKLOG,
-    Pending,
-    last_pending,
-    pending_count,
-    pending_memories,
-    settle,
-)
+from agentmem.storage.sqlite.deferred import BACKLOG, last_pending, pending_count, pending_memories, settle
 from agentmem.storage.sqlite.group_commit import GroupCommit, Write
 from agentmem.storage.sqlite.ids import key_of
 from agentmem.storage.sqlite.leases import claim, release
 from agentmem.storage.sqlite.maintenance.backup import back_up
 from agentmem.storage.sqlite.maintenance.check import problems_of
 from agentmem.storage.sqlite.maintenance.page_check import page_problems
-from agentmem.storage.sqlite.maintenance.purge import Erased, purge, purge_hidden
+from agentmem.storage.sqlite.maintenance.purge import purge, purge_hidden
 from agentmem.storage.sqlite.maintenance.repair import repair
 from agentmem.storage.sqlite.maintenance.vacuum import Space
-from agentmem.storage.sqlite.meta import UNKNOWN, Digest, StoredModel, stored_model
+from agentmem.storage.sqlite.meta import stored_model
 from agentmem.storage.sqlite.reembedding import Moves
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, events_of, record_of
 from agentmem.storage.sqlite.segment_list import Segments
-from agentmem.storage.sqlite.snapshot import NEVER, Keys, Snapshot, known_vectors, visible
+from agentmem.storage.sqlite.snapshot import Snapshot, known_vectors, visible
 from agentmem.storage.sqlite.stats import counts
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.sqlite.update import bring_back, revise
-from agentmem.storage.sqlite.upsert import Arrival, OnConflict, Outcome, arrived, take_in
+from agentmem.storage.sqlite.upsert import Arrival, arrived, take_in
+from agentmem.storage.types import (
+    NEVER,
+    UNKNOWN,
+    Digest,
+    Erased,
+    Keep,
+    Keys,
+    OnConflict,
+    Outcome,
+    Outdated,
+    Pending,
+    Revision,
+    StoredModel,
+)
 from agentmem.timestamps import from_microseconds, now, to_microseconds
 from agentmem.validation import check_metadata
 
@@ -78,31 +85,6 @@ CHANGED_SECONDS = 0.1
 outside it."""
 
 NO_KEYS = np.empty(0, np.int64)
-
-
-class Outdated(AgentMemError):
-    """A memory does not say any more what it said when a change was planned; nothing was written."""
-
-
-class Keep:
-    """The type of KEEP: leave this field of the memory as it is."""
-
-    def __repr__(self) -> str:
-        return "KEEP"
-
-
-KEEP = Keep()
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """What an update changes. `content` (with its `terms`) and `metadata` of None leave them as they are."""
-
-    content: str | None
-    terms: bytes | None
-    metadata: dict[str, Any] | None
-    replace_metadata: bool
-    expires_at: datetime | Keep | None
 
 
 class Store:

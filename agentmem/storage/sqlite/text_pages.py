@@ -1,12 +1,12 @@
 """Walking through every text that a store has, in pages, by the numbers of their last changes: what changes meanwhile
 comes up again at the end."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from agentmem.ids import Home
 from agentmem.records import Scope
 from agentmem.storage.sqlite.database.sql import Connection
+from agentmem.storage.types import HomeText, Position
 
 PAGE_TEXTS = 256
 """Texts that are read, embedded and kept together."""
@@ -15,20 +15,6 @@ PAGE_BYTES = 2_000_000
 """Beyond which no further text is read into a page."""
 
 LAST_KEY = 2**63 - 1
-
-HomeText = tuple[Home, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """How far the texts have been walked through: the memories by `seq` and key, the history by `seq`."""
-
-    seq: int = 0
-    key: int = 0
-    event: int = 0
-
-
-BEGINNING = Position()
 
 
 def next_texts(connection: Connection, position: Position, until: int) -> tuple[list[HomeText], Position, bool]:

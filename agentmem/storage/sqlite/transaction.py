@@ -10,8 +10,9 @@ from agentmem.ids import Home
 from agentmem.platform.failpoints import reach
 from agentmem.records import Draft, Embedded, Scope
 from agentmem.storage.sqlite.database.sql import Connection, blob_array, integer_array, only_row
-from agentmem.storage.sqlite.meta import UNKNOWN, ModelMoved, StoredModel, stored_model
+from agentmem.storage.sqlite.meta import stored_model
 from agentmem.storage.sqlite.row_codec import twin_of
+from agentmem.storage.types import UNKNOWN, ModelMoved, StoredModel
 from agentmem.timestamps import now, to_microseconds
 
 GATHERED_LIMIT = 1000

@@ -8,7 +8,7 @@ true whoever else writes.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from agentmem.analyzer import redated_terms
 from agentmem.errors import AgentMemError, DuplicateIdError
@@ -20,11 +20,8 @@ from agentmem.storage.sqlite.ids import home_named, keys_in
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.sqlite.update import bring_back, revise
+from agentmem.storage.types import OnConflict, Outcome
 from agentmem.timestamps import from_microseconds, to_microseconds
-
-OnConflict = Literal["error", "skip", "replace", "new_id"]
-
-Outcome = Literal["imported", "replaced", "skipped"]
 
 Named = tuple[Home, str]
 """A home and an id, which is unique in it."""

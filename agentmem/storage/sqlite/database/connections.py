@@ -41,7 +41,7 @@ from agentmem.platform.files import make_store
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Block, Hold, Lock, block, condition, no_thread, started
 from agentmem.stats import BackgroundErrors
-from agentmem.storage.sqlite.database.displaced import Displaced, again
+from agentmem.storage.retrying import Displaced, again
 from agentmem.storage.sqlite.database.errors import REPAIR_HINT, explained, lack_of
 from agentmem.storage.sqlite.database.identity import log_in_use, sequence_page, store_id_at, store_id_of
 from agentmem.storage.sqlite.database.open_files import (

@@ -19,9 +19,9 @@ from agentmem.storage.sqlite.database.errors import DatabaseError
 from agentmem.storage.sqlite.database.schema import INDEX_PREFIX, MIGRATIONS
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, only_row
 from agentmem.storage.sqlite.maintenance.replay import Replay, Stored, replay
-from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.move_state import problems_of_move
 from agentmem.storage.sqlite.row_codec import SENSELESS, twin_of
+from agentmem.storage.types import Digest
 from agentmem.timestamps import from_microseconds
 
 _QUESTIONS = [

@@ -7,7 +7,7 @@ What stays is one event "purge" a memory, with its key and the time, from which 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,17 +17,17 @@ from agentmem.errors import StoreBusyError, StoreError, StoreFullError
 from agentmem.platform.failpoints import reach
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope
+from agentmem.storage.retrying import Outplanned
 from agentmem.storage.sqlite.database.connections import Database
-from agentmem.storage.sqlite.database.displaced import Outplanned
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, integer_array, key_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.ids import key_of
-from agentmem.storage.sqlite.meta import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.sqlite.meta import stored_model
 from agentmem.storage.sqlite.move_state import erase_beside, models_of
 from agentmem.storage.sqlite.segment_list import strike_touched, sweep
-from agentmem.storage.sqlite.snapshot import Keys
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import UNKNOWN, Erased, Keys, StoredModel
 
 ERASED_TOGETHER = 500
 """Memories that go in one transaction: a second's work at most for the writers that wait meanwhile."""
@@ -38,16 +38,6 @@ PAGES_A_STEP = 256
 
 UNWIPED = "unwiped"
 """The name in `meta` that says that erased bytes may still be in the file."""
-
-
-@dataclass(slots=True)
-class Erased:
-    """What is gone: how many memories, whose they were, and the digests of all their texts (for every model that the
-    store had vectors of)."""
-
-    count: int = 0
-    owners: set[tuple[str, str]] = field(default_factory=set)
-    digests: set[bytes] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,9 @@ from agentmem.storage.sqlite.ids import keys_in
 from agentmem.storage.sqlite.maintenance.backup import SIDE_FILES, new_file, sync
 from agentmem.storage.sqlite.maintenance.page_check import damaged_pages, numbered, pages_at
 from agentmem.storage.sqlite.maintenance.rebuild import Aside, mend
-from agentmem.storage.sqlite.meta import Digest
 from agentmem.storage.sqlite.row_codec import twin_of
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import Digest
 from agentmem.timestamps import from_microseconds
 
 GAP = 1000

@@ -15,17 +15,18 @@ import numpy.typing as npt
 from agentmem.errors import StoreFullError
 from agentmem.platform.failpoints import reach
 from agentmem.records import Scope
+from agentmem.storage.retrying import Outplanned
 from agentmem.storage.sqlite.database.connections import INCREMENTAL, Database
-from agentmem.storage.sqlite.database.displaced import Outplanned
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, only_row
 from agentmem.storage.sqlite.database.wal import LOG_WAIT_MILLISECONDS
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.maintenance.purge import give_back, wipe
-from agentmem.storage.sqlite.meta import UNKNOWN, StoredModel, stored_model
+from agentmem.storage.sqlite.meta import stored_model
 from agentmem.storage.sqlite.move_state import erase_beside
 from agentmem.storage.sqlite.stats import size_of
 from agentmem.storage.sqlite.transaction import Transaction
+from agentmem.storage.types import UNKNOWN, StoredModel
 
 ROWS_A_READ = 10_000
 """Rows that are looked at in one read transaction, so that none keeps the log for long."""

@@ -1,0 +1,236 @@
+"""The values that cross the door of storage, the same for every engine."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agentmem.errors import AgentMemError
+from agentmem.ids import Home, at_home, digests_by
+
+NEVER = 2**63 - 1
+"""`expires_at` of what does not expire, in arrays."""
+
+
+Keys = npt.NDArray[np.int64]
+
+
+Owner = tuple[str, str] | None
+"""A field and its value, as in ("user_id", "ana"); None for everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Live memories as an index needs them, n of them in no order, m of them with a vector.
+
+    Attributes:
+        keys: int64 (n,).
+        created_at, expires_at: int64 (n,), microseconds; NEVER when there is none.
+        embedded: bool (n,); False while the vector is still to come, or when it never will.
+        vectors: the float16 numbers of those that have one, one behind the other; all m of equal length.
+        terms: the uint32 numbers of all, likewise.
+        term_counts: int64 (n,), how many of them each has.
+        runs: the user and the run of each, None where it has none.
+    """
+
+    keys: Keys
+    created_at: Keys
+    expires_at: Keys
+    embedded: npt.NDArray[np.bool_]
+    vectors: npt.NDArray[np.float16]
+    terms: npt.NDArray[np.uint32]
+    term_counts: npt.NDArray[np.int64]
+    runs: list[tuple[str | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSegment:
+    """A sealed segment as the database lists it."""
+
+    key: int
+    first: int
+    last: int
+    places: int
+    file: str
+    size: int
+    checksum: bytes
+    has_graph: bool
+
+
+Digest = Callable[[Home, str], bytes]
+"""Under which digest the vector of a home's text is stored."""
+
+
+class ModelMoved(AgentMemError):
+    """Something was prepared with a model that the store's vectors are not of any more; nothing was changed. Never
+    leaves the package: whoever prepared it follows the store and tries again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model as a store knows it. With the prefix of the texts, their digests can be told without the model; `source`
+    is where it was found, such as a folder, for other processes to find it too."""
+
+    identity: str
+    name: str
+    dimension: int
+    document_prefix: str = ""
+    source: str = ""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "StoredModel":
+        prefix, source = values.get("document_prefix", ""), values.get("source", "")
+        return cls(values["identity"], values["name"], values["dimension"], prefix, source)
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def is_same(self, other: "StoredModel | None") -> bool:
+        """Whether the vectors of both may be compared."""
+        return other is not None and (self.identity, self.dimension) == (other.identity, other.dimension)
+
+    def digests(self) -> Digest:
+        """What gives a home's text the digest under which its vector is stored."""
+        digest, prefix = digests_by(self.identity), self.document_prefix
+        return lambda home, text: at_home(digest(prefix + text), home)
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.identity[:80]}, {self.dimension} dimensions)"
+
+
+UNKNOWN = StoredModel("", "none", 1)
+"""In the place of the model of a store that has none yet, and so no vectors."""
+
+
+class Outdated(AgentMemError):
+    """A memory does not say any more what it said when a change was planned; nothing was written."""
+
+
+class Keep:
+    """The type of KEEP: leave this field of the memory as it is."""
+
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What an update changes. `content` (with its `terms`) and `metadata` of None leave them as they are."""
+
+    content: str | None
+    terms: bytes | None
+    metadata: dict[str, Any] | None
+    replace_metadata: bool
+    expires_at: datetime | Keep | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A memory without a vector, as it stood when it was read."""
+
+    key: int
+    content: str
+    home: Home
+
+
+OnConflict = Literal["error", "skip", "replace", "new_id"]
+
+
+Outcome = Literal["imported", "replaced", "skipped"]
+
+
+@dataclass(slots=True)
+class Erased:
+    """What is gone: how many memories, whose they were, and the digests of all their texts (for every model that the
+    store had vectors of)."""
+
+    count: int = 0
+    owners: set[tuple[str, str]] = field(default_factory=set)
+    digests: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A segment whose file is complete; `replaced` are those whose place it takes, `right` the one that it was built
+    with."""
+
+    owner: Owner
+    first: int
+    last: int
+    file: str
+    size: int
+    checksum: bytes
+    has_graph: bool
+    keys: Keys
+    replaced: tuple[ListedSegment, ...]
+    right: str
+
+
+HomeText = tuple[Home, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the texts have been walked through: the memories by `seq` and key, the history by `seq`."""
+
+    seq: int = 0
+    key: int = 0
+    event: int = 0
+
+
+BEGINNING = Position()
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move as it stands in `meta`. `refused` are the keys of the vectors whose texts the new model fails on."""
+
+    model: StoredModel
+    position: Position = BEGINNING
+    refused: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Move":
+        return cls(StoredModel.of(values["model"]), Position(**values["position"]), tuple(values["refused"]))
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a store remembers: its model, where it is moving to, and whether vectors of an older model are left."""
+
+    model: StoredModel | None
+    move: Move | None
+    has_old: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MoveProgress:
+    """Where a store is moving to, and how many of how many distinct texts have their new vectors."""
+
+    name: str
+    done: int
+    total: int
+
+
+class Overtaken(AgentMemError):
+    """Another process has taken the move over, because this one did not go on for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPage:
+    """Texts without a new vector, each with its home, the position behind them, and whether they are the last of their
+    pass."""
+
+    texts: list[HomeText]
+    position: Position
+    is_last: bool

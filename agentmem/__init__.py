@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         TooLongError,
     )
     from agentmem.memory import Memory, ScopedMemory
-    from agentmem.records import Event, Match, Page, Record, Version
+    from agentmem.records import Event, Match, Page, Record, Scope, Version
     from agentmem.stats import Stats, VacuumReport
     from agentmem.transfer.importer import ImportReport
 
@@ -56,7 +56,7 @@ _HOMES = {
     ),
     "memory": ("Memory", "ScopedMemory"),
     "transfer.importer": ("ImportReport",),
-    "records": ("Event", "Match", "Page", "Record", "Version"),
+    "records": ("Event", "Match", "Page", "Record", "Scope", "Version"),
     "stats": ("Stats", "VacuumReport"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -65,7 +65,7 @@ __all__ = [
     "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
     "ImportReport", "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError",
     "NotFoundError",
-    "OutcomeUnknownError", "OverloadedError", "Page", "Record", "ScopedMemory", "Stats", "StoreBusyError",
+    "OutcomeUnknownError", "OverloadedError", "Page", "Record", "Scope", "ScopedMemory", "Stats", "StoreBusyError",
     "StoreDamagedError", "StoreError", "StoreFullError", "StoreLostError", "StoreOpenError", "StoreReadOnlyError",
     "TooLongError", "VacuumReport", "Version", "__version__",
 ]  # fmt: skip

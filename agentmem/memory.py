@@ -620,6 +620,29 @@ class ScopedMemory:
         wanted = parse_filters(filters, between)
         return self._read(lambda snapshot: snapshot.count(scope, wanted), show_expired, as_of, deadline)
 
+    def scopes(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        all_scopes: bool = False,
+        timeout: float | None = None,
+    ) -> list[Scope]:
+        """Returns whose memories `get_all` would list: each `Scope` (`user_id`, `agent_id`, `run_id`) once, sorted.
+        Where owners are paths, such as `"team/project/ana"`, all below one are those with `filters={"user_id":
+        {"gte": "team/project/", "lt": "team/project0"}}`: a zero follows the slash. Reads every memory of the owner;
+        waits for no model and no writer.
+
+        Raises:
+            InvalidInputError, DeadlineError: as `get_all` does.
+        """
+        deadline = self._deadline(timeout)
+        scope = self._scope(user_id, agent_id, run_id, all_scopes=all_scopes)
+        wanted = parse_filters(filters)
+        return self._read(lambda snapshot: snapshot.scopes(scope, wanted), False, None, deadline)
+
     def history(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> list[Event]:
@@ -917,10 +940,10 @@ class Memory(ScopedMemory):
                 print(match.score, match.record.content)
 
     To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`. To read: `get`, `get_all`,
-    `count`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`. For an
-    owner's own view: `scope`. For what was deferred: `flush`. To look after the file: `stats`, `check`, `repair`,
-    `backup`, `vacuum`, and to another model `reembed`; out to files and in, `export` and `import_`. At the end:
-    `close`.
+    `count`, `scopes`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`.
+    For an owner's own view: `scope`. For what was deferred: `flush`. To look after the file: `stats`, `check`,
+    `repair`, `backup`, `vacuum`, and to another model `reembed`; out to files and in, `export` and `import_`. At the
+    end: `close`.
 
     Every call about memories names whose: at least one of `user_id`, `agent_id`, `run_id`, or, to read across owners,
     `all_scopes=True`; a call by id may go without, for administration. Times are aware datetimes. What an argument

@@ -26,6 +26,7 @@ from agentmem import (
     ModelMismatchError,
     NotFoundError,
     Record,
+    Scope,
 )
 from agentmem.ids import new_id
 from agentmem.testing import HashEmbedder
@@ -385,6 +386,7 @@ def test_forgetting_the_owner_is_an_error_on_every_call(memory):
         lambda: memory.search_batch(["tea"]),
         lambda: memory.get_all(),
         lambda: memory.count(),
+        lambda: memory.scopes(),
         lambda: memory.delete_all(),
         lambda: memory.delete_all(dry_run=True),
         lambda: memory.scope(),
@@ -394,6 +396,27 @@ def test_forgetting_the_owner_is_an_error_on_every_call(memory):
     with pytest.raises(InvalidInputError, match="drop one of the two"):
         memory.search("tea", user_id="ana", all_scopes=True)
     assert memory.count(all_scopes=True) == 1
+
+
+def test_the_scopes_are_those_of_the_memories_that_are_there_to_see(memory):
+    memory.add("x", user_id="team/a/ana", run_id="1")
+    memory.add("y", user_id="team/a/ana", run_id="1")
+    memory.add("z", user_id="team/a/ana")
+    memory.add("z", user_id="team/b", agent_id="planner")
+    gone = memory.add("z", user_id="team/a0")
+    memory.delete(gone.id)
+    memory.add("z", agent_id="planner")
+    ana, ana_run, team, planner = (
+        Scope("team/a/ana"), Scope("team/a/ana", None, "1"), Scope("team/b", "planner"), Scope(None, "planner"),
+    )  # fmt: skip
+    assert memory.scopes(all_scopes=True) == [planner, ana, ana_run, team]
+    assert memory.scopes(agent_id="planner") == [planner, team]
+    below = {"user_id": {"gte": "team/a/", "lt": "team/a0"}}
+    assert memory.scopes(all_scopes=True, filters=below) == [ana, ana_run]
+    assert memory.scope(user_id="team/a/ana").scopes() == [ana, ana_run]
+    assert memory.scopes(user_id="ben") == []
+    with pytest.raises(InvalidInputError, match="No owner"):
+        memory.scopes()
 
 
 def test_a_scope_cannot_reach_outside_itself(memory):

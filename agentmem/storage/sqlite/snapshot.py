@@ -239,6 +239,21 @@ class Snapshot:
         kept = filters is None or is_kept(query, values)
         return int(only_row(self._connection, query, values, kept=kept)[0])
 
+    def scopes(self, scope: Scope, filters: Filter | None) -> list[Scope]:
+        """The scopes, exactly, of the visible memories; each once, sorted, an owner that is not named first."""
+        source, parameters = self._source(scope)
+        where, bound = self._visible(scope, filters)
+        query = (
+            f"{source}SELECT DISTINCT memory.user_id, memory.agent_id, memory.run_id FROM memory WHERE {where} "
+            "ORDER BY 1, 2, 3"
+        )
+        values = (*parameters, *bound)
+        found = []
+        for row in self._connection.execute(query, values, can_cache=filters is None or is_kept(query, values)):
+            self._in_time()
+            found.append(Scope(*row))
+        return found
+
     def listing(
         self,
         scope: Scope,

@@ -29,7 +29,7 @@ from agentmem.embedding.catalog import (
     pin,
     pinned,
 )
-from agentmem.embedding.model_card import CARD, ModelCard, check_values
+from agentmem.embedding.model_card import CARD, ModelCard, check_values, read_file
 from agentmem.errors import InvalidInputError, ModelError
 from agentmem.progress import progress as progress_bar
 from agentmem.quoting import shorten
@@ -132,8 +132,8 @@ def info(name: str) -> ModelInfo:
 
 def _file(card: ModelCard, name: str) -> ModelFile:
     try:
-        data = (card.folder / name).read_bytes()
-    except OSError:
+        data = read_file(card, name)
+    except ModelError:
         return ModelFile(name, 0, card.files[name], whole=False)
     return ModelFile(name, len(data), card.files[name], hashlib.sha256(data).hexdigest() == card.files[name])
 

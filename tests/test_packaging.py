@@ -37,7 +37,8 @@ with agentmem.Memory("agent.db") as memory:
     print(memory.search("where does she like to sit?", user_id="ana")[0].record.content)
     assert memory.check() == []
 from agentmem import models
-assert all(file.whole for name in ("all-MiniLM-L6-v2", "minilm-static") for file in models.info(name).files)
+bundled = ("all-MiniLM-L6-v2", "minilm-static", "minilm-mixed")
+assert all(file.whole for name in bundled for file in models.info(name).files)
 """
 
 

@@ -130,6 +130,47 @@ class Tiny:
         return model.SerializeToString()
 
 
+def with_fast_half(share: float, *, whole: str = "whole", fast: str = "fast") -> bytes:
+    """A graph whose vectors have a fast half, the last 8 of 16 numbers, with this share of their squared length."""
+    tiny = Tiny()
+    table = tiny.random.standard_normal((tiny.vocabulary, 16))
+    mask = tiny.add("Unsqueeze", tiny.add("Cast", "attention_mask", to=TensorProto.FLOAT), tiny.constant([1], np.int64))
+
+    def half(columns: slice, output: str) -> None:
+        rows = np.zeros_like(table)
+        rows[:, columns] = table[:, columns]
+        total = tiny.add("MatMul", mask, tiny.add("Gather", tiny.constant(rows), "input_ids"))
+        axis = tiny.constant([1], np.int64)
+        total = tiny.add("Squeeze", total, axis)
+        tiny.add("Div", total, tiny.add("ReduceL2", total, keepdims=1, axes=[1]), output=output)
+
+    half(slice(8, 16), fast)
+    outside = tiny.nodes[:]
+    half(slice(0, 8), "slow")
+    parts = [tiny.add("Mul", name, tiny.constant(part**0.5)) for name, part in ((fast, share), ("slow", 1 - share))]
+    tiny.add("Sum", *parts, output="both")
+    inside = tiny.nodes[len(outside) :]
+
+    def vectors(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 16])
+
+    alone = helper.make_node("Identity", [fast], ["alone"])
+    branches = {
+        "then_branch": helper.make_graph(inside, "then", [], [vectors("both")]),
+        "else_branch": helper.make_graph([alone], "else", [], [vectors("alone")]),
+    }
+    nodes = [*outside, helper.make_node("If", [whole], ["embedding"], **branches)]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    inputs.append(helper.make_tensor_value_info(whole, TensorProto.BOOL, []))
+    graph = helper.make_graph(nodes, "fast", inputs, [vectors("embedding"), vectors(fast)], tiny.constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def write_model(
     folder: Path,
     *,

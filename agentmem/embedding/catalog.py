@@ -66,7 +66,9 @@ def find_model(name: str, *, dimension: int | None = None) -> ModelCard:
         return card
     if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= card.dimension:
         raise ModelError(f"dimension is {shorten(dimension)}; {card.name!r} has 1 to {card.dimension}.")
-    return replace(card, dimension=dimension, cut=card.cut or dimension < card.dimension)
+    if dimension == card.dimension:
+        return card
+    return replace(card, dimension=dimension, cut=True, fast=0.0)  # The first numbers may not be the fast half.
 
 
 def _folder_of(name: str) -> Path | None:

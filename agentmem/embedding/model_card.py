@@ -5,19 +5,31 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agentmem.embedding.sentence_transformers import MODEL_FILES, POOLINGS, TOKENIZER_FILE, USUAL_TOKENS, describe
+from agentmem.embedding.sentence_transformers import (
+    MODEL_FILES,
+    POOLINGS,
+    TOKENIZER_FILE,
+    USUAL_TOKENS,
+    describe,
+    is_inside,
+)
 from agentmem.errors import ModelError
 
 CARD = "model.toml"
+OWN = ".own"
+"""Ends the name of a file that has what a model's file does not share with files of other models."""
+
+Part = tuple[str, int, int]
+"""Of a file: the file that has it (beside the model's folder; "": the model's own rest), where it starts, its bytes."""
 
 _TEXTS = ("name", "source", "revision", "license", "pooling", "query_prefix", "document_prefix", "graph_optimization")
 _COUNTS = ("dimension", "max_tokens")
-_KEYS = {*_TEXTS, *_COUNTS, "position_offset", "normalize", "files"}
+_KEYS = {*_TEXTS, *_COUNTS, "position_offset", "normalize", "fast", "files", "parts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,14 @@ class ModelCard:
     """What is known of a model before it is loaded. `files` maps the paths of the graph and of the tokenizer, relative
     to the folder, to their sha256 in hexadecimal; `graph_optimization` is onnxruntime's level, "basic" for graphs that
     are written as they should run. With `cut`, a graph may give more than `dimension` numbers, of which the first are
-    taken (models trained for it: "matryoshka"). A folder without a name of its own is not `named`: it may be moved."""
+    taken (models trained for it: "matryoshka"). A folder without a name of its own is not `named`: it may be moved.
+
+    A graph with an input `whole` (bool) and an output `fast` gives a cheap vector where `whole` is false: of length one
+    and `dimension` numbers, the same direction as a part of the whole vector that has the share `fast` of its squared
+    length, and orthogonal to the rest of it. 0: the graph has none.
+
+    `parts`: files that are put together of parts, because they share most of their bytes with those of other models.
+    """
 
     folder: Path
     name: str
@@ -38,6 +57,8 @@ class ModelCard:
     graph_optimization: str
     files: dict[str, str]
     position_offset: int = 0
+    fast: float = 0.0
+    parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
     cut: bool = False
     named: bool = True
     source: str = ""
@@ -56,13 +77,15 @@ class ModelCard:
 
     @property
     def identity(self) -> str:
-        """Changes whenever the vectors could: with the files, pooling, normalisation, prefixes, length or cut."""
+        """Changes whenever the vectors could: with files, pooling, normalisation, prefixes, length, cut, fast half."""
         parts: tuple[object, ...] = (
             self.files[self.graph], self.files[TOKENIZER_FILE], self.pooling, self.normalize, self.query_prefix,
             self.document_prefix, self.max_tokens, self.dimension,
         )  # fmt: skip
         if self.position_offset:
             parts += (self.position_offset,)
+        if self.fast:
+            parts += ("fast", self.fast)
         return f"{self.name if self.named else 'folder'}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
@@ -99,8 +122,22 @@ def check_values(stated: Mapping[str, Any]) -> None:
         count(stated.get(key, 1))
     if not isinstance(offset := stated.get("position_offset", 0), int) or not 0 <= offset <= 65_536:
         raise ValueError(f"position_offset is {offset!r}")
+    if not isinstance(fast := stated.get("fast", 0.0), int | float) or not 0 <= fast < 1:
+        raise ValueError(f"fast is {fast!r}, not a share between 0 and 1")
+    _check_parts(stated.get("parts", {}))
     if stated.get("pooling", "mean") not in POOLINGS:
         raise ValueError(f"pooling is {stated['pooling']!r}, not one of {', '.join(POOLINGS)}")
+
+
+def _check_parts(parts: Any) -> None:
+    if not isinstance(parts, dict):
+        raise ValueError(f"parts is {parts!r}")
+    for name, listed in parts.items():
+        for file, start, size in listed:
+            if file and not is_inside(file):
+                raise ValueError(f"a part of {name} is in {file!r}, outside the models")
+            if not (isinstance(start, int) and isinstance(size, int) and start >= 0 and size >= 0):
+                raise ValueError(f"a part of {name} is {size!r} bytes from {start!r} on")
 
 
 def _files(folder: Path, stated: Mapping[str, Any]) -> dict[str, str] | None:
@@ -138,6 +175,8 @@ def _complete(folder: Path, stated: dict[str, Any], files: dict[str, str] | None
         graph_optimization=values.get("graph_optimization", "all"),
         files=files or checksums(folder),
         position_offset=values.get("position_offset", 0),
+        fast=float(values.get("fast", 0.0)),
+        parts=values.get("parts", {}),
         source=values.get("source", ""),
         revision=values.get("revision", ""),
         license=values.get("license", ""),
@@ -162,7 +201,7 @@ def checksums(folder: Path) -> dict[str, str]:
 def write_card(card: ModelCard, about: str) -> None:
     """Writes the folder's `model.toml`, whole and in place of an older one. Raises: OSError, ModelError."""
     lines = [f"# {line}" for line in about.splitlines()]
-    keys = sorted(_KEYS - {"files"}, key=list(ModelCard.__slots__).index)
+    keys = sorted(_KEYS - {"files", "parts"}, key=list(ModelCard.__slots__).index)
     lines += [f"{key} = {_toml(getattr(card, key))}" for key in keys]
     lines += ["", "[files]", *(f"{_toml(name)} = {_toml(digest)}" for name, digest in card.files.items()), ""]
     write_whole(card.folder / CARD, "\n".join(lines))
@@ -182,7 +221,7 @@ def write_whole(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _toml(value: str | int | bool) -> str:
+def _toml(value: str | float | bool) -> str:
     # JSON's literals are TOML's, but for one character that TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -200,14 +239,27 @@ def read_verified(card: ModelCard, file: str) -> bytes:
     Raises:
         ModelError: it is missing, or its sha256 is not the card's.
     """
-    path = card.folder / file
-    data = _bytes_of(path)
+    data = read_file(card, file)
     digest = hashlib.sha256(data).hexdigest()
     if digest != card.files[file]:
         raise ModelError(
-            f"The model file {str(path)!r} is damaged: its sha256 is {digest}, not {card.files[file]}; reinstall it."
+            f"The model file {str(card.folder / file)!r} is damaged: its sha256 is {digest}, not {card.files[file]}; "
+            "reinstall it."
         )
     return data
+
+
+def read_file(card: ModelCard, file: str) -> bytes:
+    """A file of the model, whole, put together where it is in parts, and not verified.
+
+    Raises:
+        ModelError: it is missing or cannot be read.
+    """
+    if file not in card.parts:
+        return _bytes_of(card.folder / file)
+    paths = {name: card.folder.parent / name if name else card.folder / (file + OWN) for name, _, _ in card.parts[file]}
+    files = {name: memoryview(_bytes_of(path)) for name, path in paths.items()}
+    return b"".join(files[name][start : start + size] for name, start, size in card.parts[file])
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """One model: its tokenizer and its session. The only importer of onnxruntime and tokenizers."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ UNPOOLED = ("last_hidden_state", "token_embeddings", "hidden_states")
 """Outputs with a vector a token."""
 
 FED_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+FAST, WHOLE = "fast", "whole"
+"""The output with the fast half of a vector, and the input that tells whether more than that is wanted."""
 
 INPUT_TYPES: dict[str, Any] = {
     "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32, "tensor(bool)": np.bool_,
@@ -85,7 +88,9 @@ class Model:
         # Otherwise a failing run would build a new session by itself, under the feet of other threads.
         self._session.disable_fallback()
         self._inputs = _input_types(card, self._session.get_inputs())
-        outputs = [entry for entry in self._session.get_outputs() if entry.name not in taps]
+        outputs = [entry for entry in self._session.get_outputs() if entry.name not in (*taps, FAST)]
+        if card.fast:
+            _check_fast(card, self._inputs, self._session.get_outputs())
         self._output, self._pooled = _choose_output(card, outputs)
 
     def prepare(self, text: str) -> tuple[Any, int]:
@@ -98,11 +103,18 @@ class Model:
         """Vectors, float32 (n, dimension), of prepared texts; padded to the longest of them."""
         return self._vectors(items)
 
+    def fast(self, texts: Sequence[str]) -> Vectors:
+        """The fast halves of the texts' vectors, float32 (n, dimension), each of length one; of a card with `fast`.
+        Tokenises the texts together. Any thread; releases the GIL."""
+        items = self._tokens([text[: self._longest] for text in texts])
+        [vectors] = self._outputs([FAST], self.feed(items, whole=False))
+        return vectors
+
     def values(self, items: Sequence[Tokens], names: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Other outputs of the graph, of prepared texts."""
         return self._outputs(list(names), self.feed(items))
 
-    def feed(self, items: Sequence[Tokens]) -> dict[str, npt.NDArray[Any]]:
+    def feed(self, items: Sequence[Tokens], *, whole: bool = True) -> dict[str, npt.NDArray[Any]]:
         """What the session takes for the tokens of some texts."""
         longest = max(len(ids) for ids in items)
         input_ids = np.full((len(items), longest), self._padding_id, np.int64)
@@ -116,6 +128,8 @@ class Model:
         if "position_ids" in self._inputs:
             positions = np.arange(longest, dtype=np.int64) + self._card.position_offset
             values["position_ids"] = np.broadcast_to(positions, input_ids.shape)
+        if WHOLE in self._inputs:
+            values[WHOLE] = np.array(whole)
         return {name: values[name].astype(dtype, copy=False) for name, dtype in self._inputs.items()}
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
@@ -181,11 +195,11 @@ def width_of(card: ModelCard) -> int:
 def _input_types(card: ModelCard, inputs: Sequence[Any]) -> dict[str, Any]:
     """The inputs by name, with their element types."""
     found = {entry.name: f"{entry.type} {entry.shape}" for entry in inputs}
-    fit = {"input_ids", "attention_mask"} <= set(found) <= {*FED_INPUTS}
+    fit = {"input_ids", "attention_mask"} <= set(found) <= {*FED_INPUTS, WHOLE}
     if not fit or any(entry.type not in INPUT_TYPES for entry in inputs):
         raise ModelError(
             f"The model in {str(card.folder)!r} has the inputs {found}; it must have input_ids and attention_mask, and "
-            "may have token_type_ids and position_ids: export it for embedding (feature extraction)."
+            "may have token_type_ids, position_ids and whole: export it for embedding (feature extraction)."
         )
     if any(isinstance(length, int) for entry in inputs for length in entry.shape):
         raise ModelError(
@@ -193,6 +207,17 @@ def _input_types(card: ModelCard, inputs: Sequence[Any]) -> dict[str, Any]:
             "batch and length."
         )
     return {entry.name: INPUT_TYPES[entry.type] for entry in inputs}
+
+
+def _check_fast(card: ModelCard, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+    found = {entry.name: f"{entry.type} {entry.shape}" for entry in outputs}
+    fits = any(entry.name == FAST and entry.shape[1:] == [card.dimension] for entry in outputs)
+    if not fits or inputs.get(WHOLE) is not np.bool_:
+        raise ModelError(
+            f"The model in {str(card.folder)!r} has the inputs {sorted(inputs)} and the outputs {found}; for fast = "
+            f"{card.fast} in its card, it must have a bool input {WHOLE!r} and an output {FAST!r} with "
+            f"{card.dimension} numbers a text."
+        )
 
 
 def _choose_output(card: ModelCard, outputs: Sequence[Any]) -> tuple[str, bool]:

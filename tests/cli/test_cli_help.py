@@ -131,7 +131,7 @@ def test_bash_completes_commands_options_and_choices(db, tmp_path, start):
         (["search", "q", "--mo"], ["--mode", "--model"]),
         (["search", "q", "--mode", "ve"], ["vector"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
-        (["search", "q", "--model", "minilm"], ["minilm-static"]),
+        (["search", "q", "--model", "minilm"], ["minilm-mixed", "minilm-static"]),
         (["models", "download", "intfloat/e"], ["intfloat/e5-small-v2"]),
         (["reembed", "all"], ["all-MiniLM-L6-v2"]),
     ):

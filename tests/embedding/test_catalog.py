@@ -247,6 +247,12 @@ def test_weights_in_a_second_file_are_refused(tmp_path):
         ("model.toml", "pooling = 7", "not a text"),
         ("model.toml", "max_tokens = true", "whole number"),
         ("model.toml", "position_offset = -1", "position_offset"),
+        ("model.toml", "fast = 1.5", "fast is 1.5"),
+        ("model.toml", "fast = 'half'", "fast is 'half'"),
+        ("model.toml", "parts = 3", "parts is 3"),
+        ("model.toml", "[parts]\n'model.onnx' = [['../../secret', 0, 9]]", "secret"),
+        ("model.toml", "[parts]\n'model.onnx' = [['', -1, 9]]", "from -1"),
+        ("model.toml", "[parts]\n'model.onnx' = [['', 0]]", "model.toml"),
         ("model.toml", "[files]\n'model.onnx' = 'abc'\n'tokenizer.json' = 'abc'", "sha256"),
     ],
 )

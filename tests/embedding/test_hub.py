@@ -530,7 +530,7 @@ def test_a_bar_is_shown_when_it_is_asked_for(hub, commit, capfd):
 
 def test_models_are_listed_and_removed(hub, commit, folder):
     before = models.available()
-    assert [entry.where for entry in before] == ["bundled", "bundled", "known", "known", "known", "known"]
+    assert [entry.where for entry in before] == ["bundled", "bundled", "bundled", "known", "known", "known", "known"]
     assert {entry.name for entry in before} >= {"all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"}
     models.download(NAME)
     [entry] = [entry for entry in models.available() if entry.where == "downloaded"]

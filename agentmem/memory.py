@@ -23,8 +23,9 @@ import numpy as np
 from agentmem.analyzer import query_terms, stored_terms
 from agentmem.config import Config, Durability
 from agentmem.deadline import Deadline
+from agentmem.embedding.batch import Answer
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.collector import Answer, Ticket
+from agentmem.embedding.collector import Ticket
 from agentmem.embedding.embedder import GivenEmbedder, failure_of, to_store
 from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.engine import Engine, is_within_a_call

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.embedding.batch import Answer, Failures, embed_batch, failure
 from agentmem.embedding.queue import Line, Request
-from agentmem.errors import AgentMemError, ClosedError, EmbeddingError, OverloadedError
+from agentmem.errors import AgentMemError, ClosedError, OverloadedError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.stats import Timings
@@ -29,11 +30,6 @@ logger = logging.getLogger(__name__)
 Run = Callable[[list[Any]], npt.NDArray[np.float32]]
 """Prepared items in, vectors (n, dimension) out; called from several threads at once, one call a worker, or with
 `overlap` up to two."""
-
-Answer = bytes | AgentMemError
-"""A vector as float16 bytes, or why there is none."""
-
-Failures = type[BaseException] | tuple[type[BaseException], ...]
 
 BULK_TURN = 8
 """When urgent and bulk requests both wait, every eighth batch is bulk, so that bulk never starves. Counted in batches
@@ -411,7 +407,7 @@ class Collector:
                 try:
                     answers = self._answers(batch.requests, BaseException)
                 except BaseException as error:  # A worker never dies of a batch: its callers are told and it goes on.
-                    answers = [_failure(error)] * len(batch.requests)
+                    answers = [failure(error)] * len(batch.requests)
                 try:
                     self._finish(batch, answers, time.perf_counter() - began)
                 except BaseException as error:
@@ -502,34 +498,13 @@ class Collector:
         return [known.get(request.digest) or next(embedded) for request in requests]
 
     def _embed(self, requests: Sequence[Request], failures: Failures, on_caller: bool) -> list[Answer]:
-        """Runs the texts together; if that fails, halves them until the guilty one is alone."""
-        try:
-            vectors = self._run([request.item for request in requests])
-            return self._checked(vectors, len(requests))
-        except failures as error:
-            if len(requests) == 1:
-                if on_caller and isinstance(error, RecursionError | MemoryError):
-                    raise
-                return [_failure(error)]
-        middle = len(requests) // 2
-        first, second = requests[:middle], requests[middle:]
-        return self._embed(first, failures, on_caller) + self._embed(second, failures, on_caller)
-
-    def _checked(self, vectors: npt.NDArray[np.float32], count: int) -> list[Answer]:
-        """The rows as unit float16 bytes (copies: a row must not keep the batch's buffer alive), or what is wrong."""
-        shape = np.shape(vectors)
-        if shape != (count, self._dimension):
-            raise EmbeddingError(
-                f"The embedder answered with shape {shape} instead of {(count, self._dimension)}; check its embed()."
-            )
-        vectors = np.asarray(vectors, np.float32)
-        norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        good = np.isfinite(norms) & (norms > 1e-12)
-        if not good.all():
-            # An error and no answer: one text's NaN may have come over its batch-mates, which are well when apart.
-            raise EmbeddingError("The embedder answered with a vector that is zero or not finite; check its embed().")
-        units = (vectors / norms[:, np.newaxis]).astype("<f2")
-        return [row.tobytes() for row in units]
+        items = [request.item for request in requests]
+        answers = embed_batch(self._run, items, self._dimension, failures)
+        if on_caller:
+            for answer in answers:
+                if isinstance(answer, AgentMemError) and isinstance(answer.__cause__, RecursionError | MemoryError):
+                    raise answer.__cause__
+        return answers
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -570,13 +545,3 @@ class Collector:
 
 def _is_wanted(request: Request) -> bool:
     return any(not ticket.cancelled for ticket, _ in request.waiting)
-
-
-def _failure(error: BaseException) -> AgentMemError:
-    if isinstance(error, AgentMemError):
-        return error
-    failure = EmbeddingError(
-        f"The embedder failed on this text ({type(error).__name__}: {error}); see to the embedder or the text."
-    )
-    failure.__cause__ = error
-    return failure

@@ -1,30 +1,36 @@
 """The one door between texts and vectors: cache, single flight, collector."""
 
+import logging
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
+from agentmem.embedding.batch import Answer
 from agentmem.embedding.cache import VectorCache
-from agentmem.embedding.collector import Answer, Collector, Ticket
+from agentmem.embedding.collector import Collector, Ticket
+from agentmem.embedding.fast_half import fast_vectors
 from agentmem.embedding.model_card import ModelCard
 from agentmem.embedding.queue import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
 from agentmem.ids import DIGEST_BYTES, Home, at_home, digests_by
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
-from agentmem.platform.signals import Lock, require_room
+from agentmem.platform.signals import Lock, require_room, started
 from agentmem.quoting import shape, shorten
 from agentmem.records import Embedded
 from agentmem.stats import Timings
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["query", "document"]
 
@@ -55,9 +61,21 @@ class GivenEmbedder(Protocol):
     def embed(self, texts: list[str]) -> npt.NDArray[np.float32]: ...
 
 
+class FastEmbedder(GivenEmbedder, Protocol):
+    """A given embedder with a fast half: of every vector v, a part f that costs next to nothing and is orthogonal to
+    the rest of v. `fast_share` is the squared length of f for a v of length one, the same for every text; `embed_fast`
+    returns f in all dimensions (length does not matter), float32 (n, dimension), and is called from any thread, from
+    several at once."""
+
+    fast_share: float
+
+    def embed_fast(self, texts: list[str]) -> npt.NDArray[np.float32]: ...
+
+
 class _Encoder(Protocol):
     def prepare(self, text: str) -> tuple[Any, int]: ...
     def run(self, items: Sequence[Any]) -> npt.NDArray[np.float32]: ...
+    def fast(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
 
 
 class _GivenEncoder:
@@ -71,6 +89,9 @@ class _GivenEncoder:
 
     def run(self, items: Sequence[str]) -> npt.NDArray[np.float32]:
         return self._embedder.embed(list(items))
+
+    def fast(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return cast(FastEmbedder, self._embedder).embed_fast(list(texts))
 
 
 class Embedder:
@@ -102,6 +123,10 @@ class Embedder:
         if isinstance(source, ModelCard | AbsentModel):
             self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
         self.document_prefix = self._prefixes["document"]
+        share = source.fast if isinstance(source, ModelCard) else getattr(source, "fast_share", 0.0)
+        self.has_fast = bool(share)
+        """Whether a vector has a half that costs next to nothing: `fast_documents`, `fast_query`."""
+        self._fast_length = math.sqrt(share)
         self._digest = digests_by(self.identity)
         self.hits = 0
         self._start()
@@ -115,6 +140,7 @@ class Embedder:
         self._load_lock = Lock()  # Guards: _encoder, _collector. Held while the model loads.
         self._encoder: _Encoder | None = None
         self._collector: Collector | None = None
+        self._warming: threading.Thread | None = None  # That loads the model, or has tried to.
         self._pid = os.getpid()  # Last, see Restartable.
 
     def text_digest(self, text: str) -> bytes:
@@ -229,6 +255,60 @@ class Embedder:
             for cache in self._caches.values():
                 cache.discard(digest)
 
+    def fast_documents(self, texts: Sequence[str]) -> list[Answer]:
+        """The part of each document's vector that costs next to nothing, as float16 bytes in all dimensions, or the
+        error of the text. Its dot product with `fast_query` is right, and so is that of a whole vector.
+
+        Works at once on this thread, in batches outside the GIL, for any number of texts; waits for no other text, only
+        for the model to load. Asks no cache and fills none.
+
+        Raises:
+            ClosedError: closed before or meanwhile.
+            ModelError: the model cannot be loaded.
+        """
+        return self._fast_vectors(texts, "document", self._fast_length)
+
+    def fast_query(self, text: str) -> bytes:
+        """The vector of a query, as float16 bytes, for owners of which a memory has no more than the fast half: of the
+        same direction as a document's, and so long that an equal text scores 1, known whole or not.
+
+        Works as `fast_documents` does. Raises what it raises, and the error of the text.
+        """
+        [answer] = self._fast_vectors([text], "query", 1 / self._fast_length)
+        if isinstance(answer, AgentMemError):
+            raise answer
+        return answer
+
+    def _fast_vectors(self, texts: Sequence[str], kind: Kind, length: float) -> list[Answer]:
+        self._ensure_open()
+        encoder, _ = self._load()
+        prefixed = [self._prefixes[kind] + text for text in texts] if self._prefixes[kind] else texts
+        return fast_vectors(encoder, prefixed, self.dimension, length, self._ensure_open)
+
+    def warm(self) -> None:
+        """Begins to load the model on a thread of its own, unless it is loaded, and returns at once. Where that failed
+        before, loads it here and now, so that its callers are told for as long as it is damaged.
+
+        Raises:
+            ClosedError: closed.
+            ModelError: the model cannot be loaded.
+        """
+        self._ensure_open()
+        if self._collector is not None or (self._warming is not None and self._warming.is_alive()):
+            return
+        if self._warming is None and not self.absent:
+            self._warming = started(self._warm, "agentmem-load")
+        else:
+            self._load()
+
+    def _warm(self) -> None:
+        try:
+            self._load()
+        except ClosedError:
+            pass
+        except Exception as error:
+            self._timings.errors.note("loading the model", error, logger)
+
     def cancel(self, ticket: Ticket) -> None:
         """The caller gave up: what only it waits for and what has not begun is dropped."""
         if self._collector is not None:
@@ -309,7 +389,9 @@ class Embedder:
             return
         with self._load_lock:
             self._closed = True
-            collector = self._collector
+            collector, warming = self._collector, self._warming
+        if warming is not None and warming is not threading.current_thread():
+            warming.join()
         if collector is not None:
             collector.close()
 
@@ -385,6 +467,13 @@ def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
         raise InvalidInputError(
             f"embedder, {shape(source)}, has no method embed(texts); see agentmem/GUIDE.md on embedder=."
         )
+    share = 0.0 if isinstance(source, ModelCard) else getattr(source, "fast_share", 0.0)
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise InvalidInputError(
+            f"embedder.fast_share is {shorten(share)}; it must be the share of the fast half, between 0 and 1."
+        )
+    if share and not callable(getattr(source, "embed_fast", None)):
+        raise InvalidInputError(f"embedder, {shape(source)}, has fast_share and no method embed_fast(texts); add it.")
 
 
 def failure_of(answers: Sequence[Answer]) -> AgentMemError | None:

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 
-from agentmem.embedding.collector import Answer
+from agentmem.embedding.batch import Answer
 from agentmem.embedding.embedder import Embedder, to_store
 from agentmem.errors import AgentMemError, EmbeddingError
 from agentmem.ids import Home

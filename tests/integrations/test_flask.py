@@ -384,15 +384,16 @@ HOLDER = """
 
 
 def test_a_busy_store_is_answered_with_503_and_retry_after(make_app, store_path):
+    patient = make_app()
     default, asking, own_page, silent, own = (make_app(AGENTMEM_BUSY_TIMEOUT=0.01, **more) for more in (
         {}, {"AGENTMEM_RETRY_AFTER": 7}, {"AGENTMEM_RETRY_AFTER": 0}, {"AGENTMEM_RETRY_AFTER": None},
         {"AGENTMEM_ANSWER_ERRORS": False},
     ))  # fmt: skip
     own_page.app.register_error_handler(503, lambda error: (f"later: {error.code}", 503))
-    for made in (default, asking, own_page, silent, own):
+    for made in (patient, default, asking, own_page, silent, own):
         made.app.testing = False
         made.app.add_url_rule("/", view_func=lambda: current_memory.add("x", user_id="ana").id, methods=["POST"])
-        assert made.client.post("/").status_code == 200
+    assert patient.client.post("/").status_code == 200
     child = start_python(HOLDER, store_path, stdin=subprocess.PIPE)
     try:
         assert child.stdout.readline() == "holds\n"
@@ -407,7 +408,9 @@ def test_a_busy_store_is_answered_with_503_and_retry_after(make_app, store_path)
             own.client.post("/")
     finally:
         child.communicate("", timeout=SECONDS)
-    assert default.client.post("/").status_code == 200
+    assert patient.client.post("/").status_code == 200
+    # Its patience is so short that it may need another try, which the answer asks for.
+    assert any(default.client.post("/").status_code == 200 for _ in range(1000))
 
 
 # -- errors that requests cause -------------------------------------------------------------------------------------

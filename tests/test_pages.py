@@ -89,7 +89,7 @@ def test_the_code_runs(page, number, code, tmp_path, monkeypatch):
 def test_no_code_stands_outside_a_snippet(page):
     prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.M | re.S)
     assert "```" not in prose
-    assert re.findall(r"^(?:from \S+ import|(?:with|def|class) .*:$).*", prose, re.M) == []
+    assert re.findall(r"^(?:from \S+ import|(?:with|def|class) .*:$|    ).*", prose, re.M) == []
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -38,6 +38,7 @@ IMPORTERS = {
     "apsw": {"storage.sqlite.database.*"},
     "click": {"cli.*"},
     "flask": {"integrations.flask"},
+    "langgraph": {"integrations.langgraph"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "numkong": {"search.kernels"},

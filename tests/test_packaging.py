@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -18,7 +19,9 @@ import agentmem
 
 ROOT = Path(__file__).resolve().parent.parent
 
-EXTRAS = {"server", "llm", "quantize", "test", "dev"}
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = {name.replace("_", "-") for name in PROJECT["optional-dependencies"]}
+"""Names of extras are normalised in the metadata."""
 
 OFFLINE_PROGRAM = """
 import socket, sys

@@ -1,0 +1,26 @@
+"""Frameworks that the adapters are for. They are large, so that `.ci/run` has an environment of their own for them."""
+
+import importlib
+import os
+import warnings
+from types import ModuleType
+
+import pytest
+
+REQUIRED = "AGENTMEM_FRAMEWORKS"
+"""Set where they must be there: then a missing one fails the tests instead of skipping them."""
+
+ADAPTERS = {"langgraph": "langgraph.store.base"}
+"""The modules of agentmem.integrations, and what must be there for them."""
+
+
+def framework(name: str) -> ModuleType:
+    """Imports a module of a framework; skips the test, or the module of tests, where it is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Whatever other packages deprecate among themselves.
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            if os.environ.get(REQUIRED):
+                raise
+    pytest.skip(f"{name} is not installed; install 'agentmem[integrations-test]'", allow_module_level=True)

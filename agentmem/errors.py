@@ -4,6 +4,9 @@ All of them derive from `AgentMemError`; where Python has a built-in of the same
 that `except ValueError` or `except TimeoutError` work as one expects. A message names the value and the next step.
 """
 
+REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the command line) or restore a backup"
+"""The next step that errors of a damaged file name."""
+
 
 class AgentMemError(Exception):
     """Anything that agentmem itself raises."""

@@ -5,7 +5,6 @@ within one snapshot of the store let the shelves propose (`search`) and the rows
 """
 
 import os
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,9 +31,8 @@ from agentmem.engine.engine import Engine, is_within_a_call
 from agentmem.engine.reembedding import reembed
 from agentmem.engine.runtime import DEFAULT_MODEL as DEFAULT_MODEL
 from agentmem.engine.runtime import Lens
-from agentmem.engine.vacuum import vacuum
-from agentmem.engine.write_batch import Changes, new_expiry
-from agentmem.engine.writer import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, put_off, store_all
+from agentmem.engine.write_batch import Changes, new_expiry, require
+from agentmem.engine.writer import CHUNK, URGENT_TEXTS, Drafter, Naming, as_item, inserts_of, put_off, store_all
 from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, StoreReadOnlyError
 from agentmem.filters import number_path, parse_filters
 from agentmem.messages import item_of_message
@@ -42,12 +40,13 @@ from agentmem.platform.paths import absolute, is_utf8
 from agentmem.platform.signals import require_room
 from agentmem.progress import stages, with_progress
 from agentmem.quoting import is_address, shorten
-from agentmem.records import Draft, Embedded, Event, Match, Page, Record, Scope, owners_of
+from agentmem.records import Draft, Event, Match, Page, Record, Scope, owners_of
 from agentmem.search.owner_index import Shelves
 from agentmem.search.searcher import Mode, Question, Retriever
 from agentmem.stats import Stats, VacuumReport
+from agentmem.storage.interface import Snapshot
+from agentmem.storage.operations import Delete, Restore, Update
 from agentmem.storage.retrying import again
-from agentmem.storage.sqlite.snapshot import Snapshot
 from agentmem.storage.types import KEEP, Keep, Revision
 from agentmem.validation import (
     INT64,
@@ -310,24 +309,22 @@ class ScopedMemory:
     def _remember_through(self, lens: Lens, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
         """The worker that makes the vector puts the write into the next commit by itself; this thread sleeps until it
         is committed, or is woken to lead that commit."""
-        store, embedder = self._engine.store, lens.embedder
-        embedded: list[Embedded | AgentMemError] = []
-        deadline = Deadline(timeout)
-        write = store.insertion([draft], embedded, model=lens.identity, together=True, deadline=deadline)
-        write.caller = sys._getframe()
+        embedder, deadline = lens.embedder, Deadline(timeout)
+        [insert] = inserts_of([draft], deadline)
+        commit = self._engine.store.prepare([insert], model=lens.identity)
 
-        def commit(answers: list[Answer]) -> None:
-            embedded[:] = to_store(ticket.digests, answers)
-            store.writes.enqueue([write])
+        def enqueue(answers: list[Answer]) -> None:
+            [insert.vector] = to_store(ticket.digests, answers)
+            commit.enqueue()
 
-        ticket = Ticket(1, commit)
+        ticket = Ticket(1, enqueue)
         try:
             embedder.submit(
                 ticket, [draft.content], [draft.scope.home], "document", urgent=True, timeout=timeout
             )  # fmt: skip
-            return store.writes.finish(write, deadline.left, of=timeout)
+            return commit.result(deadline.left, of=timeout)
         except BaseException:
-            store.writes.leave(write)
+            commit.cancel()
             embedder.cancel(ticket)
             raise
 
@@ -511,11 +508,8 @@ class ScopedMemory:
             return read(snapshot)
 
     def _snapshot(self, show_expired: bool, as_of: Any, deadline: Deadline) -> AbstractContextManager[Snapshot]:
-        engine = self._engine
-        if as_of is None:
-            return engine.store.snapshot(show_expired=show_expired, deadline=deadline)
-        instant = cast(datetime, check_time("as_of", as_of))
-        return engine.store.past(instant, show_expired=show_expired, deadline=deadline)
+        instant = check_time("as_of", as_of)
+        return self._engine.store.snapshot(as_of=instant, show_expired=show_expired, deadline=deadline)
 
     def _deadline(self, timeout: Any = None) -> Deadline:
         """Of a call that begins now; its `timeout`, or else that of the Config."""
@@ -592,7 +586,7 @@ class ScopedMemory:
         position = _position_of(after, order)
 
         def listed(snapshot: Snapshot) -> list[tuple[tuple[int, int], Record]]:
-            return snapshot.listing(scope, wanted, newest_first=order == "newest", after=position, limit=limit + 1)
+            return snapshot.page(scope, wanted, newest_first=order == "newest", after=position, limit=limit + 1)
 
         rows = self._read(listed, show_expired, as_of, deadline)
         more = f"{order}:{rows[limit - 1][0][0]}:{rows[limit - 1][0][1]}" if len(rows) > limit else None
@@ -653,7 +647,9 @@ class ScopedMemory:
         Raises:
             InvalidInputError: the id cannot be one, or several homes have it; see `get`.
         """
-        return self._engine.store.history(check_id(id), self._whose(user_id, agent_id, run_id))
+        check_id(id)
+        scope = self._whose(user_id, agent_id, run_id)
+        return self._read(lambda snapshot: snapshot.history(id, scope), False, None, self._deadline())
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -698,7 +694,7 @@ class ScopedMemory:
             new_expiry(expires_at, ttl),
         )
         if content is not None:
-            old = self._engine.store.require(id, scope)  # Before the text is embedded for nothing.
+            old = require(self._engine, id, scope)  # Before the text is embedded for nothing.
             revision = replace(revision, terms=stored_terms(content, old.created_at, Deadline(seconds)))
             scope = owners_of(old)
         return self._engine.lenses.through(lambda lens: self._revise(lens, id, scope, revision, seconds))
@@ -711,7 +707,9 @@ class ScopedMemory:
             if isinstance(answer, AgentMemError):
                 raise answer
             embedded = answer
-        return self._engine.store.revise(id, scope, revision, embedded, model=lens.identity)
+        model = None if embedded is None else lens.identity
+        [record] = self._engine.store.commit([Update(id, scope, revision, embedded)], model=model)
+        return cast(Record, record)
 
     def delete(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
@@ -722,7 +720,8 @@ class ScopedMemory:
         Raises:
             InvalidInputError: the id cannot be one, or several homes have it; see `get`.
         """
-        return self._engine.store.delete(check_id(id), self._whose(user_id, agent_id, run_id))
+        [was_there] = self._engine.store.commit([Delete(check_id(id), self._whose(user_id, agent_id, run_id))])
+        return bool(was_there)
 
     def restore(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
@@ -734,7 +733,8 @@ class ScopedMemory:
             NotFoundError: there never was such a memory, it is of another owner, or was purged.
             InvalidInputError: the id cannot be one, or several homes have it; see `get`.
         """
-        return self._engine.store.restore(check_id(id), self._whose(user_id, agent_id, run_id))
+        [record] = self._engine.store.commit([Restore(check_id(id), self._whose(user_id, agent_id, run_id))])
+        return cast(Record, record)
 
     def delete_all(
         self,
@@ -802,7 +802,7 @@ class ScopedMemory:
     def _erase(self, scope: Scope, id: str | None, *, shown: bool) -> int:
         require_room()
         with stages(shown=shown) as tell:
-            erased = self._engine.store.purge(scope, id, tell)
+            erased = self._engine.store.purge(scope, id, tell=tell)
         return self._engine.forget(erased)
 
     # -- files ----------------------------------------------------------------------------------------------------
@@ -1007,10 +1007,8 @@ class Memory(ScopedMemory):
         """
         engine = self._engine
         return Stats(
-            **engine.store.counts(),
+            **engine.store.stats(),
             model=engine.embedder.name,
-            commits=engine.store.writes.counts.commits,
-            writes=engine.store.writes.counts.writes,
             shelves=len(engine.shelves),
             shelf_bytes=engine.shelves.bytes,
             shelves_evicted=engine.shelves.evicted,
@@ -1102,7 +1100,7 @@ class Memory(ScopedMemory):
             StoreFullError, StoreOpenError: there is no room for it, or no such folder.
         """
         target = _path_of(path)
-        self._engine.store.back_up(target, overwrite=overwrite)
+        self._engine.store.backup(target, overwrite=overwrite)
         return target
 
     def vacuum(
@@ -1131,7 +1129,10 @@ class Memory(ScopedMemory):
         """
         require_room()
         moment = None if deleted_before is None else check_past("deleted_before", deleted_before)
-        return vacuum(self._engine, moment, full=full, shown=progress)
+        engine = self._engine
+        done = engine.store.vacuum(hidden_before=moment, full=full, stop=engine.lenses.closing.wait, shown=progress)
+        engine.forget(done.erased)
+        return done.report
 
     def reset(self, *, confirm: bool, progress: bool = False) -> int:
         """Erases every memory of every owner for good, as `purge` does, and returns how many it were; `confirm=True`

@@ -190,14 +190,14 @@ def test_nobodys_write_waits_while_the_memories_to_delete_are_found(open_memory,
 
 def _before_commit(memory: Memory, monkeypatch: pytest.MonkeyPatch, *changes: Callable[[], Any]) -> None:
     """Has each of the changes made just before a commit of `delete_all`, whose memories are found by then."""
-    commit, left = memory._engine.store.writes.commit, list(changes)
+    commit, left = memory._engine.store._writes.commit, list(changes)
 
     def interfered(apply: Any, *kind: Any, **planned: Any) -> Any:
         if getattr(apply, "func", None) is store._hide and left:
             left.pop(0)()
         return commit(apply, *kind, **planned)
 
-    monkeypatch.setattr(memory._engine.store.writes, "commit", interfered)
+    monkeypatch.setattr(memory._engine.store._writes, "commit", interfered)
 
 
 def _numbered(memory: Memory, count: int) -> list[Record]:

@@ -111,6 +111,17 @@ def test_imports_only_go_down(path):
             assert room_of(target) in MAY_IMPORT[room_of(name)], f"{name} imports {target}"
 
 
+def test_only_the_module_that_opens_a_store_imports_an_engine():
+    for path in FILES:
+        if not name_of(path).startswith("storage.sqlite"):
+            engines = {
+                target
+                for imported, _ in imports_of(path)
+                if (target := inside(imported) or "").startswith("storage.sqlite")
+            }
+            assert not engines or name_of(path) == "storage.open", f"{name_of(path)} imports {engines}"
+
+
 def test_there_is_no_circle_of_imports():
     graph = {
         name_of(path): {target for imported, early in imports_of(path) if early and (target := inside(imported))}

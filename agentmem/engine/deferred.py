@@ -19,7 +19,8 @@ from agentmem.platform.processes import claimant
 from agentmem.platform.signals import Lock, condition, no_thread, started
 from agentmem.records import Embedded, Scope
 from agentmem.stats import BackgroundErrors
-from agentmem.storage.sqlite.store import Store
+from agentmem.storage.interface import Store
+from agentmem.storage.operations import SetVector
 from agentmem.storage.types import Pending
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ logger = logging.getLogger(__name__)
 CHUNK = 512
 """Memories that go to the model and into a commit together: large enough that neither waits for the other."""
 
-CLAIM_SECONDS = 30.0
+LEASE = "backlog"
+"""The lease to work through everybody's pending memories."""
+
+LEASE_SECONDS = 30.0
 """How long a process that died keeps the others from its background work; a chunk takes about a second."""
 
 RECOUNT_SECONDS = 0.5
@@ -61,7 +65,7 @@ class Backlog:
         self._lenses = lenses
         self._limit = limit
         self._start()
-        if store.pending_count() or store.moves.has_old():
+        if store.pending_count() or store.reembedding().has_old():
             self.wake(0)
 
     def _start(self) -> None:
@@ -147,7 +151,7 @@ class Backlog:
         def settle(lens: Lens) -> None:
             for chunk in self._chunks(lens, scope, urgent=urgent, deadline=deadline):
                 answers = chunk.answers(max(0.0, deadline - time.monotonic()))
-                self._store.settle(chunk.memories, answers, model=chunk.model)
+                self._settle(chunk, answers)
                 self._recount()
 
         self._lenses.through(settle)
@@ -162,7 +166,7 @@ class Backlog:
         if last_key is None:
             return
         try:
-            while memories := self._store.pending_memories(scope, after_key, last_key, CHUNK):
+            while memories := self._store.pending(scope, after=after_key, until=last_key, limit=CHUNK):
                 if memories[-1].key <= after_key:  # Out of order, in a damaged file: there would be no end to it.
                     break
                 after_key = memories[-1].key
@@ -202,17 +206,17 @@ class Backlog:
         before: int | None = None
         while (last := self._store.last_pending(EVERYBODY)) not in (None, before) and not self._closed:
             before = last  # One that a whole pass did not settle (in a damaged file), no pass will.
-            left = self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
+            left = self._store.lease(LEASE, self._owner, self._patience + LEASE_SECONDS)
             if left:
                 return left
             try:
                 self._lenses.through(self._work_through)
             finally:
                 # Also when the model fails or this is the end: nobody shall wait for a claim that is not worked on.
-                self._store.release_backlog(self._owner)
+                self._store.release(LEASE, self._owner)
         self._recount()
-        while not self._closed and self._store.moves.clear():  # A mover that was killed left old vectors behind.
-            pass
+        while not self._closed and self._store.reembedding().clear():
+            pass  # A mover that was killed left old vectors behind.
         return None
 
     def _work_through(self, lens: Lens) -> None:
@@ -221,9 +225,14 @@ class Backlog:
                 answers = chunk.answers(self._patience)
             except DeadlineError as error:
                 answers = [self._alone(lens, memory, error) for memory in chunk.memories]
-            self._store.settle(chunk.memories, answers, model=chunk.model)
-            self._store.claim_backlog(self._owner, self._patience + CLAIM_SECONDS)
+            self._settle(chunk, answers)
+            self._store.lease(LEASE, self._owner, self._patience + LEASE_SECONDS)
             self._recount()
+
+    def _settle(self, chunk: _Chunk, answers: list[Embedded | AgentMemError]) -> None:
+        """Commits what became of a chunk."""
+        vectors = [SetVector(*pair) for pair in zip(chunk.memories, answers, strict=True)]
+        self._store.commit(vectors, model=chunk.model)
 
     def _alone(self, lens: Lens, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
         """The vector of one memory of a chunk that did not come in time; one that hangs alone too is given up."""

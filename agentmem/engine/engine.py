@@ -14,7 +14,7 @@ from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, started
 from agentmem.search.owner_index import Shelves
 from agentmem.stats import Timings
-from agentmem.storage.sqlite.store import Store
+from agentmem.storage.open import open_store
 from agentmem.storage.types import Erased, Keep
 
 
@@ -25,7 +25,7 @@ class Engine:
     def __init__(self, path: str, wanted: ModelCard | GivenEmbedder | Keep | None, config: Config) -> None:
         self.config = config
         self.timings = Timings()
-        self.store = Store(path, config, self.timings)
+        self.store = open_store(path, config, self.timings)
         try:
             self.lenses = Lenses(self.store, config, self.timings, wanted)
             self.backlog = Backlog(

@@ -17,7 +17,6 @@ from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError
 from agentmem.platform.processes import claimant
 from agentmem.progress import moving_bar
-from agentmem.storage.sqlite.reembedding import TAIL
 from agentmem.storage.types import Move, Overtaken, Position, Standing, TextPage
 
 CLAIM_SECONDS = 30.0
@@ -26,6 +25,10 @@ process has ended keeps nobody."""
 
 POLL_SECONDS = 0.2
 """How often one who waits for another process's move looks how far it is."""
+
+TAIL = 128
+"""Memories that may be changed and not yet embedded anew when the models change places. It doubles with every pass, so
+that a store which is written faster than the new model embeds moves all the same."""
 
 COMPLETE_PASSES = 5
 """Passes in which the move waits for texts that were replaced a moment ago to be embedded too."""
@@ -49,8 +52,7 @@ class _Mover:
         self._engine = engine
         self._lens = lens
         self._target = None if lens is None else lens.model
-        self._moves = engine.store.moves
-        self._owner = claimant()
+        self._moves = engine.store.reembedding(claimant())
         self._patience = engine.config.timeout
         self._seconds = self._patience + CLAIM_SECONDS
         self._timeout = timeout
@@ -62,7 +64,7 @@ class _Mover:
         """Returns how many texts were embedded here."""
         try:
             while True:
-                standing = self._moves.take(self._owner, self._target, self._seconds)
+                standing = self._moves.take(self._target, self._seconds)
                 if standing is None:
                     self._wait()
                     continue
@@ -82,17 +84,17 @@ class _Mover:
 
     def _let_go(self) -> None:
         with suppress(AgentMemError):  # The store is closed, busy or broken; the claim ends by itself.
-            self._moves.release(self._owner)
+            self._moves.release()
 
     def _work(self, standing: Standing) -> None:
         self._clear()
         arrived = standing.model is not None and standing.model.is_same(self._target)
         if standing.move is not None and (arrived or not standing.move.model.is_same(self._target)):
-            while self._moves.give_up(self._owner, self._seconds):
+            while self._moves.give_up(self._seconds):
                 self._left()
         if self._lens is None or self._target is None or arrived:
             return
-        move = self._moves.begin(self._owner, self._seconds, self._target)
+        move = self._moves.begin(self._seconds, self._target)
         if move is not None:
             self._walk(self._lens, move)
         self._engine.lenses.follow(self._engine.lenses.current)
@@ -100,7 +102,7 @@ class _Mover:
         self._clear()
 
     def _clear(self) -> None:
-        while self._moves.clear(self._owner, self._seconds):
+        while self._moves.clear(self._seconds):
             self._left()
 
     def _walk(self, lens: Lens, move: Move) -> None:
@@ -109,7 +111,7 @@ class _Mover:
         while True:
             position = self._pass(lens, move, position)
             complete = passes < COMPLETE_PASSES
-            if self._moves.switch(self._owner, self._seconds, position, tail=TAIL << passes, complete=complete):
+            if self._moves.switch(self._seconds, position, tail=TAIL << passes, complete=complete):
                 return
             passes += 1
 
@@ -146,7 +148,7 @@ class _Mover:
         except BaseException:
             parcel.cancel()
             raise
-        move = self._moves.keep(self._owner, self._seconds, page.position, page.texts, answers)
+        move = self._moves.keep(self._seconds, page.position, page.texts, answers)
         self._embedded += len(page.texts)
         self._show()
         return move

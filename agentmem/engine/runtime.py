@@ -25,7 +25,7 @@ from agentmem.search.owner_index import Shelves, Unsealed
 from agentmem.search.searcher import Retriever
 from agentmem.search.segments.builder import Sealer
 from agentmem.stats import Timings
-from agentmem.storage.sqlite.store import Store
+from agentmem.storage.interface import Store
 from agentmem.storage.types import Keep, ModelMoved, Owner, StoredModel
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -108,8 +108,8 @@ class Lenses:
         )
 
     def _made(self, source: Source) -> Lens:
-        embedder = Embedder(source, self._config, self._store.known_vectors, self._timings)
-        sealer = Sealer(self._store.segments, self._store.snapshot, embedder.identity, self._timings.errors)
+        embedder = Embedder(source, self._config, self._store.vectors, self._timings)
+        sealer = Sealer(self._store, embedder.identity, self._timings.errors)
         in_int8 = self._config.shelf_vectors == "int8"
         shelves = Shelves(embedder.dimension, self._config.shelf_bytes, sealer, in_int8=in_int8)
         model = StoredModel(

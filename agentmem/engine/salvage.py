@@ -7,7 +7,7 @@ from pathlib import Path
 from agentmem.errors import StoreDamagedError
 from agentmem.platform.paths import absolute
 from agentmem.progress import stages
-from agentmem.storage.sqlite.maintenance.repair import salvage_closed, salvage_open
+from agentmem.storage.open import salvage_closed, salvage_open
 
 
 def salvage(path: str, *, progress: bool) -> list[str]:

@@ -6,17 +6,16 @@ from datetime import datetime
 from typing import Any
 
 from agentmem.analyzer import stored_terms
-from agentmem.embedding.embedder import failure_of, to_store
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import Home
 from agentmem.quoting import shorten
-from agentmem.records import Draft, Embedded, Record, Scope, owners_of
-from agentmem.storage.sqlite.store import Change
-from agentmem.storage.sqlite.transaction import Transaction
-from agentmem.storage.types import KEEP, Keep, Revision
+from agentmem.records import Draft, Record, Scope, owners_of
+from agentmem.storage.operations import Delete, Expect, Insert, Operation, Restore, Update
+from agentmem.storage.retrying import again
+from agentmem.storage.types import KEEP, Keep, Revision, not_found
 from agentmem.storage.types import Outdated as Outdated
 from agentmem.timestamps import now
 from agentmem.validation import check_content, check_expiry, check_id, check_metadata, check_timeout
@@ -41,18 +40,22 @@ class Changes:
         self._engine = engine
         self._scope_of = scope_of
         self._whose = whose
-        self._texts: list[str] = []
-        self._homes: list[Home] = []  # Of the texts.
-        self._changes: list[Callable[[list[Embedded], str], Change]] = []  # Of the vectors, and whose they are.
+        self._operations: list[Operation] = []
+        self._told: list[int] = []  # Of each change the operation whose result it is.
+        self._to_embed: list[tuple[Insert | Update, str, Home]] = []  # What takes the vector of a home's text.
 
     def __len__(self) -> int:
-        return len(self._changes)
+        return len(self._told)
+
+    def _append(self, *operations: Operation) -> None:
+        """One change, made by these operations; its result is that of the last."""
+        self._operations += operations
+        self._told.append(len(self._operations) - 1)
 
     def expect(self, record: Record) -> None:
         """Has nothing of it all be committed unless this memory is still there to see, with the same content. Its
         result is None."""
-        change = self._engine.store.to_expect(record.id, owners_of(record), record.content)
-        self._changes.append(lambda _vectors, _model: change)
+        self._append(Expect(record.id, owners_of(record), record.content))
 
     def add(
         self,
@@ -66,8 +69,7 @@ class Changes:
         """Remembers a text. Its result is the Record."""
         scope = self._scope_of(user_id, agent_id, run_id)
         draft = Draft.of(content, scope, self._engine.config, **fields)
-        place = self._embed(content, scope)
-        self._changes.append(lambda vectors, model: self._insertion(draft, vectors[place], model))
+        self._append(self._embedded(_insert_of(draft), content, scope))
 
     def bring(
         self,
@@ -85,28 +87,21 @@ class Changes:
         first, last, config = versions[0], versions[-1], self._engine.config
         final = Draft.of(last.content, scope, config, **fields)
         if len(versions) == 1:
-            draft, only = replace(final, updated_at=last.since), self._embed(last.content, scope)
-            self._changes.append(lambda vectors, model: self._insertion(draft, vectors[only], model))
+            only = _insert_of(replace(final, updated_at=last.since))
+            self._append(self._embedded(only, last.content, scope))
             return
         fields |= {"expires_at": None, "id": final.id}
-        begun = replace(Draft.of(first.content, scope, config, **fields), updated_at=first.since)
-        revisions: list[tuple[Revision, datetime]] = []
+        steps: list[Insert | Update] = [
+            _insert_of(replace(Draft.of(first.content, scope, config, **fields), updated_at=first.since))
+        ]
         for version in versions[1:]:
             check_content(version.content, config)
             terms = stored_terms(version.content, final.created_at)
             expires_at = final.expires_at if version is last else KEEP
-            revisions.append((Revision(version.content, terms, None, False, expires_at), version.since))
-        place = self._embed(last.content, scope)
-
-        def change(vectors: list[Embedded], model: str) -> Change:
-            store = self._engine.store
-            steps: list[Change] = [self._insertion(begun, None, model)]
-            for number, (revision, since) in enumerate(revisions, start=1):
-                vector = vectors[place] if number == len(revisions) else None
-                steps.append(store.to_revise(final.id, scope, revision, vector, model=model, since=since))
-            return lambda transaction: [step(transaction) for step in steps][-1]
-
-        self._changes.append(change)
+            revision = Revision(version.content, terms, None, False, expires_at)
+            steps.append(Update(final.id, scope, revision, since=version.since))
+        self._embedded(steps[-1], last.content, scope)
+        self._append(*steps)
 
     def update(
         self,
@@ -124,34 +119,31 @@ class Changes:
         Raises:
             NotFoundError: there is no such memory, expired ones included; `commit` raises it too.
         """
-        config, store = self._engine.config, self._engine.store
+        config = self._engine.config
         scope = self._whose(user_id, agent_id, run_id)
         check_id(id)
         checked = None if metadata is None else check_metadata(metadata, config)[0]
         revision = Revision(content, None, checked, False, new_expiry(expires_at, None))
         if content is None:
-            self._changes.append(lambda _, model: store.to_revise(id, scope, revision, None, model=model))
+            self._append(Update(id, scope, revision))
             return
         check_content(content, config)
-        old = store.require(id, scope, show_expired=True)
+        old = require(self._engine, id, scope, show_expired=True)
         whose = owners_of(old)
         revision = replace(revision, terms=stored_terms(content, old.created_at))
-        place = self._embed(content, whose)
-        self._changes.append(lambda vectors, model: store.to_revise(id, whose, revision, vectors[place], model=model))
+        self._append(self._embedded(Update(id, whose, revision), content, whose))
 
     def delete(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> None:
         """Hides a memory. Its result is whether there was one to see."""
-        change = self._engine.store.to_delete(check_id(id), self._whose(user_id, agent_id, run_id))
-        self._changes.append(lambda _vectors, _model: change)
+        self._append(Delete(check_id(id), self._whose(user_id, agent_id, run_id)))
 
     def restore(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> None:
         """Brings a deleted or expired memory back, without the expiry that has passed. Its result is the Record."""
-        change = self._engine.store.to_restore(check_id(id), self._whose(user_id, agent_id, run_id))
-        self._changes.append(lambda _vectors, _model: change)
+        self._append(Restore(check_id(id), self._whose(user_id, agent_id, run_id)))
 
     def commit(self, timeout: float | None = None) -> list[Any]:
         """Embeds the texts, and makes all the changes in one transaction; returns the result of each, in order.
@@ -161,39 +153,45 @@ class Changes:
             NotFoundError, DuplicateIdError: one of them cannot be made; likewise. Otherwise as `Memory.add`.
         """
         seconds = check_timeout(timeout, self._engine.config)
-        if not self._changes:
+        if not self._operations:
             return []
         return self._engine.lenses.through(lambda lens: self._commit(lens, seconds))
 
     def _commit(self, lens: Lens, timeout: float) -> list[Any]:
-        vectors: list[Embedded] = []
-        if self._texts:
-            urgent = len(self._texts) <= URGENT_TEXTS
-            sent = lens.embedder.send(self._texts, self._homes, "document", urgent=urgent, timeout=timeout)
-            answers = sent.answers(timeout)
-            failure = failure_of(answers)
-            if failure is not None:
-                raise failure
-            embedded = to_store(sent.ticket.digests, answers)
-            vectors = [vector for vector in embedded if isinstance(vector, Embedded)]
-        return self._engine.store.together([change(vectors, lens.identity) for change in self._changes])
+        if self._to_embed:
+            texts, homes = [text for _, text, _ in self._to_embed], [home for _, _, home in self._to_embed]
+            urgent = len(texts) <= URGENT_TEXTS
+            answers = lens.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout).embedded(timeout)
+            for (operation, _, _), answer in zip(self._to_embed, answers, strict=True):
+                if isinstance(answer, AgentMemError):
+                    raise answer
+                operation.vector = answer
+        model = lens.identity if self._to_embed else None
+        results = self._engine.store.commit(self._operations, model=model)
+        return [results[place] for place in self._told]
 
-    def _embed(self, text: str, scope: Scope) -> int:
-        """The place that the vector of a scope's text will have."""
-        self._texts.append(text)
-        self._homes.append(scope.home)
-        return len(self._texts) - 1
+    def _embedded(self, operation: Insert | Update, text: str, scope: Scope) -> Insert | Update:
+        """The operation, which gets the vector of a scope's text."""
+        self._to_embed.append((operation, text, scope.home))
+        return operation
 
-    def _insertion(self, draft: Draft, vector: Embedded | None, model: str) -> Change:
-        whose = None if vector is None else model
-        insert = self._engine.store.insertion([draft], [vector], model=whose, together=True).apply
 
-        def change(transaction: Transaction) -> Record:
-            [record] = insert(transaction)
-            assert not isinstance(record, AgentMemError)
-            return record
+def _insert_of(draft: Draft) -> Insert:
+    return Insert(draft, stored_terms(draft.content, draft.created_at))
 
-        return change
+
+@again
+def require(engine: Engine, id: str, scope: Scope, *, show_expired: bool = False) -> Record:
+    """Returns the visible memory of a scope with this id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    with engine.store.snapshot(show_expired=show_expired) as snapshot:
+        record = snapshot.get(id, scope)
+    if record is None:
+        raise not_found(id, scope)
+    return record
 
 
 def new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:

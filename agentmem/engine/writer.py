@@ -5,6 +5,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
+from agentmem.analyzer import stored_terms
 from agentmem.config import Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Sent
@@ -13,6 +14,7 @@ from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.quoting import shorten
 from agentmem.records import Draft, Record, Scope, owners_of
+from agentmem.storage.operations import Insert
 from agentmem.validation import check_fields
 
 CHUNK = 256
@@ -124,10 +126,9 @@ class Chunk:
         stored: list[Record | AgentMemError] = []
         try:
             if self._deferred and drafts:
-                stored = engine.store.insert(
-                    drafts, [None] * len(drafts), model=None, together=together, durability=self._durability,
-                    deadline=Deadline(timeout),
-                )  # fmt: skip
+                stored = engine.store.commit(
+                    inserts_of(drafts, Deadline(timeout)), atomic=together, durability=self._durability
+                )
             elif drafts:
                 stored = engine.lenses.through(partial(self._store, timeout=timeout, together=together))
         except AgentMemError as error:
@@ -146,10 +147,20 @@ class Chunk:
             self._sent = self._send(lens, timeout)
         # Errors of a model that was left meanwhile are told to nobody: the store refuses its answers.
         embedded = self._sent[1].embedded(timeout)
-        return self._engine.store.insert(
-            self._drafts, embedded, model=lens.identity, together=together, durability=self._durability,
-            deadline=Deadline(timeout),
-        )  # fmt: skip
+        inserts = inserts_of(self._drafts, Deadline(timeout))
+        for insert, vector in zip(inserts, embedded, strict=True):
+            insert.vector = vector
+        return self._engine.store.commit(inserts, model=lens.identity, atomic=together, durability=self._durability)
+
+
+def inserts_of(drafts: Iterable[Draft], deadline: Deadline) -> list[Insert]:
+    """Returns the drafts as operations, with the terms of their texts and without vectors. They are made here, not in
+    the commit, whose thread works for many.
+
+    Raises:
+        DeadlineError: that took longer than the deadline allows.
+    """
+    return [Insert(draft, stored_terms(draft.content, draft.created_at, deadline)) for draft in drafts]
 
 
 def store_all(
@@ -209,7 +220,7 @@ def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | Agent
     engine.backlog.admit(1, timeout)
     stored: list[Record | AgentMemError] = []
     try:
-        stored = engine.store.insert([draft], [None], model=None, together=True, deadline=Deadline(timeout))
+        stored = engine.store.commit(inserts_of([draft], Deadline(timeout)))
     finally:
         engine.backlog.wake(missed=_missed([draft], stored))
     return stored

@@ -77,3 +77,15 @@ def _give(place: int | str, like: str, *, enter: bool = False) -> None:
 
 def _has_group(place: int | str, model: os.stat_result) -> bool:
     return os.stat(place).st_gid == model.st_gid  # noqa: PTH116
+
+
+def is_folder(path: str) -> bool:
+    """Unlike os.path.isdir, this does not take a ValueError that a handler raises for an answer."""
+    return stat.S_ISDIR(_mode_at(path))
+
+
+def _mode_at(path: str) -> int:
+    try:
+        return os.stat(path).st_mode  # noqa: PTH116
+    except OSError:
+        return 0

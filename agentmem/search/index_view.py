@@ -12,7 +12,7 @@ from agentmem.records import Scope
 from agentmem.search.bm25 import Mask, Places, TermsView
 from agentmem.search.kernels import cosines, cosines_in_steps
 from agentmem.search.segments.reader import Parts
-from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import NEVER, Keys
 
 FILTERS_KEPT = 8

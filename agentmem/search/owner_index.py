@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.deadline import Deadline
+from agentmem.errors import REPAIR_HINT, StoreDamagedError
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock
@@ -27,8 +28,7 @@ from agentmem.search.runs import run_numbers
 from agentmem.search.segments.builder import Sealer
 from agentmem.search.segments.compaction import DEAD_SHARE
 from agentmem.search.segments.reader import NO_KEYS, Opened, Parts, adopted, has_holes, open_all, sealed
-from agentmem.storage.sqlite.row_codec import refuse
-from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import Keys, ListedSegment, Owner, States
 
 VIEW_BYTES = 17 + FILTERS_KEPT
@@ -225,11 +225,13 @@ class Shelf:
         arrays = {name: array[start:end] for name, array in self._arrays.items()}
         for name in {"vectors", "steps"} & set(arrays):
             arrays[name][~fresh.embedded] = 0
-        shape = (np.count_nonzero(fresh.embedded), arrays["vectors"].shape[1])
-        try:
-            vectors = fresh.vectors.reshape(shape)
-        except ValueError as error:
-            refuse("What the rows of some vectors hold", error, lambda: fresh.vectors.reshape(shape))
+        vectors = fresh.vectors
+        if vectors.size != np.count_nonzero(fresh.embedded) * arrays["vectors"].shape[1]:
+            raise StoreDamagedError(
+                "What the rows of some vectors hold makes no sense (they have another size than the model's), so that "
+                f"the file is damaged; {REPAIR_HINT}."
+            )
+        vectors = vectors.reshape(-1, arrays["vectors"].shape[1])
         if "steps" in arrays:
             arrays["vectors"][fresh.embedded], arrays["steps"][fresh.embedded] = in_steps(vectors)
         else:

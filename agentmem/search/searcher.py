@@ -23,7 +23,7 @@ from agentmem.search.ranking import (
     recency_factors,
 )
 from agentmem.search.segments.candidates import ALL_OF, Block, Pool, Rest, Segmented, Words, pool_of
-from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import Keys, Owner
 
 Mode = Literal["hybrid", "vector", "keyword"]

@@ -1,6 +1,7 @@
 """The values that cross the door of storage, the same for every engine."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -9,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.errors import AgentMemError
+from agentmem.errors import AgentMemError, NotFoundError
 from agentmem.ids import Home, at_home, digests_by
+from agentmem.records import Scope
+from agentmem.stats import VacuumReport
 
 NEVER = 2**63 - 1
 """`expires_at` of what does not expire, in arrays."""
@@ -234,3 +237,27 @@ class TextPage:
     texts: list[HomeText]
     position: Position
     is_last: bool
+
+
+def is_vector(data: bytes, dimension: int) -> bool:
+    """Whether the bytes are a vector as it is stored: float16, of this dimension, of unit length."""
+    return len(data) == 2 * dimension and abs(_length(data) - 1) < 0.01
+
+
+def _length(data: bytes) -> float:
+    numbers = np.frombuffer(data, "<f2").astype(np.float32)
+    return math.sqrt(numbers @ numbers)  # A sixth of the time of numpy.linalg.norm, for one vector.
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """What a vacuum did, and what of it was the erasure of memories."""
+
+    report: VacuumReport
+    erased: Erased
+
+
+def not_found(id: str, scope: Scope) -> NotFoundError:
+    """The error of a change to a memory that is not there to see."""
+    where = f" of {scope}" if scope.owners() else ""
+    return NotFoundError(f"There is no memory {id!r}{where} to change; look ids up with get_all().")

@@ -11,13 +11,12 @@ from agentmem.engine.engine import Engine
 from agentmem.errors import InvalidInputError
 from agentmem.filters import Filter
 from agentmem.progress import with_progress
-from agentmem.records import Scope
-from agentmem.storage.sqlite.cursor import Frozen
+from agentmem.records import Embedded, Record, Scope
 from agentmem.transfer.files import target_of
 from agentmem.transfer.jsonl import VectorModel, header_of, line_of
 
 PAGE = 1000
-"""Memories that are read in one transaction."""
+"""Memories that are written together."""
 
 
 def export(
@@ -38,24 +37,23 @@ def export(
         raise InvalidInputError("The store has no vectors yet, of no model; export without vectors.")
     count = 0
     with target_of(file, engine.store.path, overwrite=overwrite) as write:
-        frozen = engine.store.freeze(scope, filters, show_expired=show_expired, deadline=Deadline(timeout))
+        pages = engine.store.cursor(
+            scope, filters, show_expired=show_expired, digest_of=engine.embedder.digest if vectors else None,
+            deadline=Deadline(timeout),
+        )  # fmt: skip
         write(header_of(model))
-        lines = _lines(engine, frozen, vectors=vectors)
-        lines = iter(with_progress(lines, "memories")) if progress else lines
-        while page := list(islice(lines, PAGE)):
+        lines: Iterator[bytes] = (_line(engine, *row) for page in pages for row in page)
+        shown: Iterator[bytes] = iter(with_progress(lines, "memories")) if progress else lines
+        while page := list(islice(shown, PAGE)):
             write(b"".join(page))
             count += len(page)
     return count
 
 
-def _lines(engine: Engine, frozen: Frozen, *, vectors: bool) -> Iterator[bytes]:
-    digest_of = engine.embedder.digest if vectors else None
-    for start in range(0, len(frozen.keys), PAGE):
-        rows = engine.store.thaw(frozen.keys[start : start + PAGE], frozen.seq, digest_of)
-        for record, embedded in rows:
-            if embedded is not None:  # Whoever reads the file may be of another home.
-                embedded = replace(embedded, digest=engine.embedder.text_digest(record.content))
-            yield line_of(record, embedded)
+def _line(engine: Engine, record: Record, embedded: Embedded | None) -> bytes:
+    if embedded is not None:  # Whoever reads the file may be of another home.
+        embedded = replace(embedded, digest=engine.embedder.text_digest(record.content))
+    return line_of(record, embedded)
 
 
 def model_of(embedder: Embedder) -> VectorModel | None:

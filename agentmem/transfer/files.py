@@ -15,7 +15,7 @@ from typing import IO, Any
 from agentmem.errors import AgentMemError, DeadlineError, InvalidInputError
 from agentmem.platform.paths import absolute
 from agentmem.quoting import shorten
-from agentmem.storage.sqlite.maintenance.backup import check_target, new_file
+from agentmem.storage.new_files import check_target, new_file
 
 PIECE_BYTES = 1 << 20
 

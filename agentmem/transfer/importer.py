@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from agentmem.analyzer import stored_terms
 from agentmem.config import MIB, Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.embedder import Sent
@@ -20,6 +21,7 @@ from agentmem.ids import Home
 from agentmem.progress import with_progress
 from agentmem.quoting import shorten
 from agentmem.records import Embedded, Scope
+from agentmem.storage.operations import Upsert, Vector
 from agentmem.storage.types import OnConflict, Outcome
 from agentmem.transfer.exporter import model_of
 from agentmem.transfer.files import source_of
@@ -120,7 +122,7 @@ class _Chunk:
         self._engine = engine
         self._lens = lens
         self._options = options
-        here = engine.store.arrived([entry.arrival for entry in entries])
+        here = engine.store.present([_upsert_of(entry, b"", None, "skip") for entry in entries])
         self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
         self._entries = [entry for entry, is_here in zip(entries, here, strict=True) if not is_here]
         self._texts, self._homes = self._to_embed()
@@ -184,11 +186,15 @@ class _Chunk:
             self._follow(lens)
             if self._texts and not options.defer:
                 self._sent = self._send(lens)
-        return self._engine.store.take_in(
-            [entry.arrival for entry in self._entries], self._vectors(), model=lens.identity,
-            on_conflict=options.on_conflict, together=options.on_error == "raise", durability=options.durability,
-            deadline=Deadline(options.timeout),
-        )  # fmt: skip
+        deadline = Deadline(options.timeout)
+        batch = []
+        for entry, vector in zip(self._entries, self._vectors(), strict=True):
+            terms = stored_terms(entry.arrival.draft.content, entry.arrival.draft.created_at, deadline)
+            batch.append(_upsert_of(entry, terms, vector, options.on_conflict))
+        outcomes: list[Outcome | AgentMemError] = self._engine.store.commit(
+            batch, model=lens.identity, atomic=options.on_error == "raise", durability=options.durability
+        )
+        return outcomes
 
     def _vectors(self) -> list[Embedded | AgentMemError | None]:
         """The vector of each entry, or why it has none; None: it is deferred."""
@@ -196,6 +202,12 @@ class _Chunk:
             return [entry.embedded for entry in self._entries]
         answers = iter(self._sent.embedded(self._options.timeout))
         return [next(answers) if entry.embedded is None else entry.embedded for entry in self._entries]
+
+
+def _upsert_of(entry: Entry, terms: bytes, vector: Vector, on_conflict: OnConflict) -> Upsert:
+    arrival = entry.arrival
+    other_id = arrival.other_id() if on_conflict == "new_id" else None
+    return Upsert(arrival.draft, terms, vector, on_conflict, arrival.derived, arrival.dated, other_id)
 
 
 class _Tally:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import blake2b
@@ -12,8 +13,7 @@ from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import at_home
 from agentmem.quoting import shape, shorten, unquoted
 from agentmem.records import Draft, Embedded, Scope
-from agentmem.storage.sqlite.maintenance.check import is_vector
-from agentmem.storage.sqlite.upsert import Arrival
+from agentmem.storage.types import is_vector
 from agentmem.timestamps import now
 from agentmem.transfer.chats import ChatFormat, Conversation, Message, conversation_of, format_of, is_message
 from agentmem.transfer.files import Source
@@ -36,6 +36,22 @@ OTHER_MODEL = "vectors left aside, because they are of another model than the st
 OTHER_TEXT = "vectors left aside, because their texts were changed afterwards"
 
 _MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A memory that is to be stored under the id of its draft.
+
+    Attributes:
+        derived: The id comes from its place in the file, so that whoever has it is this very memory.
+        dated: The file states its `created_at`.
+        other_id: Makes the id that it gets, with "new_id", when its own belongs to another memory.
+    """
+
+    draft: Draft
+    derived: bool
+    dated: bool
+    other_id: Callable[[], str]
 
 
 class Entry(NamedTuple):

@@ -370,7 +370,7 @@ def test_a_flush_waits_for_what_was_there_and_not_for_what_keeps_coming(open_mem
 
 
 def test_a_process_that_is_open_takes_over_from_one_that_died(open_memory, store_path, monkeypatch):
-    monkeypatch.setattr("agentmem.engine.deferred.CLAIM_SECONDS", 0.1)
+    monkeypatch.setattr("agentmem.engine.deferred.LEASE_SECONDS", 0.1)
     memory = open_memory(config=Config(timeout=0.1))
     child = start_python(
         """

@@ -149,7 +149,7 @@ def test_the_real_model_asks_no_network_writes_nothing_aside_and_lets_forked_chi
 
 def test_an_interrupt_between_queueing_and_waiting_leaves_nobody_behind(open_memory):
     memory = open_memory()
-    writes = memory._engine.store.writes
+    writes = memory._engine.store._writes
     enqueue = writes.enqueue
 
     def interrupted(batch):

@@ -316,7 +316,7 @@ def test_old_vectors_that_a_killed_mover_left_are_erased_by_whoever_opens_the_st
     make_store(store_path)
     assert move_store(nursery, store_path, "reembed: before old vectors are erased", 3) is None
     with Memory(store_path, embedder=Turned(96)) as memory:
-        moves = memory._engine.store.moves
+        moves = memory._engine.store.reembedding()
         thread = memory._engine.backlog._thread
         assert thread is not None
         for _ in range(1000):

@@ -6,7 +6,8 @@ import pytest
 
 from agentmem import DuplicateIdError, EmbeddingError, InvalidInputError, NotFoundError
 from agentmem.engine.write_batch import PastVersion
-from agentmem.storage.sqlite.group_commit import Write
+from agentmem.storage.operations import Delete, Expect, Update
+from agentmem.storage.types import KEEP, Revision
 from agentmem.testing import HashEmbedder
 
 
@@ -53,25 +54,23 @@ def test_when_one_cannot_be_made_none_is(memory, place):
 
 def test_who_shares_the_commit_is_not_touched_by_changes_that_cannot_be_made(memory):
     store = memory._engine.store
-    [vector] = memory._engine.embedder.embed(["x"], [("user_id", "ana")], "document", urgent=True, timeout=10)
     kept = memory.add("Likes tea", user_id="ana")
-
-    def refused(transaction):
-        with transaction.all_or_nothing():
-            store.to_delete(kept.id, memory._bound)(transaction)
-            store.to_revise("nobody", memory._bound, None, None, model="")(transaction)
-
-    writes = [Write(store.to_delete("nobody", memory._bound)), Write(refused), Write(lambda _: "after")]
+    revision = Revision("text", b"", None, False, KEEP)
+    batches = [
+        store.prepare([Delete("nobody", memory._bound)]),
+        store.prepare([Delete(kept.id, memory._bound), Update("nobody", memory._bound, revision)]),
+        store.prepare([Expect(kept.id, memory._bound, "Likes tea")]),
+    ]
     commits = memory.stats().commits
-    store.writes.enqueue(writes)
-    assert store.writes.finish(writes[0], 10) is False
+    for batch in batches:
+        batch.enqueue()
+    assert batches[0].result(10) == [False]
     with pytest.raises(NotFoundError):
-        store.writes.finish(writes[1], 10)
-    assert store.writes.finish(writes[2], 10) == "after"
+        batches[1].result(10)
+    assert batches[2].result(10) == [None]
     assert memory.stats().commits == commits + 1
     assert memory.get(kept.id) == kept
     assert len(memory.history(kept.id)) == 1
-    assert isinstance(vector, bytes)
 
 
 def test_a_taken_id_and_a_text_that_is_there_are_seen_among_the_changes_too(memory):

@@ -155,7 +155,7 @@ def test_without_fork_hooks_amid_a_transaction_the_child_is_told_and_the_parent_
             inside.set()
             go_on.wait(30)
 
-        thread = threading.Thread(target=memory._engine.store.writes.commit, args=(hold,))
+        thread = threading.Thread(target=memory._engine.store._writes.commit, args=(hold,))
         thread.start()
         inside.wait(30)
         child = fork()

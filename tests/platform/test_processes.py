@@ -31,7 +31,7 @@ HOLDER = """
     if sys.argv[2:] == ["with a sibling"] and not os.fork():  # It has the same descriptors, and goes on living.
         sys.stdin.read()
         os._exit(0)
-    memory._engine.store.writes.commit(hold)
+    memory._engine.store._writes.commit(hold)
 """
 
 

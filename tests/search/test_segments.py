@@ -22,8 +22,8 @@ from agentmem.records import Scope
 from agentmem.search import searcher as retriever
 from agentmem.search.segments import builder as sealing
 from agentmem.search.segments import candidates as large
+from agentmem.search.segments.builder import LEASE_SECONDS, TAILS
 from agentmem.search.segments.compaction import Job, Range, next_job
-from agentmem.storage.sqlite.segment_list import TAILS
 from agentmem.storage.sqlite.snapshot import Snapshot
 from agentmem.storage.types import ListedSegment
 from agentmem.testing import HashEmbedder
@@ -151,7 +151,7 @@ def test_what_another_process_is_sealing_is_waited_for_and_then_loaded(open_memo
     memory = open_memory()
     memory.add_batch(items(250))
     other = open_memory()
-    assert not other._engine.store.segments.claim(TAILS, claimant())
+    assert not other._engine.store.lease(TAILS, claimant(), LEASE_SECONDS)
     memory.search("word1", user_id="ana")
     assert sealed(memory) == 0
     assert memory._engine.shelves._shelves["user_id", "ana"]._count == 250
@@ -265,7 +265,7 @@ def test_closing_amid_the_first_search_gives_its_right_back(open_memory):
         each.join(30)
     failpoints.disarm()
     again = open_memory()
-    assert not again._engine.store.segments.claim(TAILS, claimant())
+    assert not again._engine.store.lease(TAILS, claimant(), LEASE_SECONDS)
 
 
 def test_whoever_comes_when_the_tail_is_sealed_gives_nothing_up(open_memory):

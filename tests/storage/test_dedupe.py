@@ -221,7 +221,7 @@ def test_a_store_of_an_earlier_schema_is_deduplicated_as_ever(open_memory, store
 
 
 def test_texts_whose_hashes_collide_are_told_apart(open_memory, monkeypatch):
-    for module in ("row_codec", "deduplication", "transaction", "maintenance.check", "update"):
+    for module in ("row_codec", "arrivals", "transaction", "maintenance.check", "update"):
         monkeypatch.setattr(f"agentmem.storage.sqlite.{module}.twin_of", lambda scope, content: 7)
     memory = open_memory(":memory:")
     texts = [f"text {number}" for number in range(20)]

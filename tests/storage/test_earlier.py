@@ -111,7 +111,7 @@ def test_each_home_has_a_vector_of_every_text_that_it_has_or_had(tmp_path_factor
         texts = {(Scope(**owner_of(each)).home, text) for each in made for text in each["versions"]}
         assert memory.stats().vectors == len(texts)
         digests = [memory._engine.embedder.digest(*text) for text in texts]
-        assert not digests or len(memory._engine.store.known_vectors(digests)) == len(texts)
+        assert not digests or len(memory._engine.store.vectors(digests)) == len(texts)
 
 
 def test_what_has_the_file_open_and_knows_of_no_homes_can_store_no_vector(open_memory, store_path):

@@ -108,7 +108,7 @@ def test_a_process_whose_locks_were_dropped_keeps_the_writers_of_others_out(memo
         read_bytes(store_path)
         return run_python(other, store_path)
 
-    assert memory._engine.store.writes.commit(amid) == "kept out\n"
+    assert memory._engine.store._writes.commit(amid) == "kept out\n"
     memory.add("two", user_id="ana")
     assert seen_by_another_process(store_path) == "['one', 'two'] []"
 
@@ -538,7 +538,7 @@ def test_a_pipe_in_the_place_of_the_log_is_removed_and_keeps_nobody_waiting(memo
 
 def test_what_was_planned_of_other_files_is_planned_again(memory, store_path, tmp_path):
     with pytest.raises(Outplanned):
-        memory._engine.store.writes.commit(lambda transaction: None, epoch=7)
+        memory._engine.store._writes.commit(lambda transaction: None, epoch=7)
     copy = tmp_path / "copy.db"
     memory.add_batch([f"text {number}" for number in range(50)], user_id="ana")
     memory.backup(copy)

@@ -285,7 +285,7 @@ def test_another_applications_database_is_left_alone(tmp_path):
 def test_a_store_in_ram_is_mended_too(open_memory):
     memory = open_memory(":memory:")
     record = memory.add("tea", user_id="ana")
-    memory._engine.store.writes.commit(
+    memory._engine.store._writes.commit(
         lambda transaction: transaction.connection.execute("UPDATE memory SET terms = NULL, vector_key = 9")
     )
     assert len(memory.check()) == 2

@@ -140,7 +140,7 @@ def test_a_vector_that_somebody_comes_to_need_meanwhile_stays(open_memory):
         "DELETE FROM memory WHERE key < 4",
     )
     memory = open_memory()
-    steps = memory._engine.store.space
+    steps = memory._engine.store._space
     seen = steps._vectors
 
     def looked_at():
@@ -168,7 +168,7 @@ def test_vectors_stay_when_the_store_moves_to_another_model_amid_it(open_memory)
     memory.add("milk", user_id="ana")
     memory.update(record.id, "coffee")
     moment = memory.history(record.id)[0].at
-    steps = memory._engine.store.space
+    steps = memory._engine.store._space
     seen = steps._vectors
 
     def moved():
@@ -356,7 +356,7 @@ def test_a_full_disk_gets_its_free_pages_back_and_what_has_no_room_leaves_the_st
         memory.vacuum(full=full)
         memory.reembed(HashEmbedder(WIDE))
         memory.reembed(HashEmbedder())
-        memory._engine.store.space.cut_log()
+        memory._engine.store._space.cut_log()
         ballast = small_disk / "ballast"
         room = os.statvfs(small_disk)
         ballast.write_bytes(bytes(room.f_bavail * room.f_frsize))

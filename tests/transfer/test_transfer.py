@@ -1003,7 +1003,7 @@ def test_what_goes_wrong_in_an_export_comes_as_it_is(open_memory, tmp_path, monk
     def busy(*arguments, **keywords):
         raise StoreBusyError("held.")
 
-    monkeypatch.setattr(memory._engine.store, "freeze", busy)
+    monkeypatch.setattr(memory._engine.store, "cursor", busy)
     with pytest.raises(StoreBusyError, match="held"):
         memory.export(tmp_path / "all.jsonl", user_id="ana")
     assert [path.name for path in tmp_path.iterdir() if "jsonl" in path.name] == []

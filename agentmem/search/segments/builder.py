@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,8 +27,7 @@ from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.search.segments.file import Content, Segment, Stopped, Unsound, content_of, open_segment, write_segment
 from agentmem.search.segments.reader import Opened
 from agentmem.stats import BackgroundErrors
-from agentmem.storage.sqlite.segment_list import CLAIM_SECONDS, TAILS, WORK, Segments
-from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.interface import Snapshot, Store
 from agentmem.storage.types import Built, ListedSegment, Owner
 
 logger = logging.getLogger(__name__)
@@ -37,6 +35,13 @@ logger = logging.getLogger(__name__)
 SEGMENT = 65_536
 """Memories of a segment: its graph takes ten seconds to a minute of one core to build, 60 MB on the disk and,
 meanwhile, some 200 MB in memory; a scan of as many takes 2.5 milliseconds."""
+
+WORK = "sealing"
+TAILS = "sealing tails"
+"""Two leases, each held by one process at a time: to work on what is listed, and to list what comes after it."""
+
+LEASE_SECONDS = 60.0
+"""How long a process that died keeps others from sealing; a segment takes about as long, and the lease is renewed."""
 
 READY = 4
 """Segments that are kept open for the next search; they are mapped, and take hardly any memory."""
@@ -58,17 +63,12 @@ class Sealer:
     """Every method may be called from any thread. Its thread starts with the first need and ends when nothing is left
     to do."""
 
-    def __init__(
-        self,
-        files: Segments,
-        read: Callable[[], AbstractContextManager[Snapshot]],
-        model: str,
-        errors: BackgroundErrors,
-    ) -> None:
-        """For vectors of this model; `read` opens a snapshot of the store."""
+    def __init__(self, store: Store, model: str, errors: BackgroundErrors) -> None:
+        """For vectors of this model."""
         self._errors = errors
-        self.files = files
-        self._read = read
+        self.files = store.segments
+        self._store = store
+        self._read = store.snapshot
         self._model = model
         self.size = SEGMENT
         self.let_pass: Callable[[], None] = lambda: None  # Called between steps of what can wait for searches.
@@ -176,7 +176,7 @@ class Sealer:
         files = self.files
         while not self._stopped.is_set():
             try:
-                if left := files.claim(WORK, self._owner):
+                if left := self._store.lease(WORK, self._owner, LEASE_SECONDS):
                     return left  # Another process is at it.
                 self._strike_unusable()
                 files.forget_models()
@@ -188,14 +188,14 @@ class Sealer:
                 if not self._seal_next(owner):
                     break
             finally:
-                files.release(WORK, self._owner)
+                self._store.release(WORK, self._owner)
         return RETRY_SECONDS
 
     def _strike_unusable(self) -> None:
         with self._lock:
             unusable, self._unusable = self._unusable, []
         if unusable:
-            self.files.strike(unusable)
+            self.files.remove(unusable)
 
     @block
     def _right_to_tails(self) -> Generator[bool, None, None]:
@@ -203,10 +203,10 @@ class Sealer:
         with self._tails.hold():
             granted = False
             try:
-                granted = not self.files.claim(TAILS, self._owner)
+                granted = not self._store.lease(TAILS, self._owner, LEASE_SECONDS)
                 yield granted
             finally:
-                self.files.release(TAILS, self._owner)
+                self._store.release(TAILS, self._owner)
 
     def _sealed_all_of_tail(self, owner: Owner, deadline: Deadline | None) -> bool:
         """Seals what there is to be; False when another process has the right."""
@@ -243,7 +243,7 @@ class Sealer:
                 return False
             gathered = _gathered(snapshot, owner, job)
         if not len(gathered.content.columns["keys"]):
-            self.files.strike(listed.key for listed in job.replaced)
+            self.files.remove(listed.key for listed in job.replaced)
             return True
         return self._built(owner, job, gathered, WORK, ready=True) is not None
 
@@ -258,7 +258,7 @@ class Sealer:
             reach("segments: before one is written")
             keys = content.columns["keys"]
             stop = self._question(right, lambda: self.files.have_been_purged(keys, since))
-            checksum = write_segment(path, content, like=self.files.store, with_graph=job.with_graph, stop=stop)
+            checksum = write_segment(path, content, like=self.files.like, with_graph=job.with_graph, stop=stop)
             reach("segments: after one is written")
             if ready:
                 self._keep_ready(path, checksum)
@@ -266,7 +266,7 @@ class Sealer:
                 owner, job.first, job.last, path.name, path.stat().st_size, checksum, job.with_graph,
                 content.columns["keys"], job.replaced, right,
             )  # fmt: skip
-            listed = self.files.list(self._owner, self._model, built, since, epoch)
+            listed = self.files.add(self._owner, self._model, built, since, epoch)
         except (Stopped, FileNotFoundError):
             pass  # Given up, or swept by a purge.
         except Unsound as error:
@@ -291,9 +291,9 @@ class Sealer:
             nonlocal renewed
             if right == WORK:
                 self.let_pass()
-            if time.monotonic() - renewed > CLAIM_SECONDS / 3:
+            if time.monotonic() - renewed > LEASE_SECONDS / 3:
                 renewed = time.monotonic()
-                if self.files.claim(right, self._owner):
+                if self._store.lease(right, self._owner, LEASE_SECONDS):
                     return True
             return self._stopped.is_set() or is_forbidden()
 

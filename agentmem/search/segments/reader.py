@@ -14,8 +14,7 @@ import numpy.typing as npt
 from agentmem.platform.cpu import usable_cores
 from agentmem.search.bm25 import Mask, Statistics
 from agentmem.search.segments.file import Segment, Unsound, open_segment
-from agentmem.storage.sqlite.segment_list import Segments
-from agentmem.storage.sqlite.snapshot import Snapshot
+from agentmem.storage.interface import SegmentCatalog, Snapshot
 from agentmem.storage.types import Keys, ListedSegment, Owner
 
 NO_KEYS = np.empty(0, np.int64)
@@ -154,7 +153,7 @@ OPENED_TOGETHER = 4
 """Files whose checksums are compared at once, beyond which a disk is no faster."""
 
 
-def open_all(files: Segments, listed: Sequence[ListedSegment]) -> tuple[list[Opened], list[ListedSegment]]:
+def open_all(files: SegmentCatalog, listed: Sequence[ListedSegment]) -> tuple[list[Opened], list[ListedSegment]]:
     """Opens segments; which are open now, and which cannot be used."""
     if not listed:
         return [], []

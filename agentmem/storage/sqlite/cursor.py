@@ -6,31 +6,15 @@ listed once, 8 bytes each, and what a memory's row has become since is undone wi
 meanwhile is gone, as it should be.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from agentmem.filters import Filter
-from agentmem.records import Embedded, Record, Scope, owners_of
+from agentmem.records import Embedded, Record, owners_of
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, key_array
 from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, record_of, version_of_json
-from agentmem.storage.sqlite.snapshot import Snapshot, known_vectors
+from agentmem.storage.sqlite.snapshot import known_vectors
 from agentmem.storage.types import Digest, Keys
 
 _COLUMNS = RECORD_COLUMNS.count(",") + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """The keys of the memories of one moment, ascending, and the `seq` of its last change."""
-
-    keys: Keys
-    seq: int
-
-
-def freeze(snapshot: Snapshot, scope: Scope, filters: Filter | None) -> Frozen:
-    """Fixes what is visible in a snapshot, of a scope and passing a filter."""
-    keys = snapshot.keys(scope, filters)
-    keys.sort()
-    return Frozen(keys, snapshot.seq)
 
 
 def thaw(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from agentmem.errors import AgentMemError
 from agentmem.platform.failpoints import reach
 from agentmem.records import Embedded, Scope
+from agentmem.storage.operations import SetVector
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, integer_array, only_row
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.types import Pending
@@ -14,10 +15,6 @@ from agentmem.timestamps import from_microseconds, now
 PENDING = (
     "FROM memory INDEXED BY memory_pending WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL"
 )
-
-
-BACKLOG = "backlog"
-"""The name of the claim to work through everybody's pending memories."""
 
 
 def pending_memories(connection: Connection, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:
@@ -54,17 +51,18 @@ def pending_counts(connection: Connection) -> dict[str, float]:
     return {"pending": count, "pending_seconds": seconds, "pending_failed": failed}
 
 
-def settle(transaction: Transaction, memories: Sequence[Pending], answers: Sequence[Embedded | AgentMemError]) -> None:
-    """Gives the memories their vectors, or the reason why they get none. What was changed meanwhile is left alone: it
-    has its vector by now, or it is still pending with another text."""
+def settle(transaction: Transaction, vectors: Sequence[SetVector]) -> None:
+    """Gives pending memories their vectors, or the reason why they get none. What was changed meanwhile is left alone:
+    it has its vector by now, or it is still pending with another text."""
     reach("backlog: before vectors are settled")
     connection = transaction.connection
     seq = transaction.record_event(0, "embed", None, transaction.moment)
-    waiting = _still_pending(connection, [memory.key for memory in memories])
+    waiting = _still_pending(connection, [each.memory.key for each in vectors])
     good = [
-        (memory, answer)
-        for memory, answer in zip(memories, answers, strict=True)
-        if isinstance(answer, Embedded) and memory.key in waiting  # Of an erased text not even the vector is stored.
+        (each.memory, each.answer)
+        for each in vectors
+        # Of an erased text not even the vector is stored.
+        if isinstance(each.answer, Embedded) and each.memory.key in waiting
     ]
     vector_keys = transaction.vector_keys([answer for _, answer in good]) if good else []
     reach("backlog: between the event and the vectors it is for")
@@ -76,9 +74,9 @@ def settle(transaction: Transaction, memories: Sequence[Pending], answers: Seque
     connection.executemany(
         f"UPDATE memory SET vector_error = ?, seq = ? {guard}",
         [
-            (str(answer), seq, memory.key, memory.content)
-            for memory, answer in zip(memories, answers, strict=True)
-            if isinstance(answer, AgentMemError)
+            (str(each.answer), seq, each.memory.key, each.memory.content)
+            for each in vectors
+            if isinstance(each.answer, AgentMemError)
         ],
     )
     reach("backlog: after vectors are settled")

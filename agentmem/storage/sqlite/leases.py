@@ -18,14 +18,22 @@ def claim(transaction: Transaction, name: str, owner: str, seconds: float) -> fl
     held = _held(connection, name)
     if held is not None:
         holder, until = held
-        left = (until - transaction.moment) / 1e6
-        if holder != owner and 0 < left <= seconds and is_at_work(holder):
+        left = left_of(holder, until, owner, transaction.moment)
+        if 0 < left <= seconds:
             return left
     reach("backlog: before a claim")
     until = transaction.moment + int(seconds * 1e6)
     remember(connection, name, json.dumps({"owner": owner, "until": until}))
     reach("backlog: after a claim")
     return 0.0
+
+
+def left_of(holder: str, until: int, owner: str, moment: int) -> float:
+    """Returns the seconds that a lease still keeps `owner` out; 0 when it is its own, or its holder's process has ended
+    or is stopped. More than it was ever given for means that the clock was put back."""
+    if holder == owner or not is_at_work(holder):
+        return 0.0
+    return max(0.0, (until - moment) / 1e6)
 
 
 def is_claimed(connection: Connection, name: str, owner: str) -> bool:

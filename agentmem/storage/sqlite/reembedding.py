@@ -17,13 +17,13 @@ from typing import Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, StoreBusyError
 from agentmem.platform.failpoints import reach
-from agentmem.platform.processes import is_at_work
 from agentmem.records import Embedded
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.schema import NEXT_VECTOR
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, integer_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
+from agentmem.storage.sqlite.leases import left_of
 from agentmem.storage.sqlite.meta import fact, remember, stored_model
 from agentmem.storage.sqlite.move_state import move_progress, standing
 from agentmem.storage.sqlite.text_pages import next_texts
@@ -43,23 +43,20 @@ from agentmem.storage.types import (
 CLEARED_TOGETHER = 300
 """Vectors that are erased in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
 
-TAIL = 128
-"""Memories that may be changed and not yet embedded anew when the models change places. It doubles with every pass, so
-that a store which is written faster than the new model embeds moves all the same."""
-
 REFUSED_LIMIT = 1000
 """Texts that the new model may fail on; a model that fails on more of them is not one to move to."""
 
 
 class Moves:
     """The door to a store's move; every method may be called from any thread. Those that change something are each one
-    transaction, belong to the `owner` who has taken the move, and raise Overtaken when another has it by now."""
+    transaction, belong to the `holder` that has taken the move, and raise Overtaken when another has it by now."""
 
-    def __init__(self, database: Database, writes: GroupCommit) -> None:
+    def __init__(self, database: Database, writes: GroupCommit, holder: str | None) -> None:
         self._database = database
         self._writes = writes
+        self._holder = holder
 
-    def take(self, owner: str, target: StoredModel | None, seconds: float) -> Standing | None:
+    def take(self, target: StoredModel | None, seconds: float) -> Standing | None:
         """Claims the right to move the store to `target` (None: to give a move up) for so many seconds; None when
         another one is doing just that.
 
@@ -70,53 +67,51 @@ class Moves:
         def apply(transaction: Transaction) -> Standing | None:
             connection = transaction.connection
             held = fact(connection, "mover")
-            if held is not None and self._goes_on(held, owner, transaction.moment):
+            if held is not None and self._goes_on(held, transaction.moment):
                 if target is not None and held["target"] == target.identity:
                     return None
                 raise StoreBusyError(
                     f"{self._database.path!r} is being moved to {held['name']!r} by process "
                     f"{held['owner'].partition(':')[0]}; wait until that is done, or end it, and try again."
                 )
-            self._claim(transaction, owner, target, seconds)
+            self._claim(transaction, target, seconds)
             return standing(connection)
 
         return self._writes.commit(apply)
 
-    def _goes_on(self, held: dict[str, Any], owner: str, moment: int) -> bool:
+    def _goes_on(self, held: dict[str, Any], moment: int) -> bool:
         """Whether a claim is another one's who is at work."""
-        if held["owner"] == owner or not is_at_work(held["owner"]):
-            return False
-        return bool(0 < held["until"] - moment <= held["seconds"] * 1e6)  # The clock may have been put back.
+        return bool(0 < left_of(held["owner"], held["until"], self._holder or "", moment) <= held["seconds"])
 
-    def _claim(self, transaction: Transaction, owner: str, target: StoredModel | None, seconds: float) -> None:
+    def _claim(self, transaction: Transaction, target: StoredModel | None, seconds: float) -> None:
         until = transaction.moment + int(seconds * 1e6)
         named = (
             {"target": "", "name": "nothing"} if target is None else {"target": target.identity, "name": target.name}
         )
-        claim = {"owner": owner, "until": until, "seconds": seconds, **named}
+        claim = {"owner": self._holder, "until": until, "seconds": seconds, **named}
         remember(transaction.connection, "mover", json.dumps(claim))
 
-    def release(self, owner: str) -> None:
+    def release(self) -> None:
         """Gives the right back, if it is held."""
 
         def apply(transaction: Transaction) -> None:
             held = fact(transaction.connection, "mover")
-            if held is not None and held["owner"] == owner:
+            if held is not None and held["owner"] == self._holder:
                 remember(transaction.connection, "mover", None)
 
         self._writes.commit(apply, Kind.ERASES)
 
-    def _own(self, transaction: Transaction, owner: str, seconds: float) -> None:
+    def _own(self, transaction: Transaction, seconds: float) -> None:
         """Insists on the claim and renews it."""
         held = fact(transaction.connection, "mover")
-        if held is None or held["owner"] != owner:
+        if held is None or held["owner"] != self._holder:
             raise Overtaken("Another process has taken the move over.")
         held["until"] = transaction.moment + int(seconds * 1e6)
         remember(transaction.connection, "mover", json.dumps(held))
 
-    def _under_way(self, transaction: Transaction, owner: str, seconds: float) -> tuple[StoredModel, Move]:
-        """The store's model and its move to another one, which must be the owner's."""
-        self._own(transaction, owner, seconds)
+    def _under_way(self, transaction: Transaction, seconds: float) -> tuple[StoredModel, Move]:
+        """The store's model and its move to another one, which must be the holder's."""
+        self._own(transaction, seconds)
         now = standing(transaction.connection)
         if now.model is None or now.move is None:
             raise Overtaken("The move was given up.")
@@ -124,11 +119,11 @@ class Moves:
 
     # -- the way there --------------------------------------------------------------------------------------------
 
-    def begin(self, owner: str, seconds: float, target: StoredModel) -> Move | None:
+    def begin(self, seconds: float, target: StoredModel) -> Move | None:
         """The move to `target`, begun or taken up again; None for a store that has no model yet, which takes it."""
 
         def apply(transaction: Transaction) -> Move | None:
-            self._own(transaction, owner, seconds)
+            self._own(transaction, seconds)
             connection = transaction.connection
             now = standing(connection)
             if now.model is None:
@@ -171,7 +166,6 @@ class Moves:
 
     def keep(
         self,
-        owner: str,
         seconds: float,
         position: Position,
         texts: Sequence[HomeText],
@@ -180,7 +174,7 @@ class Moves:
         """Keeps new vectors, and how far the move has come. Of a text that was erased meanwhile nothing is kept."""
 
         def apply(transaction: Transaction) -> Move:
-            model, move = self._under_way(transaction, owner, seconds)
+            model, move = self._under_way(transaction, seconds)
             connection = transaction.connection
             digests = model.digests()
             by_digest = {digests(*text): answer for text, answer in zip(texts, answers, strict=True)}
@@ -217,13 +211,13 @@ class Moves:
 
         return self._writes.commit(apply)
 
-    def switch(self, owner: str, seconds: float, position: Position, *, tail: int, complete: bool) -> bool:
+    def switch(self, seconds: float, position: Position, *, tail: int, complete: bool) -> bool:
         """Makes the new vectors the store's, all in one moment, unless more than `tail` memories were changed behind
         the position, or, with `complete`, texts were replaced there. Afterwards nobody's old vectors are taken any
         more, and what has no new one waits for it."""
 
         def apply(transaction: Transaction) -> bool:
-            model, move = self._under_way(transaction, owner, seconds)
+            model, move = self._under_way(transaction, seconds)
             connection = transaction.connection
             changed = only_row(
                 connection,
@@ -253,11 +247,11 @@ class Moves:
 
     # -- what is left ---------------------------------------------------------------------------------------------
 
-    def give_up(self, owner: str, seconds: float) -> bool:
+    def give_up(self, seconds: float) -> bool:
         """Erases some of the new vectors of a move that is not wanted any more; False when none is left of it."""
 
         def apply(transaction: Transaction) -> bool:
-            self._own(transaction, owner, seconds)
+            self._own(transaction, seconds)
             connection = transaction.connection
             move = standing(connection).move
             if move is None:
@@ -269,13 +263,13 @@ class Moves:
 
         return self._writes.commit(apply, Kind.ERASES)
 
-    def clear(self, owner: str | None = None, seconds: float = 0.0) -> bool:
+    def clear(self, seconds: float = 0.0) -> bool:
         """Erases some vectors of the model that the store had before; False when none is left. Whoever has the store
         open may do this; a mover says who it is."""
 
         def apply(transaction: Transaction) -> bool:
-            if owner is not None:
-                self._own(transaction, owner, seconds)
+            if self._holder is not None:
+                self._own(transaction, seconds)
             if not standing(transaction.connection).has_old:
                 return False
             reach("reembed: before old vectors are erased")

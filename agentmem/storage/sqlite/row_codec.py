@@ -7,10 +7,9 @@ from functools import partial
 from hashlib import blake2b
 from typing import Any, NoReturn
 
-from agentmem.errors import StoreDamagedError
+from agentmem.errors import REPAIR_HINT, StoreDamagedError
 from agentmem.platform.signals import fails_apart
 from agentmem.records import Event, Record, Scope, Version
-from agentmem.storage.sqlite.database.errors import REPAIR_HINT
 from agentmem.timestamps import from_microseconds, to_microseconds
 
 RECORD_COLUMNS = (

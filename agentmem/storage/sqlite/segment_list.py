@@ -16,23 +16,16 @@ import numpy as np
 
 from agentmem.platform.failpoints import reach
 from agentmem.platform.files import make_folder
+from agentmem.storage.new_files import sync
 from agentmem.storage.retrying import Outplanned
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.database.reserve import Kind
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, key_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
-from agentmem.storage.sqlite.leases import claim, is_claimed, release
-from agentmem.storage.sqlite.maintenance.backup import sync
+from agentmem.storage.sqlite.leases import is_claimed
 from agentmem.storage.sqlite.snapshot import listed_segments
 from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.types import Built, Keys, ListedSegment
-
-WORK = "sealing"
-TAILS = "sealing tails"
-"""Two rights, each of one process at a time: to work on what is listed, and to list what comes after it."""
-
-CLAIM_SECONDS = 60.0
-"""How long a process that died keeps others from sealing; a segment takes about as long, and the claim is renewed."""
 
 SUFFIX = ".segment"
 
@@ -49,13 +42,6 @@ class Segments:
         """Whether there is a file, and so a folder beside it."""
         return not self._database.in_memory
 
-    def claim(self, right: str, owner: str) -> float:
-        """Takes or renews a right; 0, or the seconds that another process's claim still has to run."""
-        return self._writes.commit(lambda transaction: claim(transaction, right, owner, CLAIM_SECONDS))
-
-    def release(self, right: str, owner: str) -> None:
-        self._writes.commit(lambda transaction: release(transaction, right, owner), Kind.ERASES)
-
     def new_file(self) -> Path:
         """Where the next segment goes; the folder is there."""
         path = self.path_of(f"{uuid4().hex}{SUFFIX}")
@@ -63,14 +49,14 @@ class Segments:
         return path
 
     @property
-    def store(self) -> str:
-        """The path of the store, whose mode and owner the files get."""
+    def like(self) -> str:
+        """The file whose mode and owner the segments' files get: the store's."""
         return self._database.path
 
     def path_of(self, file: str) -> Path:
         return folder_of(self._database.path) / file
 
-    def list(self, claimant: str, model: str, built: Built, since: int, epoch: int) -> ListedSegment | None:
+    def add(self, holder: str, model: str, built: Built, since: int, epoch: int) -> ListedSegment | None:
         """Has a segment count from now on, in the place of others. None when that must not be: the claim was lost, the
         store has moved to another model, one of the others is gone, a memory of it was purged after the change `since`,
         when its rows were read, or they were read of other files, in another `epoch`."""
@@ -79,7 +65,7 @@ class Segments:
             connection = transaction.connection
             present = {each.key for each in listed_segments(connection, built.owner, model)}
             if (
-                not is_claimed(connection, built.right, claimant)
+                not is_claimed(connection, built.right, holder)
                 or stored_identity(connection) != model
                 or not present.issuperset(each.key for each in built.replaced)
                 or np.isin(built.keys, _purged_since(connection, since)).any()
@@ -113,7 +99,7 @@ class Segments:
         purged = self._database.read(partial(_purged_since, since=since), one_statement=True)
         return bool(len(purged)) and bool(np.isin(keys, purged).any())
 
-    def strike(self, keys: Iterable[int]) -> None:
+    def remove(self, keys: Iterable[int]) -> None:
         """Takes segments off the list, because their files cannot be used."""
 
         def apply(transaction: Transaction) -> None:

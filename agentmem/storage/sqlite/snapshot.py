@@ -8,12 +8,12 @@ import numpy as np
 
 from agentmem.deadline import Deadline
 from agentmem.filters import FieldPath, Filter
-from agentmem.records import Record, Scope
+from agentmem.records import Event, Record, Scope
 from agentmem.storage.sqlite.database.sql import Connection, all_rows, blob_array, is_kept, key_array, only_row
 from agentmem.storage.sqlite.deferred import PENDING
 from agentmem.storage.sqlite.filter_sql import condition_of, number_of
 from agentmem.storage.sqlite.ids import key_of
-from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, SENSELESS, record_of, refuse
+from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, SENSELESS, events_of, record_of, refuse
 from agentmem.storage.types import NEVER, Keys, ListedSegment, ModelMoved, Owner, States
 
 NOT_DELETED = "memory.deleted_at IS NULL"
@@ -232,6 +232,19 @@ class Snapshot:
         ).fetchone()
         return None if row is None else record_of(row)
 
+    def history(self, id: str, scope: Scope) -> list[Event]:
+        """Every event of a memory, deleted or not, oldest first; empty when there is none in this scope. Raises as
+        `key_of` does."""
+        row = self._connection.execute(
+            f"SELECT {RECORD_COLUMNS} FROM memory WHERE memory.key = ?", (key_of(self._connection, id, scope),)
+        ).fetchone()
+        if row is None:
+            return []
+        events = self._connection.execute(
+            "SELECT seq, what, before, at FROM history WHERE memory_key = ? ORDER BY seq", (row[0],)
+        ).fetchall()
+        return events_of(events, record_of(row))
+
     def count(self, scope: Scope, filters: Filter | None) -> int:
         source, parameters = self._source(scope)
         where, bound = self._visible(scope, filters)
@@ -254,7 +267,7 @@ class Snapshot:
             found.append(Scope(*row))
         return found
 
-    def listing(
+    def page(
         self,
         scope: Scope,
         filters: Filter | None,

@@ -26,6 +26,7 @@ import apsw
 from agentmem.config import Durability
 from agentmem.deadline import Deadline
 from agentmem.errors import (
+    REPAIR_HINT,
     AgentMemError,
     ClosedError,
     StoreBusyError,
@@ -37,12 +38,12 @@ from agentmem.errors import (
     StoreReadOnlyError,
 )
 from agentmem.platform.failpoints import reach
-from agentmem.platform.files import make_store
+from agentmem.platform.files import is_folder, make_store
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Block, Hold, Lock, block, condition, no_thread, started
 from agentmem.stats import BackgroundErrors
 from agentmem.storage.retrying import Displaced, again
-from agentmem.storage.sqlite.database.errors import REPAIR_HINT, explained, lack_of
+from agentmem.storage.sqlite.database.errors import explained, lack_of
 from agentmem.storage.sqlite.database.identity import log_in_use, sequence_page, store_id_at, store_id_of
 from agentmem.storage.sqlite.database.open_files import (
     LOG,
@@ -53,7 +54,6 @@ from agentmem.storage.sqlite.database.open_files import (
     changed_lately,
     clear_log,
     file_at,
-    is_folder,
     is_no_file,
     log_number,
     refuse_links,

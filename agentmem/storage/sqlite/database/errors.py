@@ -6,6 +6,7 @@ from collections.abc import Callable
 import apsw
 
 from agentmem.errors import (
+    REPAIR_HINT,
     StoreBusyError,
     StoreDamagedError,
     StoreError,
@@ -21,8 +22,6 @@ from agentmem.storage.sqlite.database.reserve import (
 
 ConstraintError = apsw.ConstraintError
 DatabaseError = apsw.Error
-
-REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the command line) or restore a backup"
 
 
 def is_of_checksum(error: apsw.Error) -> bool:

@@ -6,10 +6,7 @@ from urllib.parse import quote
 
 import apsw
 
-from agentmem.storage.sqlite.database.open_files import (
-    LOG,
-    is_no_file,
-)
+from agentmem.storage.sqlite.database.open_files import LOG, is_no_file
 from agentmem.storage.sqlite.database.sql import Connection
 
 T = TypeVar("T")

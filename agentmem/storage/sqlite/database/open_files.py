@@ -33,6 +33,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from agentmem.errors import StoreOpenError
+from agentmem.platform.files import _mode_at
 
 _SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
 
@@ -377,22 +378,10 @@ def _id_of(state: os.stat_result) -> FileId:
     return state.st_dev, state.st_ino
 
 
-def is_folder(path: str) -> bool:
-    """Unlike os.path.isdir, this does not take a ValueError that a handler raises for an answer."""
-    return stat.S_ISDIR(_mode_at(path))
-
-
 def is_no_file(path: str) -> bool:
     """Whether something stands there that is no file: a folder, or a pipe, whose opening would wait for ever."""
     mode = _mode_at(path)
     return bool(mode) and not stat.S_ISREG(mode)
-
-
-def _mode_at(path: str) -> int:
-    try:
-        return os.stat(path).st_mode  # noqa: PTH116
-    except OSError:
-        return 0
 
 
 def file_at(path: str) -> FileId | None:

@@ -8,12 +8,11 @@ from contextlib import contextmanager, suppress
 import apsw
 
 from agentmem.errors import (
+    REPAIR_HINT,
     StoreDamagedError,
 )
-from agentmem.storage.sqlite.database.errors import REPAIR_HINT, explained
-from agentmem.storage.sqlite.database.open_files import (
-    OpenFiles,
-)
+from agentmem.storage.sqlite.database.errors import explained
+from agentmem.storage.sqlite.database.open_files import OpenFiles
 from agentmem.storage.sqlite.database.sql import Connection
 from agentmem.storage.sqlite.database.vfs import checked_vfs
 

@@ -14,9 +14,7 @@ from agentmem.errors import (
     StoreDamagedError,
 )
 from agentmem.platform.signals import block
-from agentmem.storage.sqlite.database.open_files import (
-    OpenFiles,
-)
+from agentmem.storage.sqlite.database.open_files import OpenFiles
 
 
 class Connection(apsw.Connection):

@@ -6,9 +6,7 @@ from functools import partial
 
 import apsw
 
-from agentmem.storage.sqlite.database.open_files import (
-    PAGE_BYTES,
-)
+from agentmem.storage.sqlite.database.open_files import PAGE_BYTES
 from agentmem.storage.sqlite.database.reserve import (
     file_limit,
     free_bytes,

@@ -15,13 +15,13 @@ from agentmem.progress import Tell, each
 from agentmem.records import Scope
 from agentmem.storage.sqlite.database.sql import Connection, all_rows
 from agentmem.storage.sqlite.ids import keys_in
-from agentmem.storage.sqlite.maintenance.check import histories, is_vector, size_of, strangers
+from agentmem.storage.sqlite.maintenance.check import histories, size_of, strangers
 from agentmem.storage.sqlite.maintenance.replay import Replay
 from agentmem.storage.sqlite.meta import stored_model
 from agentmem.storage.sqlite.move_state import mend_move
 from agentmem.storage.sqlite.row_codec import SENSELESS, refuse, twin_of
 from agentmem.storage.sqlite.transaction import Transaction
-from agentmem.storage.types import Digest
+from agentmem.storage.types import Digest, is_vector
 from agentmem.timestamps import from_microseconds
 
 CHUNK = 1000

@@ -19,6 +19,7 @@ from agentmem.platform.files import make_file
 from agentmem.platform.signals import fails_apart
 from agentmem.progress import Tell, untold
 from agentmem.records import Scope
+from agentmem.storage.new_files import SIDE_FILES, new_file, sync
 from agentmem.storage.sqlite.database.connections import Database, is_open_elsewhere
 from agentmem.storage.sqlite.database.errors import ConstraintError
 from agentmem.storage.sqlite.database.homes import settle_vectors
@@ -29,7 +30,6 @@ from agentmem.storage.sqlite.database.schema import CHECKSUMS, HOMES
 from agentmem.storage.sqlite.database.sql import Connection, integer_array, only_row
 from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.ids import keys_in
-from agentmem.storage.sqlite.maintenance.backup import SIDE_FILES, new_file, sync
 from agentmem.storage.sqlite.maintenance.page_check import damaged_pages, numbered, pages_at
 from agentmem.storage.sqlite.maintenance.rebuild import Aside, mend
 from agentmem.storage.sqlite.row_codec import twin_of

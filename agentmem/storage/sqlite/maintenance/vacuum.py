@@ -5,16 +5,19 @@ smaller, its last pages must move to where the free ones are. SQLite can do that
 every page, which one points to it (`auto_vacuum=incremental`); other files it can only write anew, in one go.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.errors import StoreFullError
+from agentmem.errors import ClosedError, StoreFullError
 from agentmem.platform.failpoints import reach
+from agentmem.progress import Tell, progress, untold
 from agentmem.records import Scope
+from agentmem.stats import VacuumReport
 from agentmem.storage.retrying import Outplanned
 from agentmem.storage.sqlite.database.connections import INCREMENTAL, Database
 from agentmem.storage.sqlite.database.reserve import Kind
@@ -24,9 +27,11 @@ from agentmem.storage.sqlite.group_commit import GroupCommit
 from agentmem.storage.sqlite.maintenance.purge import give_back, wipe
 from agentmem.storage.sqlite.meta import stored_model
 from agentmem.storage.sqlite.move_state import erase_beside
+from agentmem.storage.sqlite.reembedding import Moves
+from agentmem.storage.sqlite.segment_list import Segments
 from agentmem.storage.sqlite.stats import size_of
 from agentmem.storage.sqlite.transaction import Transaction
-from agentmem.storage.types import UNKNOWN, StoredModel
+from agentmem.storage.types import UNKNOWN, Erased, StoredModel, Vacuumed
 
 ROWS_A_READ = 10_000
 """Rows that are looked at in one read transaction, so that none keeps the log for long."""
@@ -37,6 +42,83 @@ DROPPED_TOGETHER = 300
 Heads = npt.NDArray[np.uint64]
 """The first eight bytes of digests (n,): enough to tell a million texts apart, and who shares them with a text that is
 needed stays too."""
+
+
+PAUSE_SECONDS = 0.005
+"""Between two steps: a few times what other processes' writers wait until they look again."""
+
+CUTS = 25
+"""How often the log is tried to be cut, which others' reads keep from it; in the end, commits to come do that."""
+
+
+class Vacuumable(Protocol):
+    """What a vacuum needs of the store beside its space."""
+
+    segments: Segments
+
+    def purge(
+        self, scope: Scope, id: str | None = None, *, hidden_before: datetime | None = None, tell: Tell
+    ) -> Erased: ...
+
+    def reembedding(self, holder: str | None = None) -> Moves: ...
+
+
+def vacuum(
+    store: Vacuumable,
+    space: "Space",
+    hidden_before: datetime | None,
+    *,
+    full: bool,
+    stop: Callable[[float], bool],
+    shown: bool,
+) -> Vacuumed:
+    """Gives back space that nothing needs any more, step by step, while everybody goes on; see `Store.vacuum`.
+
+    Each step is a transaction by itself, and between two of them the writers of other processes, who look for the lock
+    now and then, find it free.
+    """
+    before = space.bytes()
+    erased = Erased() if hidden_before is None else store.purge(Scope(), hidden_before=hidden_before, tell=untold)
+    unwiped = _finish_purge(space)
+    store.segments.sweep()
+    moves = store.reembedding()
+    for _ in _paced(iter(moves.clear, False), stop):
+        pass
+    dropped = sum(_paced(space.drop_unused(), stop))
+    free = space.free_bytes()
+    with progress("B", free, shown=shown) as tell:
+        if full or (free and not space.is_movable):
+            space.write_anew()
+        else:
+            for given in _paced(iter(space.give_back, 0), stop):
+                tell(given)
+    for _ in range(CUTS):  # Each keeps writers waiting no longer than a step.
+        if space.cut_log() or stop(PAUSE_SECONDS):
+            break
+    if unwiped:  # Now that there may be more room.
+        space.finish_purge()
+    return Vacuumed(VacuumReport(before, space.bytes(), dropped, erased.count, space.deleted()), erased)
+
+
+def _finish_purge(space: "Space") -> bool:
+    """Whether what a purge has left to do must wait, because the disk has no room for it."""
+    try:
+        space.finish_purge()
+    except StoreFullError:
+        return True
+    return False
+
+
+def _paced(steps: Iterator[int], stop: Callable[[float], bool]) -> Iterator[int]:
+    """The steps, with a pause after each.
+
+    Raises:
+        ClosedError: the memory was closed meanwhile.
+    """
+    for step in steps:
+        yield step
+        if stop(PAUSE_SECONDS):
+            raise ClosedError("The memory was closed while it was being vacuumed; what was done is kept.")
 
 
 class Space:

@@ -1,6 +1,6 @@
 """Config: every setting, its default and its price.
 
-A setting is here because a measurement or a stated need stands behind it; the defaults are meant to be left alone.
+Each setting has a measurement or a stated need behind it. The defaults are meant to be left alone.
 """
 
 import reprlib
@@ -15,10 +15,10 @@ Durability = Literal["full", "process"]
 MIB = 1024 * 1024
 
 SHORT = 6
-"""Characters that are quoted of what may be a secret."""
+"""Characters that are quoted of a value that may be a secret."""
 
 MAX_INDEXED = 16
-"""Metadata keys with an index: every one of them makes adding slower."""
+"""Most metadata keys with an index: every one of them makes adding slower."""
 MAX_KEY_LENGTH = 512
 
 
@@ -27,30 +27,29 @@ class Config:
     """Settings of one `Memory`; immutable, checked when made.
 
     Raises:
-        InvalidInputError: a value is out of its range.
+        InvalidInputError: A value is out of its range.
     """
 
     durability: Durability = "full"
-    """`"full"`: what `add` returned survives a power cut (one fsync a commit, shared by whoever commits at that
-    moment). `"process"`: it survives a crash of the process, but a power cut may take the last commits; no fsync.
+    """`"full"`: an acknowledged write survives a power cut; it costs one fsync a commit, which concurrent callers
+    share. `"process"`: it survives a crash of the process, but a power cut may take the last commits; no fsync.
     `add_batch` takes a level of its own."""
 
     timeout: float = 60.0
-    """Seconds that a call may wait for its embedding, look for the words of its text, or read, before `DeadlineError`
-    or `OverloadedError`, unless it says so itself with `timeout=`."""
+    """Seconds that a call may wait for its embedding, analyse its text, or read. Then it raises `DeadlineError` or
+    `OverloadedError`. A call's own `timeout=` comes first."""
 
     busy_timeout: float = 10.0
     """Seconds that a write may wait for another process's transaction before `StoreBusyError`."""
 
     workers: int | None = None
-    """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota), at most 16, for
-    a model of the catalog, but 1 for one that only looks tokens up, like `minilm-static`, and 1 for an `embedder=` of
-    your own, whose thread safety is yours to promise by setting this."""
+    """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota), at most 16.
+    `None` is 1 for `minilm-static`, which only looks tokens up, and for an `embedder=` of your own. By setting it you
+    promise that your embedder is thread-safe."""
 
     batch_tokens: int = 320
-    """Most padded tokens in one run. Larger batches gain nothing on a CPU (texts a second at 80, 160, 320, 640, 1,280
-    tokens: 473, 475, 448, 482, 430, on one core alone 227, 221, 217, 216, 189; medians of 5 and of 1 round of
-    perf/tuning.py, AVX2) and make others wait; an accelerator wants more."""
+    """Most padded tokens in one run. Larger batches gain nothing on a CPU and make others wait (measured in
+    perf/README.md); an accelerator wants more."""
 
     queue_tokens: int = 1_000_000
     """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""
@@ -62,13 +61,12 @@ class Config:
     """Memory for vectors of recently embedded texts, about 1 KB each; a quarter of it for queries."""
 
     shelf_bytes: int = 256 * MIB
-    """Memory for the vectors and terms of owners that are being searched, about 1 KB a memory; of sealed memories (see
-    "Large owners") 13 bytes each."""
+    """Memory for the vectors and terms of owners that are being searched: about 1 KB a memory, and 13 bytes of one in a
+    segment (agentmem/search/README.md)."""
 
     shelf_vectors: Literal["float16", "int8"] = "float16"
-    """The numbers of those vectors. With `"int8"` a shelf takes 535 bytes a memory instead of 915 (384 numbers), and
-    cosines are off by some thousandths: R@10 by meaning .466 and .465, by meaning and words .818 and .818 on five
-    conversations of LoCoMo."""
+    """The type of those vectors' values. `"int8"` saves two fifths of that memory and finds the same within .001 of
+    R@10 (measured in perf/README.md)."""
 
     max_content_bytes: int = 1_000_000
     """Longest text, in bytes of UTF-8. The model itself reads the first `max_tokens` word pieces of it."""
@@ -77,15 +75,13 @@ class Config:
     """Largest metadata of one memory, in bytes of JSON."""
 
     indexed_metadata: tuple[str, ...] | None = None
-    """Metadata keys, such as `("topic", "place.city")`, whose filters are to be answered by an index instead of reading
-    every memory of the owner: equality with texts and numbers, lists of them, and order. Missing indexes are made when
-    the store is opened (others wait meanwhile), and those of keys no longer named are dropped; `None` leaves them as
-    they are. Medians on 2 cores, a filter that keeps 44 of an owner's 50,000 memories: `count` 19 ms without and 0.07
-    ms with an index, `search` 46 and 9 ms. The price of two indexed keys: `add_batch` a third slower, 1.5 s to make
-    them for 150,000 memories."""
+    """Metadata keys, such as `("topic", "place.city")`, whose filters an index answers: equality with texts and
+    numbers, lists of them, and order. Without an index, a filter reads every memory of the owner. Opening the store
+    creates missing indexes, while others wait, and drops those of keys no longer named. `None` leaves them unchanged.
+    Each index makes adding slower (measured in perf/README.md)."""
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    """onnxruntime execution providers, in order of preference; others than the CPU need their build of onnxruntime."""
+    """onnxruntime execution providers, in order of preference. Others than the CPU need their build of onnxruntime."""
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
@@ -129,7 +125,7 @@ def _check_indexed(keys: object) -> None:
 
 
 def _shown(value: object) -> str:
-    """A number or a short word, or of anything else the kind: what was put in the wrong place may be a secret."""
+    """Returns a number or a short word, and of any other value its type: a misplaced argument may be a secret."""
     short = value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= SHORT)
     return repr(value) if short else f"a {type(value).__name__}"
 

@@ -1,4 +1,4 @@
-"""Deadline: the moment by which a call is to answer, counted from where it began."""
+"""Deadline: the moment by which a call must answer, counted from the call's beginning."""
 
 import time
 
@@ -6,7 +6,7 @@ from agentmem.errors import DeadlineError
 
 
 class Deadline:
-    """So many seconds from now. May be looked at from any thread."""
+    """A number of seconds from now. Any thread may read it."""
 
     __slots__ = ("at", "seconds")
 
@@ -16,16 +16,16 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds, to the millisecond; 0 when none is left."""
+        """The seconds that are left, to the millisecond; 0 when none are."""
         return round(max(0.0, self.at - time.monotonic()), 3)
 
     def check(self) -> None:
-        """Between two steps of a read. Raises DeadlineError when no time is left."""
+        """Raises DeadlineError when no time is left. Call it between two steps of a read."""
         if time.monotonic() > self.at:
             raise self.error()
 
     def error(self) -> DeadlineError:
-        """What to raise when a read takes longer."""
+        """Returns the error to raise when a read takes longer."""
         return DeadlineError(
             f"Reading took longer than the {self.seconds:g} seconds allowed; nothing was written. Give filters fewer "
             "terms (contains and icontains look through whole texts and lists), name their keys in "
@@ -34,5 +34,5 @@ class Deadline:
 
 
 def is_over(deadline: Deadline | None) -> bool:
-    """Whether there is one, and it has passed."""
+    """Whether the deadline, if any, has passed."""
     return deadline is not None and time.monotonic() > deadline.at

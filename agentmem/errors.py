@@ -1,7 +1,7 @@
 """Every error that agentmem raises, one sentence each.
 
-All of them derive from `AgentMemError`; where Python has a built-in of the same meaning they derive from that too, so
-that `except ValueError` or `except TimeoutError` work as one expects. A message names the value and the next step.
+All of them derive from `AgentMemError`. Where Python has a built-in error of the same meaning, they derive from that
+too, so that `except ValueError` or `except TimeoutError` work. A message names the value and the next step.
 """
 
 REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the command line) or restore a backup"
@@ -9,14 +9,14 @@ REPAIR_HINT = "run check() for where, then repair() (`agentmem repair` on the co
 
 
 class AgentMemError(Exception):
-    """Anything that agentmem itself raises."""
+    """Any error of agentmem."""
 
     position: int | None = None
-    """Which of the texts that were handed over together it is about, where there were several."""
+    """The index of the text at fault, where several were passed together."""
 
 
 class InvalidInputError(AgentMemError, ValueError):
-    """An argument cannot be used as it is; nothing was queued or written."""
+    """An argument cannot be used; nothing was queued or written."""
 
 
 class TooLongError(InvalidInputError):
@@ -24,7 +24,7 @@ class TooLongError(InvalidInputError):
 
 
 class DuplicateIdError(InvalidInputError):
-    """The id given to `add` belongs to a memory that its home has already (perhaps deleted); nothing was written."""
+    """The home already has a memory, perhaps a deleted one, with the id given to `add`; nothing was written."""
 
 
 class NotFoundError(AgentMemError, LookupError):
@@ -32,7 +32,7 @@ class NotFoundError(AgentMemError, LookupError):
 
 
 class ClosedError(AgentMemError, RuntimeError):
-    """The memory was closed, or belongs to the parent of this forked process; what was not answered was not written."""
+    """The memory was closed, or belongs to the parent of this forked process; unanswered calls wrote nothing."""
 
 
 class OverloadedError(AgentMemError, TimeoutError):
@@ -40,12 +40,12 @@ class OverloadedError(AgentMemError, TimeoutError):
 
 
 class DeadlineError(AgentMemError, TimeoutError):
-    """The answer did not come within the timeout; nothing was written, unless the message says otherwise, and a retry
+    """The answer did not come within the timeout. Nothing was written, unless the message says otherwise, and a retry
     is safe."""
 
 
 class EmbeddingError(AgentMemError, RuntimeError):
-    """The embedder failed on this text, or answered with something that is not a vector; nothing was written."""
+    """The embedder failed on this text, or returned no usable vector; nothing was written."""
 
 
 class LanguageModelError(AgentMemError, RuntimeError):
@@ -57,7 +57,7 @@ class ModelError(AgentMemError):
 
 
 class ModelMismatchError(ModelError):
-    """The store's vectors were made by another model than the one asked for, or by one that is not here."""
+    """Another model than the requested one made the store's vectors, or that model is not on this machine."""
 
 
 class StoreError(AgentMemError):
@@ -69,27 +69,28 @@ class StoreOpenError(StoreError):
 
 
 class StoreBusyError(StoreError, TimeoutError):
-    """Others kept a lock of the file longer than `Config.busy_timeout`; nothing was written, unless the message says
+    """Another process kept a lock longer than `Config.busy_timeout`. Nothing was written, unless the message says
     otherwise, and a retry is safe."""
 
 
 class StoreFullError(StoreError):
-    """The disk, a quota or the allowed size of a file is full; the message says what takes the room, and what became of
-    the call. Reading, deleting and erasing go on."""
+    """The disk, a quota or the allowed size of a file is full. The message says what takes the room and what became of
+    the call. Reading, deleting and erasing still work."""
 
 
 class StoreLostError(StoreError):
-    """The store is not at its path any more: deleted, moved, or another file has taken its place. Nothing was
-    acknowledged; `backup` saves what the process still has."""
+    """The store is no longer at its path: deleted, moved, or replaced by another file. Nothing was acknowledged;
+    `backup` saves what the process still has."""
 
 
 class OutcomeUnknownError(StoreError):
-    """The disk failed in the commit and could not be asked afterwards: the write is stored whole, or not at all."""
+    """The disk failed in the commit and could not be asked afterwards: the write is stored either whole or not at
+    all."""
 
 
 class StoreReadOnlyError(StoreError):
-    """The file or its folder cannot be written; reads go on working."""
+    """The file or its folder cannot be written; reads still work."""
 
 
 class StoreDamagedError(StoreError):
-    """The database file is damaged; `check()` says where, `repair()` mends it."""
+    """The database file is damaged; `check()` says where, `repair()` repairs it."""

@@ -1,4 +1,4 @@
-"""Ids, homes and digests: what names a memory, where it lives, and under what its vector is kept."""
+"""Ids, homes and digests: a memory's name, the place where it lives, and the key of its vector."""
 
 import os
 import struct
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 Home = tuple[str, str] | None
-"""Where a memory lives: the field and the name of its user, else its run, else its agent; None of no owner. Ids are
-unique, and vectors are shared, within a home only."""
+"""A home: the field and the name of the memory's user, else its run, else its agent; None without an owner.
+
+Ids are unique within a home, and vectors are shared within a home only.
+"""
 
 
 DIGEST_BYTES = 16
@@ -16,7 +18,8 @@ DIGEST_BYTES = 16
 
 
 def digests_by(identity: str) -> Callable[[str], bytes]:
-    """What gives a text, as the model of this identity reads it, the digest of its vector: no two models share one."""
+    """Returns a function from a text to the digest of its vector under the model of this identity. No two models share
+    one."""
     of_model = blake2b(identity.encode() + b"\0", digest_size=DIGEST_BYTES)
 
     def digest(text: str) -> bytes:
@@ -28,7 +31,7 @@ def digests_by(identity: str) -> Callable[[str], bytes]:
 
 
 def at_home(digest: bytes, home: Home) -> bytes:
-    """The digest under which a home keeps the vector of a text with this digest: no two homes share one."""
+    """Returns the digest under which a home keeps the vector of a text with this digest. No two homes share one."""
     return blake2b(digest + _home_bytes(home), digest_size=DIGEST_BYTES).digest()
 
 
@@ -37,24 +40,30 @@ def _home_bytes(home: Home) -> bytes:
 
 
 BUCKET_BITS = 12
-"""Of a home, in the ids that are generated for it: the last three hexadecimal digits."""
+"""Bits of the home in a generated id: its last three hexadecimal digits."""
 
 
 def bucket_of(home: Home) -> int:
-    """A number below 4,096 that is the same for a home in every store and version: the first 12 bits of BLAKE2b (of 2
-    bytes) over the field, NUL and the name, without a key. Whoever knows an owner's name can tell it."""
+    """Returns a number below 4,096 that is the same for a home in every store and version.
+
+    It is the first 12 bits of BLAKE2b (of 2 bytes) over the field, NUL and the name, without a key. An attacker that
+    knows an owner's name can compute it.
+    """
     digest = blake2b(_home_bytes(home), digest_size=2).digest()
     return int.from_bytes(digest, "big") >> 16 - BUCKET_BITS
 
 
 def bucket_in(id: str) -> int:
-    """The bucket of the home that a generated id was made for."""
+    """Returns the bucket of the home that a generated id was made for."""
     return int(id[-3:], 16)
 
 
 def new_id(home: Home) -> str:
-    """A UUID version 7 (RFC 9562, section 5.7): milliseconds, then the fraction of the millisecond in 12 bits (section
-    6.2, method 3), then 50 random bits of the system, then the bucket of the home. Ids sort by time of creation."""
+    """Returns a UUID version 7 (RFC 9562, section 5.7). Ids sort by time of creation.
+
+    Its parts are the milliseconds, 12 bits of the millisecond's fraction (section 6.2, method 3), 50 random bits of the
+    system, and the home's bucket.
+    """
     nanoseconds = time.time_ns()
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     fraction = (rest << 12) // 1_000_000
@@ -64,7 +73,7 @@ def new_id(home: Home) -> str:
 
 
 RANDOM_TOGETHER = 512
-"""Numbers that are asked of the system at once: each question lets go of the GIL, which costs 25 microseconds an `add`
+"""Random numbers requested from the system at once. Each request releases the GIL, which costs 25 microseconds an `add`
 when 50 threads want it."""
 
 _random: list[int] = []
@@ -72,7 +81,7 @@ _random_pid = 0
 
 
 def _random_bits() -> int:
-    """64 bits of the system's generator, given out once: a forked child asks for its own."""
+    """Returns 64 bits of the system's generator, each number once: a forked child requests its own."""
     global _random_pid
     if _random_pid != (pid := os.getpid()):  # Some servers skip Python's fork hooks.
         _random.clear()

@@ -8,16 +8,17 @@ from agentmem.quoting import shorten
 from agentmem.validation import check_fields
 
 NOT_TEXT = frozenset({"tool_calls", "tool_call_id", "function_call", "refusal", "annotations", "audio"})
-"""What chat messages carry beside their text; it is not remembered."""
+"""Keys of a chat message beside its text, which are not remembered."""
 
 
 def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A message as an item, or None when it holds no text: it is blank, has only images, or only calls tools. `content`
-    is a text or a list of parts, whose texts are joined; `name` goes into the metadata, beside `metadata` unless the
-    message brings its own. The fields of `add` may stand in a message too.
+    """Returns a message as an item, or None when it holds no text: it is blank, has only images, or only calls tools.
+
+    `content` is a text or a list of parts, whose texts are joined. `name` goes into the metadata. The message's own
+    `metadata` replaces the one of the call. The fields of `add` may stand in a message too.
 
     Raises:
-        InvalidInputError: it is not a message, or has a key that neither messages nor items have.
+        InvalidInputError: It is not a message, or has a key that neither messages nor items have.
     """
     carries = isinstance(message, Mapping) and any(message.get(name) for name in NOT_TEXT)
     if not isinstance(message, Mapping) or "role" not in message or not ("content" in message or carries):
@@ -34,7 +35,7 @@ def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[st
 
 
 def text_of(content: Any) -> Any:
-    """The content of a message; of a list of parts, the texts, a line each."""
+    """Returns the content of a message; of a list of parts, the texts, one a line."""
     if not isinstance(content, list):
         return content
     texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]

@@ -1,4 +1,4 @@
-"""The models of this machine: which there are, what is known of them, and how to get others.
+"""The models of this machine: lists them, describes them, and downloads others.
 
     from agentmem import models
 
@@ -37,15 +37,18 @@ from agentmem.quoting import shorten
 __all__ = ["ModelEntry", "ModelFile", "ModelInfo", "available", "download", "find", "info", "remove"]
 
 Report = Callable[[str, int, int], object]
-"""Told, again and again, of the file that is coming, the bytes that are here, and those of all files."""
+"""A callback that gets the file in progress, the bytes that are here, and the bytes of all files."""
 
 find = find_model
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A line of the list of models. `name` is what `Memory(model=...)` takes; one that is only known has to be
-    downloaded first. `about` says in a few words what it is."""
+    """An entry of the list of models.
+
+    `name` is what `Memory(model=...)` takes. A model that is only "known" must be downloaded first. `about` describes
+    it in a few words.
+    """
 
     name: str
     where: Literal["bundled", "downloaded", "known"]
@@ -57,8 +60,8 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file of a model: its path inside the folder, its size, the sha256 that its card states, and whether it has
-    it."""
+    """A file of a model: its path inside the folder, its size, and the sha256 that its card states. `whole` says
+    whether the file has that checksum."""
 
     name: str
     bytes: int
@@ -68,7 +71,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a model on this machine. `identity` is what a store remembers of it."""
+    """The description of a model on this machine. `identity` is the text by which a store remembers it."""
 
     name: str
     folder: str
@@ -85,7 +88,11 @@ class ModelInfo:
 
 
 def available() -> list[ModelEntry]:
-    """The bundled models, those downloaded, and those whose use is known and that can be. Reads cards only."""
+    """Lists the bundled, the downloaded and the known models. Reads cards only, and never the network.
+
+    Returns:
+        The entries: bundled models, then downloaded ones, then models of the catalog that can be downloaded.
+    """
     entries = [_entry(find_model(name), "bundled", name, "in the package") for name in bundled_models()]
     names = set()
     for repository, commit in downloaded_models():
@@ -108,10 +115,16 @@ def _entry(card: ModelCard, where: Literal["bundled", "downloaded"], name: str, 
 
 
 def info(name: str) -> ModelInfo:
-    """What is known of a model: bundled, downloaded, or a folder. Reads its files, and says which are damaged.
+    """Describes a model of this machine. Reads its files, and never the network.
+
+    Args:
+        name: A bundled or downloaded model, or a folder.
+
+    Returns:
+        Its use, licence, identity and files. A file with `whole=False` is damaged or missing.
 
     Raises:
-        ModelError: it is not on this machine, or its card cannot be used.
+        ModelError: It is not on this machine, or its card cannot be used.
     """
     card = find_model(name)
     return ModelInfo(
@@ -152,23 +165,34 @@ def download(
     timeout: float = 600,
     progress: bool | Report = False,
 ) -> ModelInfo:
-    """Fetches `org/name` from the hub, once: on return it is on disk, verified, and `Memory(model="org/name")` means
-    exactly this revision from now on, on this machine. One that is there already is only verified, without a request,
-    unless a revision or a setting is given.
+    """Downloads `org/name` from the hub, once. On return it is on disk and verified.
 
-    `revision` is a commit of 40 digits (also as `org/name@commit`), which is what to write down for others, or a branch
-    or tag, which is turned into the commit that it means now; without one, `main`. `pooling`, the prefixes,
-    `max_tokens` and `dimension` (a smaller one keeps the first numbers) count more than what the repository says.
+    From then on, `Memory(model="org/name")` means exactly this revision on this machine. A model that is already here
+    is only verified, without a request, unless a revision or a setting is given.
 
-    The hub is `endpoint`, or `HF_ENDPOINT`, or the public one. It is asked anonymously unless a `token` is passed: one
-    that lies in the environment or in a file stays there. `progress=True` shows a bar; a function is told instead.
-    Waits up to `timeout` seconds for another process that downloads the same.
+    Args:
+        name: The repository, `org/name`, or `org/name@commit`.
+        revision: A commit of 40 digits, which is what to write down for others. A branch or tag is resolved to its
+            present commit. Without one: `main`.
+        pooling: "cls", "mean" or "last", in place of the repository's own.
+        query_prefix: The text put before queries, likewise.
+        document_prefix: The text put before stored texts, likewise.
+        max_tokens: The most tokens that the model reads of a text, likewise.
+        dimension: The number of values kept of a vector, the first ones.
+        endpoint: The hub; `HF_ENDPOINT` or the public hub without one.
+        token: A token for the hub. Without one the request is anonymous: tokens in the environment or in files are not
+            sent.
+        timeout: Seconds to wait for another process that downloads the same.
+        progress: `True` shows a bar. A function is called with the file, its bytes and the total bytes.
+
+    Returns:
+        The description of the model.
 
     Raises:
-        ModelError: offline (`AGENTMEM_OFFLINE`, `HF_HUB_OFFLINE`), refused, not found, not a model, damaged on the way,
-            or the disk is full; what came is kept, and the next call goes on from there.
-        DeadlineError: the other process took longer than `timeout`.
-        InvalidInputError: an argument cannot be used.
+        ModelError: Offline (`AGENTMEM_OFFLINE`, `HF_HUB_OFFLINE`), refused, not found, not a model, damaged on the way,
+            or the disk is full. Finished parts are kept, and the next call resumes.
+        DeadlineError: The other process took longer than `timeout`.
+        InvalidInputError: An argument cannot be used.
     """
     match = HUB_NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
@@ -190,7 +214,7 @@ def download(
         raise InvalidInputError(f"The model cannot be used like this: {error}.") from error
     repository, revision = match["repository"], revision or match["revision"]
 
-    from agentmem.embedding.download import download_model, is_whole  # Late: the hub's library.
+    from agentmem.embedding.download import download_model, is_whole  # Imported late, because it is the hub's library.
 
     commit = revision or pinned(repository)
     if commit and COMMIT.fullmatch(commit) and not settings and is_whole(models_folder() / repository / commit):
@@ -220,7 +244,7 @@ def _reporter(progress: bool | Report) -> Iterator[Report]:
 
         def report(file: str, here: int, total: int) -> None:
             nonlocal had, update
-            if update is None:  # Only now the total is known.
+            if update is None:  # The total is known only now.
                 update = stack.enter_context(progress_bar("B", total, shown=bool(progress)))
             update(here - had)
             had = here
@@ -229,11 +253,16 @@ def _reporter(progress: bool | Report) -> Iterator[Report]:
 
 
 def remove(name: str) -> int:
-    """Deletes a downloaded model, `org/name` with all its revisions or `org/name@commit`, and what was left of
-    attempts. Returns the bytes that are free now. A memory that has it loaded goes on.
+    """Deletes a downloaded model and the remains of failed downloads. A memory that has it loaded keeps it.
+
+    Args:
+        name: `org/name` for all its revisions, or `org/name@commit` for one.
+
+    Returns:
+        The bytes freed.
 
     Raises:
-        ModelError: nothing of that name was downloaded, or it cannot be deleted.
+        ModelError: No such model was downloaded, or it cannot be deleted.
     """
     match = HUB_NAME.fullmatch(name) if isinstance(name, str) else None
     repository = models_folder() / match["repository"] if match else None

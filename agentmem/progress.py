@@ -12,15 +12,15 @@ from agentmem.platform.signals import started
 T = TypeVar("T")
 
 Tell = Callable[[str, int, int], object]
-"""Is told what is being done, how much of it is done, and of how much (0: nobody knows)."""
+"""A callback that gets the stage, the units done and the total (0 when unknown)."""
 
 LOOK_SECONDS = 0.2
 LOOK_SHARE = 10
-"""A bar that has to look for itself looks so often, and no more than one part in so many of the time."""
+"""The longest interval between two polls of a bar, in seconds, and the largest share of time that polling may take."""
 
 
 def with_progress(items: Iterable[Any], unit: str) -> Iterable[Any]:
-    """The items, with a bar that follows how many were taken."""
+    """Yields the items, with a bar that follows how many were taken."""
     from tqdm import tqdm
 
     bar: Iterable[Any] = tqdm(items, unit=f" {unit}")
@@ -28,7 +28,7 @@ def with_progress(items: Iterable[Any], unit: str) -> Iterable[Any]:
 
 
 def end_bars() -> None:
-    """Ends the bars that an interrupt tore out of their blocks, before anything else is said."""
+    """Ends the bars that an interrupt tore out of their blocks. Call it before printing anything else."""
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
@@ -37,14 +37,16 @@ def end_bars() -> None:
 
 
 def is_shown(shown: bool | None) -> bool:
-    """Whether to show a bar: as it was said, or else where standard error is a terminal."""
+    """Whether to show a bar: as requested, and otherwise where standard error is a terminal."""
     return sys.stderr.isatty() if shown is None else shown
 
 
 @contextmanager
 def progress(unit: str, total: int | None, *, shown: bool | None = None) -> Iterator[Callable[[int], object]]:
-    """A progress bar; what it yields is told of every few units done. `shown` of None: where standard error is a
-    terminal."""
+    """Shows a progress bar, and yields a function to report every few finished units to.
+
+    `shown` of None shows it where standard error is a terminal.
+    """
     if not is_shown(shown):
         yield lambda done: None
         return
@@ -56,8 +58,7 @@ def progress(unit: str, total: int | None, *, shown: bool | None = None) -> Iter
 
 @contextmanager
 def moving_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
-    """A progress bar on standard error whose end may move too; what it yields is told how many units are done, and of
-    how many."""
+    """Shows a progress bar whose total may change, and yields a function that takes the units done and the total."""
     from tqdm import tqdm
 
     with tqdm(unit=f" {unit}", dynamic_ncols=True) as bar:
@@ -71,8 +72,7 @@ def moving_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
 
 @contextmanager
 def following(unit: str, total: int, done: Callable[[], int], *, shown: bool | None = None) -> Iterator[None]:
-    """The same for work that tells nothing by itself: `done` is asked now and then, on a thread of its own, how many
-    units are done."""
+    """Shows a progress bar for work that reports nothing. A thread polls `done` for the number of units done."""
     if not is_shown(shown):
         yield
         return
@@ -90,11 +90,11 @@ def following(unit: str, total: int, done: Callable[[], int], *, shown: bool | N
 
 
 def untold(what: str, done: int, total: int) -> None:
-    """Where nobody wants to know."""
+    """The callback of work without a bar."""
 
 
 def each(items: Iterable[T], tell: Tell, what: str, total: int) -> Iterator[T]:
-    """The items, of which it is told how many are done with."""
+    """Yields the items, and reports how many were processed."""
     tell(what, 0, total)
     for done, item in enumerate(items, start=1):
         yield item
@@ -103,8 +103,11 @@ def each(items: Iterable[T], tell: Tell, what: str, total: int) -> Iterator[T]:
 
 @contextmanager
 def stages(*, shown: bool | None = None) -> Iterator[Tell]:
-    """A progress bar on standard error for work of several stages, one after the other. It is drawn by a thread of its
-    own: what it yields costs next to nothing and never fails, and the clock goes on while nothing is told."""
+    """Shows a progress bar for work of several stages in turn.
+
+    A thread of its own draws it. Reporting costs next to nothing and never fails, and the clock runs on between
+    reports.
+    """
     if not is_shown(shown):
         yield untold
         return
@@ -134,7 +137,7 @@ def stages(*, shown: bool | None = None) -> Iterator[Tell]:
 
 @contextmanager
 def _every_now_and_then(look: Callable[[], object]) -> Iterator[None]:
-    """Calls it so often as LOOK_SECONDS and LOOK_SHARE say, on a thread of its own."""
+    """Calls it on a thread of its own, as often as LOOK_SECONDS and LOOK_SHARE allow."""
     ended = threading.Event()
 
     def repeat() -> None:

@@ -1,5 +1,7 @@
-"""Makes the static int8 form of a model: a quarter of its size, faster, and a text's vector still does not depend on
-the texts beside it. Needs onnx (the extra `quantize`)."""
+"""Makes the static int8 form of a model. Needs onnx (the extra `quantize`).
+
+It has a quarter of the size and is faster. The vector of a text still does not depend on the texts beside it.
+"""
 
 import os
 import shutil
@@ -30,23 +32,25 @@ FEWEST_TEXTS = 2 * HOLD_OUT
 BATCH = 16
 ROUNDS = 3
 MOST_BYTES = 200_000_000
-"""Of inner values, float32, that are looked at together; for the others, the texts run again."""
+"""Bytes of inner float32 values that are examined together; for the others, the texts run again."""
 
 MOST_TOKENS = 500
-"""As many are enough to compare two ways of rounding."""
+"""Tokens that are enough to compare two ways of rounding."""
 
 BETTER = 0.9
-"""Dividing the channels of a value costs a multiplication in every run: it must save a tenth of the error."""
+"""Dividing the channels of a value costs a multiplication in every run, so it must save a tenth of the error."""
 
 CPU = ("CPUExecutionProvider",)
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What came of it. The cosines are those of the new vectors with the float32 ones, of texts that the calibration
-    has not seen; `invariance` is the least cosine of a text alone with itself in a batch of mixed lengths, 1 if a
-    vector does not depend on its batch; the speeds are texts a second of one core, of the calibration's kind, in
-    batches of 16 of like lengths, measured in turns just now."""
+    """The result of `quantize`.
+
+    The cosines compare new vectors with float32 ones, on texts that the calibration has not seen. `invariance` is the
+    least cosine of a text alone with itself in a batch of mixed lengths: 1 if a vector does not depend on its batch.
+    The speeds are texts a second on one core, in batches of 16 of like lengths, measured in turns just now.
+    """
 
     folder: str
     products: int
@@ -66,19 +70,26 @@ def quantize(
     calibration: Sequence[str] | None = None,
     progress: bool = False,
 ) -> Quantized:
-    """Writes the static int8 form of a model into a new folder, which `Memory(model=...)` takes. On return it is on
-    disk and was compared with the model it was made of.
+    """Writes the static int8 form of a model into a new folder, which `Memory(model=...)` takes.
 
-    `source` is the name of a model on this machine: a folder, or one that was downloaded; its graph must multiply with
-    float32 weights, as every model of BERT's kind does. `calibration` are texts like those it will embed, some
-    hundreds, in their language: the ranges of the values are measured on them. Without, English sentences of agentmem's
-    own.
-    Takes a minute or so for a small model, and memory of several times its size.
+    On return it is on disk and was compared with its source. Takes about a minute for a small model, and memory of
+    several times its size.
+
+    Args:
+        source: A model of this machine: its name, or a folder. Its graph must multiply with float32 weights, as every
+            model of BERT's kind does.
+        target: The path of the new folder.
+        calibration: Some hundred texts like those it will embed, in their language. The ranges of the values are
+            measured on them. Without it: English sentences that come with agentmem.
+        progress: Whether to show a bar.
+
+    Returns:
+        Sizes, cosines to float32 and speeds.
 
     Raises:
-        ModelError: no such model, or one without float32 products; onnx is not installed; the folder cannot be written;
-            the result would depend on its batch.
-        InvalidInputError: the target exists, or the calibration is not texts, or too few.
+        ModelError: No such model, or one without float32 products; onnx is not installed; the folder cannot be written;
+            or the result would depend on its batch.
+        InvalidInputError: The target exists, or the calibration is not texts, or too few.
     """
     card = find_model(source)
     folder = Path(target)
@@ -154,7 +165,7 @@ def _rewrite(
 
 
 def _groups(widths: dict[str, int], tokens: int) -> Iterator[list[str]]:
-    """The values, as many together as may be."""
+    """Yields the values, as many together as memory allows."""
     group: list[str] = []
     size = 0
     for name, width in widths.items():
@@ -167,7 +178,7 @@ def _groups(widths: dict[str, int], tokens: int) -> Iterator[list[str]]:
 
 
 def _values(model: "Model", items: list[Any], names: list[str], update: Callable[[int], object]) -> dict[str, Array]:
-    """float32 [tokens, width] of each name; one text at a time, so without padding."""
+    """Returns the values of each name, float32 of shape [tokens, width]. One text at a time, so without padding."""
     collected: dict[str, list[Array]] = {name: [] for name in names}
     for item in items:
         for name, value in zip(names, model.values([item], names), strict=True):
@@ -177,14 +188,14 @@ def _values(model: "Model", items: list[Any], names: list[str], update: Callable
 
 
 def _integers(products: "list[Product]", entered: Array) -> "tuple[Entrance, list[tuple[Product, IntegerProduct]]]":
-    """The products that read one value, with its channels divided if that is worth it."""
+    """Returns the products that read one value, with its channels divided if that is worth it."""
     sample = entered[:: max(1, len(entered) // MOST_TOKENS)]
     plain, divided = _Rounded(products, np.ones(entered.shape[1])), _Rounded(products, smoothing(entered))
     return (divided if divided.error(sample) < BETTER * plain.error(sample) else plain).finished(entered)
 
 
 class _Rounded:
-    """The weights of products that read one value, in bytes, once each channel of it is divided."""
+    """Returns the weights, in bytes, of the products that read one value, after dividing each of its channels."""
 
     def __init__(self, products: "list[Product]", divisor: Array) -> None:
         self._products = products
@@ -207,7 +218,7 @@ class _Rounded:
         return door, made
 
     def error(self, entered: Array) -> float:
-        """The sum of the squares of what the products of these tokens are off by."""
+        """Returns the sum of the squared errors of the products of these tokens."""
         door, made = self.finished(entered)
         divided = entered if door.factor is None else entered * door.factor
         read = ((door.stored(divided) - door.zero) * door.step).astype(np.float32)
@@ -243,7 +254,7 @@ def _compare(before: "Model", after: "Model", texts: list[str]) -> dict[str, flo
     speeds: dict[str, list[float]] = {"before": [], "after": []}
     for _ in range(ROUNDS):
         for name, model in (("before", before), ("after", after)):
-            began = time.thread_time()  # What others do on the machine meanwhile does not count.
+            began = time.thread_time()  # Processor time: other work on the machine does not count.
             for batch in batches:
                 model.run(batch)
             speeds[name].append(len(items) / (time.thread_time() - began))

@@ -1,4 +1,4 @@
-"""How values are named in messages: short, without passwords, and of an unknown file by their kind alone."""
+"""How messages name values: short, without passwords, and by type alone when they come from an unknown file."""
 
 import base64
 import re
@@ -22,8 +22,10 @@ _CREDENTIALS = re.compile(r"(?<=//)[^/\s]*@")
 
 
 def shorten(value: Any) -> str:
-    """How a value is quoted in a message: never more than a line of it, no password of an address, and of what may hold
-    anything, such as a mapping, only its kind and size."""
+    """Returns a value as messages quote it: at most one line, and without the password of an address.
+
+    Values that may hold anything, such as mappings, are named by type and size only.
+    """
     if not isinstance(value, _PLAIN):
         return shape(value)
     if isinstance(value, str):
@@ -36,13 +38,13 @@ def shorten(value: Any) -> str:
 
 
 def with_kind(value: Any) -> str:
-    """The same, with the kind of the value."""
+    """Returns the value as `shorten` quotes it, with its type."""
     shown = shorten(value)
     return shown if shown.startswith("a ") else f"{shown}, a {type(value).__name__}"
 
 
 def quote(text: str) -> str:
-    """How a name is quoted, wherever it comes from."""
+    """Returns a name as messages quote it, whatever its source."""
     text = without_credentials(text)
     return repr(text) if len(text) <= 60 else f"{text[:50]!r}... ({len(text):,} characters)"
 
@@ -58,9 +60,11 @@ _unquoted: ContextVar[_Unquoted | None] = ContextVar("unquoted", default=None)
 
 
 class unquoted(ContextDecorator):
-    """Within it, and within a function that it decorates, messages name the kinds of values and quote none of more
-    than a few characters: they come from a file that may be any file. One that an error tore before its end is over
-    with the function that it stood in."""
+    """Makes messages name the types of values and quote only a few characters, for values read from an unknown file.
+
+    Works as a `with` block and as a decorator. Where an error has torn a block before its end, the effect ends with the
+    block's function.
+    """
 
     def __enter__(self) -> None:
         _unquoted.set((sys._getframe(1), _unquoted.get()))
@@ -83,18 +87,18 @@ def _quotes() -> bool:
 
 
 def is_address(path: str) -> bool:
-    """Whether a text is no path but the address of something, such as of a database, perhaps with a password in it.
-    (What went through a Path has one stroke of its two.)"""
+    """Whether a text is the address of a server, such as a database, and no path. It may hold a password. `Path` has
+    already removed one of its two slashes."""
     return _ADDRESS.match(path) is not None
 
 
 def without_credentials(text: str) -> str:
-    """A text in which no address (`//user:password@host`) tells who asks."""
+    """Returns a text with the credentials of its addresses (`//user:password@host`) replaced."""
     return _CREDENTIALS.sub("***@", text) if "@" in text else text
 
 
 def shape(value: Any) -> str:
-    """How a value is named in a message that may be a secret, or somebody's text: its kind and size."""
+    """Returns how messages name a value that may be a secret or personal text: by its type and size."""
     kind = type(value).__name__
     if value is None:
         return kind
@@ -105,13 +109,13 @@ def shape(value: Any) -> str:
 
 
 def split_credentials(address: str) -> tuple[str, str | None]:
-    """An address without user and password, and the header `Authorization` that says the same."""
+    """Returns an address without its credentials, and the equivalent `Authorization` header."""
     who = credentials_of(address)
     header = f"Basic {base64.b64encode(who.encode()).decode()}" if who else None
     return _CREDENTIALS.sub("", address, count=1), header
 
 
 def credentials_of(address: str) -> str:
-    """What stands in an address before its host, such as `user:password`; nothing where nothing does."""
+    """Returns the part of an address before its host, such as `user:password`; an empty text without one."""
     found = _CREDENTIALS.search(address)
     return unquote(found[0][:-1]) if found else ""

@@ -1,4 +1,4 @@
-"""For tests of what is built on agentmem: an embedder that needs no model, and hypothesis strategies.
+"""For the tests of your application: an embedder that needs no model, and hypothesis strategies.
 
     from agentmem import Memory
     from agentmem.testing import HashEmbedder
@@ -9,8 +9,7 @@
             [match] = memory.search("which seats?", user_id="ana")
             assert match.record.content == "Prefers window seats"
 
-The strategies draw what agentmem accepts, hostile cases included; they need hypothesis, which is imported when one of
-them is called.
+The strategies draw any input that agentmem accepts, hostile cases included. They import hypothesis when called.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 else:
 
     class _LateStrategies:
-        """`hypothesis.strategies`, imported when the first of them is asked for."""
+        """`hypothesis.strategies`, imported at first use."""
 
         def __getattr__(self, name: str) -> Any:
             try:
@@ -49,22 +48,29 @@ else:
 Vector = npt.NDArray[np.float64]
 
 TRIGRAM_WEIGHT = 0.25
-"""Of a word's trigram beside the word itself: "seat" and "seats" are near, but less than two equal words."""
+"""Weight of a word's trigram beside the word itself: "seat" and "seats" are near, but less than two equal words."""
 
 LONGEST_WORD = 100
-"""Characters of a word that give trigrams; what is longer is no word."""
+"""Longest run of characters that counts as a word and gives trigrams."""
 
 TEXT_WEIGHT = 0.1
-"""Of the part that only this very text has, beside the rest of unit length: no two texts get the same vector."""
+"""Weight of the part that only this very text has, beside the rest of unit length: no two texts get the same vector."""
 
 _WORD = re.compile(r"\w+")
 
 
 class HashEmbedder:
-    """Hashed words instead of a model: deterministic in every process and on every machine, some 50 microseconds a
-    text, and texts that share words (whatever their case) are near. For tests: it knows nothing of meaning.
+    """An embedder that hashes words instead of running a model.
 
-    May be called from any thread, from several at once (`Config(workers=...)`).
+    It is deterministic in every process and on every machine, and takes some 50 microseconds a text. Texts that share
+    words, in any case, are near; it knows nothing of meaning. Any thread may call it, several at once
+    (`Config(workers=...)`).
+
+    Args:
+        dimension: The number of values in a vector.
+
+    Raises:
+        InvalidInputError: `dimension` is no whole number from 1 to 65,536.
     """
 
     def __init__(self, dimension: int = 64, *, fast: bool = False) -> None:
@@ -85,7 +91,14 @@ class HashEmbedder:
         return f"HashEmbedder(dimension={self.dimension}{', fast=True' if self.fast_share else ''})"
 
     def embed(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors, float32 (n, dimension); never zero, also of a text without a word."""
+        """Embeds texts. Deterministic; any thread may call it.
+
+        Args:
+            texts: The texts, each of any length.
+
+        Returns:
+            Unit vectors, float32 of shape (n, dimension), never zero, even for a text without a word.
+        """
         vectors = np.empty((len(texts), self.dimension), np.float32)
         slow = self.dimension // 2 if self.fast_share else self.dimension
         for row, text in enumerate(texts):
@@ -127,7 +140,7 @@ def _word_vector(word: str, dimension: int) -> Vector:
     padded = f"^{word[:LONGEST_WORD]}$"
     for start in range(len(padded) - 2):
         vector += TRIGRAM_WEIGHT * _signs(f"part:{padded[start : start + 3]}", dimension)
-    vector.flags.writeable = False  # It is shared by all callers.
+    vector.flags.writeable = False  # All callers share it.
     return vector
 
 
@@ -135,8 +148,10 @@ _known_vector = lru_cache(maxsize=4096)(_word_vector)
 
 
 def _signs(feature: str, dimension: int) -> Vector:
-    """A direction of its own for each feature: -1 and 1, by the bits of its digest. Two of them are as good as
-    orthogonal: their cosine has mean 0 and deviation dimension ** -0.5."""
+    """Returns a direction of -1 and 1 for each feature, by the bits of its digest.
+
+    Two of them are nearly orthogonal: their cosine has mean 0 and deviation dimension ** -0.5.
+    """
     digest = hashlib.shake_128(feature.encode("utf-8", "surrogatepass")).digest(-(-dimension // 8))
     bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=dimension)
     return bits.astype(np.float64) * 2 - 1
@@ -149,34 +164,63 @@ WORDS = [
     "on", "Tuesdays", "allergic", "to", "nuts", "sister", "Ana", "plays", "cello", "in", "Straße", "café", "北京",
     "東京", "서울", "мир", "שלום", "مرحبا", "👩‍🚀", "don't", "C++", "3.14", "50%", "a_b",
 ]  # fmt: skip
-"""What `contents` makes sentences of; few enough that texts often share some."""
+"""The words of the sentences that `contents` draws; few, so that texts often share some."""
 
 NAMES = ("ana", "Ana", "ben", "ana%", "a_a", "*", "аna", "ana'; --", "日本", "👩‍🚀")  # noqa: RUF001 - a Cyrillic "a" is the point.
-"""Owners that are easily taken for one another."""
+"""Owners that are easily mistaken for one another."""
 
 LABELS = ("topic", "stars", "tags", "seen", "nested", "role", "a.b", "OR", "", "ключ", 'quo"te')
-"""Keys of `metadata` and `filters`; few enough that a filter often meets its key."""
+"""Keys of `metadata` and `filters`; few, so that a filter often meets its key."""
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 def contents(max_size: int = 200) -> "SearchStrategy[str]":
-    """Texts that `add` accepts and `search` takes as a query, up to `max_size` characters: sentences of common words,
-    and any characters at all."""
+    """Returns a strategy of texts that `add` stores and `search` takes as a query: sentences, and any characters at
+    all.
+
+    Args:
+        max_size: The most characters of a text.
+
+    Returns:
+        A hypothesis strategy of `str`.
+
+    Raises:
+        ImportError: hypothesis is not installed.
+    """
     sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)
     anything = _texts(min_size=1, max_size=max_size).filter(lambda text: not text.isspace())
     return st.one_of(sentences.map(lambda text: text[:max_size].strip()), anything)
 
 
 def owners() -> "SearchStrategy[dict[str, str]]":
-    """The owners of a call, at least one of `user_id`, `agent_id` and `run_id`: `memory.add(text, **owner)`."""
+    """Returns a strategy of owners for one call: at least one of `user_id`, `agent_id` and `run_id`.
+
+    Use them as keywords: `memory.add(text, **owner)`.
+
+    Returns:
+        A hypothesis strategy of `dict`.
+
+    Raises:
+        ImportError: hypothesis is not installed.
+    """
     name = st.one_of(st.sampled_from(NAMES), _texts(min_size=1, max_size=40).filter(lambda text: text == text.strip()))
     whole = st.fixed_dictionaries({}, optional={"user_id": name, "agent_id": name, "run_id": name})
     return whole.filter(bool)
 
 
 def metadata(max_leaves: int = 8) -> "SearchStrategy[dict[str, Any]]":
-    """Metadata that `add` accepts: JSON objects with all its types, nested, up to the limits of 64-bit integers."""
+    """Returns a strategy of metadata that `add` accepts: nested JSON objects of all types, integers up to 64 bits.
+
+    Args:
+        max_leaves: The most values in one object.
+
+    Returns:
+        A hypothesis strategy of `dict`.
+
+    Raises:
+        ImportError: hypothesis is not installed.
+    """
     values = st.recursive(
         _scalars(),
         lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_labels(), inner, max_size=4)),
@@ -186,7 +230,17 @@ def metadata(max_leaves: int = 8) -> "SearchStrategy[dict[str, Any]]":
 
 
 def filters(max_leaves: int = 6) -> "SearchStrategy[dict[str, Any]]":
-    """Filters within the language of `agentmem.filters`: every operator, connective and kind of key."""
+    """Returns a strategy of filters in the language of `agentmem.filters`: every operator, connective and kind of key.
+
+    Args:
+        max_leaves: The most comparisons in one filter.
+
+    Returns:
+        A hypothesis strategy of `dict`.
+
+    Raises:
+        ImportError: hypothesis is not installed.
+    """
     return st.recursive(_entries(), _connected, max_leaves=max_leaves)
 
 
@@ -226,7 +280,7 @@ def _connected(inner: "SearchStrategy[dict[str, Any]]") -> "SearchStrategy[dict[
 
 
 def _metadata_keys() -> "SearchStrategy[str]":
-    """Paths of one or two labels, quoted as JSON where a bare label would mean something else."""
+    """Paths of one or two labels, quoted as JSON where a bare label would mean a connective or a field."""
     common = st.sampled_from(["topic", "stars", "tags", "seen", "nested.topic", "nested.stars"])
     paths = st.lists(_labels(), min_size=1, max_size=2)
     return st.one_of(common, paths.map(lambda labels: "metadata." + ".".join(map(json.dumps, labels))))
@@ -256,6 +310,6 @@ def _times() -> "SearchStrategy[Any]":
 
 
 def _texts(min_size: int = 0, max_size: int | None = None) -> "SearchStrategy[str]":
-    """Any Unicode but lone surrogates and NUL, which agentmem refuses everywhere."""
+    """Any Unicode except lone surrogates and NUL, which agentmem refuses everywhere."""
     characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
     return st.text(characters, min_size=min_size, max_size=max_size)

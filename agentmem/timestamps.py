@@ -7,7 +7,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def now() -> datetime:
-    """This moment, by the system's clock. A test may put another clock in the place of `clock`."""
+    """Returns the present moment by the system's clock. A test may replace `clock`."""
     return clock()
 
 
@@ -16,7 +16,7 @@ def clock() -> datetime:
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Whole microseconds since 1970-01-01 UTC, exactly (a float would round)."""
+    """Returns the exact whole microseconds since 1970-01-01 UTC. A float would round."""
     return (moment - _EPOCH) // _MICROSECOND
 
 

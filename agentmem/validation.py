@@ -1,4 +1,4 @@
-"""The checks on what a caller hands over, each with one sentence that says what is wrong and what to do."""
+"""The checks of a caller's arguments. Each error is one sentence with the value and the next step."""
 
 import json
 import math
@@ -16,24 +16,24 @@ from agentmem.timestamps import now, to_microseconds
 FIELDS = frozenset(
     {"content", "user_id", "agent_id", "run_id", "role", "metadata", "id", "created_at", "expires_at", "ttl"}
 )
-"""What a caller may say of a memory."""
+"""The fields of a memory that a caller may set."""
 MAX_NAME_LENGTH = 512
-"""Characters in an owner, a role or an id."""
+"""Most characters of an owner, a role or an id."""
 MAX_METADATA_DEPTH = 32
 MAX_LIMIT = 1_000_000
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _COUNT = re.compile(r"[0-9]{9,}(?:\.[0-9]*)?")
-# What a time zone may raise that was written by hand; whatever else comes, such as RecursionError, means the caller.
+# Errors that a hand-written time zone may raise. Any other, such as RecursionError, comes from the caller.
 _ZONE_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError)
 INT64 = range(-(2**63), 2**63)
 
 
 def check_text(name: str, text: str) -> bytes:
-    """The UTF-8 of `text`.
+    """Returns the UTF-8 of `text`.
 
     Raises:
-        InvalidInputError: it holds a lone surrogate or NUL, which no database column or JSON reader agrees on.
+        InvalidInputError: It holds a lone surrogate or NUL, on which database columns and JSON readers disagree.
     """
     try:
         encoded = text.encode()
@@ -51,7 +51,7 @@ def check_content(content: Any, config: Config) -> None:
         raise InvalidInputError(f"content is {with_kind(content)}; pass a str.")
     if not content or content.isspace():
         raise InvalidInputError(f"content is {shorten(content)}, which is blank; pass a text worth remembering.")
-    # A character takes a byte or more: what is far too long is not encoded to be told so.
+    # A character takes at least one byte, so a far too long text is refused without encoding it.
     size, unit = len(content), "characters"
     if size <= config.max_content_bytes:
         size, unit = len(check_text("content", content)), "bytes"
@@ -70,12 +70,12 @@ def check_query(query: Any, config: Config) -> None:
 
 
 def check_name(name: str, value: Any) -> str | None:
-    """An owner, a role or an id: text without surrounding spaces, or None."""
+    """Returns an owner, a role or an id: text without surrounding spaces, or None."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise InvalidInputError(f"{name} is {with_kind(value)}; pass a str.")
-    # Most names, known to be good at a glance: every `add` comes by here.
+    # Most names are known to be valid at a glance. Every `add` runs this line.
     if value.isascii() and value.isprintable() and value[:1] != " " != value[-1:] and 0 < len(value) <= MAX_NAME_LENGTH:
         return value
     if not value:
@@ -114,7 +114,7 @@ def check_threshold(threshold: Any) -> float:
 
 
 def check_half_life(recency: Any) -> float | None:
-    """In seconds."""
+    """Returns the duration in seconds."""
     if recency is None:
         return None
     seconds = recency.total_seconds() if isinstance(recency, timedelta) else recency
@@ -126,7 +126,7 @@ def check_half_life(recency: Any) -> float | None:
 
 
 def check_time(name: str, moment: Any) -> datetime | None:
-    """The moment in UTC, or None."""
+    """Returns the moment in UTC, or None."""
     if moment is None:
         return None
     if not isinstance(moment, datetime):
@@ -139,10 +139,10 @@ def check_time(name: str, moment: Any) -> datetime | None:
 
 
 def clock_and_offset(name: str, moment: datetime) -> tuple[datetime, timedelta]:
-    """What the clock of an aware datetime shows, as a plain datetime in UTC, and how far it is ahead of UTC.
+    """Returns an aware datetime's clock as a plain datetime in UTC, and its offset from UTC.
 
     Raises:
-        InvalidInputError: it has no time zone, or one that does not know its offset.
+        InvalidInputError: It has no time zone, or one that does not know its offset.
     """
     offset, fault = None, ""
     if moment.tzinfo is not None:
@@ -151,19 +151,17 @@ def clock_and_offset(name: str, moment: datetime) -> tuple[datetime, timedelta]:
         except _ZONE_ERRORS as error:
             fault = type(error).__name__
     if fault:
-        raise InvalidInputError(
-            f"{name} has a time zone that does not tell its offset from UTC ({fault}); pass one of zoneinfo."
-        )
+        raise InvalidInputError(f"{name} has a time zone without an offset from UTC ({fault}); pass one of zoneinfo.")
     if offset is None:
         raise InvalidInputError(
             f"{name} is {moment.isoformat()}, which has no time zone; pass datetime(..., tzinfo=timezone.utc)."
         )
-    # Not `astimezone`, which keeps a subclass, with whatever it does otherwise (a Timestamp of pandas: nanoseconds).
+    # Not `astimezone`, which keeps a subclass and its behaviour (a Timestamp of pandas has nanoseconds).
     return datetime.combine(moment.date(), moment.time(), UTC), offset
 
 
 def check_past(name: str, moment: Any) -> datetime:
-    """A moment that has passed, in UTC; a timedelta means one so long ago."""
+    """Returns a past moment in UTC. A timedelta counts back from now."""
     try:
         checked = check_time(name, now() - moment if isinstance(moment, timedelta) else moment)
     except OverflowError:
@@ -174,8 +172,11 @@ def check_past(name: str, moment: Any) -> datetime:
 
 
 def iso_moment(text: Any) -> datetime | None:
-    """The moment of ISO 8601 text, perhaps without an offset; None when it is none. Digits alone are a day at most:
-    Python reads some counts of milliseconds ("1712010112345") as a moment of the year 1712."""
+    """Returns the moment of ISO 8601 text, perhaps without an offset; None for other text.
+
+    Digits alone are a day at most: Python reads some counts of milliseconds ("1712010112345") as a moment of the year
+    1712.
+    """
     with suppress(OverflowError, ValueError):
         if isinstance(text, str) and not _COUNT.fullmatch(text):
             return datetime.fromisoformat(text)
@@ -183,10 +184,10 @@ def iso_moment(text: Any) -> datetime | None:
 
 
 def moment_of(name: str, text: Any) -> datetime:
-    """The moment of ISO 8601 text with an offset, in UTC.
+    """Returns the moment of ISO 8601 text with an offset, in UTC.
 
     Raises:
-        InvalidInputError: it is something else, or has no offset from UTC.
+        InvalidInputError: It is not such a text, or has no offset from UTC.
     """
     moment = iso_moment(text)
     if moment is None or moment.tzinfo is None:
@@ -199,10 +200,10 @@ def moment_of(name: str, text: Any) -> datetime:
 
 
 def check_expiry(expires_at: Any, ttl: Any, moment: datetime) -> datetime | None:
-    """When a memory expires, in UTC: at `expires_at`, or `ttl` seconds after `moment`; None is never.
+    """Returns the moment in UTC when a memory expires: `expires_at`, or `ttl` seconds after `moment`. None means never.
 
     Raises:
-        InvalidInputError: both are given, or one cannot be used.
+        InvalidInputError: Both are given, or one cannot be used.
     """
     if ttl is None:
         return check_time("expires_at", expires_at)
@@ -219,7 +220,7 @@ def check_expiry(expires_at: Any, ttl: Any, moment: datetime) -> datetime | None
 
 
 def check_between(between: Any) -> tuple[int | None, int | None] | None:
-    """The two ends in microseconds; None where there is none."""
+    """Returns the two ends in microseconds; None for an open end."""
     if between is None:
         return None
     if not isinstance(between, tuple | list) or len(between) != 2:
@@ -239,7 +240,7 @@ def check_timeout(timeout: Any, config: Config) -> float:
 
 
 def check_fields(item: Mapping[Any, Any]) -> None:
-    """Refuses what is no field of a memory."""
+    """Refuses keys that are no field of a memory."""
     if unknown := set(item) - FIELDS:
         raise InvalidInputError(
             f"unknown field {_key(min(unknown, key=str))}; the fields are {', '.join(sorted(FIELDS))}."
@@ -247,17 +248,17 @@ def check_fields(item: Mapping[Any, Any]) -> None:
 
 
 def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str | None]:
-    """A plain copy of the metadata and its JSON (None when empty).
+    """Returns a plain copy of the metadata, and its JSON (None when empty).
 
     Raises:
-        InvalidInputError: something in it is not JSON: the message names the key.
+        InvalidInputError: A part of it is not JSON; the message names the key.
     """
     if metadata is None:
         return {}, None
     if not isinstance(metadata, Mapping):
         raise InvalidInputError(f"metadata is {shorten(metadata)}; pass a mapping of JSON values.")
-    # Every value, and every character, takes a byte of JSON or more. What is in itself many times over is refused
-    # before it unfolds.
+    # Every value, and every character, takes at least a byte of JSON. An object that holds itself many times over is
+    # refused before it unfolds.
     copy = _plain("metadata", metadata, MAX_METADATA_DEPTH, _Room(config.max_metadata_bytes))
     if not copy:
         return {}, None
@@ -272,7 +273,7 @@ def check_metadata(metadata: Any, config: Config) -> tuple[dict[str, Any], str |
 
 
 class _Room:
-    """The bytes that metadata may still take."""
+    """The bytes that the metadata may still take."""
 
     __slots__ = ("_left", "_limit")
 
@@ -289,7 +290,8 @@ class _Room:
 
 
 def _plain(where: str, value: Any, depth: int, room: _Room) -> Any:
-    """`value` as plain dicts, lists, str, int, float, bool and None; tuples become lists as they do in JSON."""
+    """Returns `value` as plain dicts, lists, str, int, float, bool and None. Tuples become lists, as they do in
+    JSON."""
     room.take(len(value) if isinstance(value, str) else 1)
     if depth == 0:
         raise InvalidInputError(
@@ -300,9 +302,9 @@ def _plain(where: str, value: Any, depth: int, room: _Room) -> Any:
             return value
         case str():
             check_text(where, value)
-            return str.__str__(value)  # str() would give a text enumeration its name.
+            return str.__str__(value)  # str() would return the name of a text enumeration.
         case int():
-            number = int(value)  # An IntEnum would be looked for in the range one by one.
+            number = int(value)  # `in range` would search for an IntEnum one by one.
             if number not in INT64:
                 raise InvalidInputError(f"{where} is {shorten(number)}, outside 64 bits; pass it as text.")
             return number

@@ -359,7 +359,7 @@ def test_a_time_zone_that_does_not_know_its_offset_is_an_error_and_nothing_is_st
         lambda: memory.count(user_id="ana", as_of=moment),
         lambda: memory.get_all(user_id="ana", between=(moment, None)),
     ):
-        with pytest.raises(InvalidInputError, match="time zone that does not tell its offset"):
+        with pytest.raises(InvalidInputError, match="time zone without an offset"):
             call()
     assert memory.count(all_scopes=True, show_expired=True) == 0
 

@@ -1,1 +1,1 @@
-"""The operating system: forks, signals, processors, modes of files, paths."""
+"""The operating system: forks, signals, processor cores, file modes and paths."""

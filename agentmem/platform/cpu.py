@@ -1,4 +1,4 @@
-"""How many cores this process may really use."""
+"""The number of cores that this process may use."""
 
 import math
 import os
@@ -8,10 +8,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroup: Path = CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """The smaller of the CPU affinity and the cgroup's CPU quota (rounded up), at least 1.
+    """Returns the smaller of the CPU affinity and the cgroup's CPU quota, rounded up: at least 1.
 
-    `os.cpu_count()` would say what the host has: in a container with a quota of two cores on a host of 64, that starts
-    64 runs which the kernel then stops for most of every period.
+    `os.cpu_count()` returns the host's cores. In a container with a quota of two cores on a host of 64, that would
+    start 64 runs, and the kernel would stop most of them for most of every period.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup, membership)
@@ -19,7 +19,7 @@ def usable_cores(cgroup: Path = CGROUP, membership: Path = Path("/proc/self/cgro
 
 
 def _quota(cgroup: Path, membership: Path) -> float | None:
-    """The tightest quota, in cores, of this process's cgroup and those above it; None without one."""
+    """Returns the tightest quota, in cores, of this process's cgroup and its ancestors; None without a quota."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def _upwards(root: Path, group: str) -> list[Path]:
 
 
 def _quota_v2(folder: Path) -> float | None:
-    """`cpu.max` holds quota and period in microseconds, or "max"."""
+    """Returns the cores that `cpu.max` allows: its quota divided by its period, None where the quota is "max"."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)

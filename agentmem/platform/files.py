@@ -1,7 +1,7 @@
-"""Who may read the files that are made: a new store its user alone; what is made beside a store, whoever may read that.
+"""File modes: only its user may read a new store, and only the store's readers may read the files beside it.
 
-Every file begins with mode 0600, whatever the umask, and then gets no more than its model has: at no moment can others
-read it.
+Every file begins with mode 0600, whatever the umask, and then gets at most the permissions of its model. At no moment
+can others read it.
 """
 
 import os
@@ -10,21 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 
 PRIVATE = 0o600
-"""Read and written by its owner, who is never denied either: a copy of a store that is read-only can be opened."""
+"""Read and write permission for the file's user, which is never removed. A copy of a read-only store can therefore be
+opened."""
 
 
 def make_store(path: str) -> None:
-    """Makes the empty file of a new store, mode 0600, unless there is one.
+    """Creates the empty file of a new store with mode 0600, unless the file exists.
 
-    Where it cannot be made, SQLite says why. No descriptor is opened: closing it would drop the POSIX locks of a thread
-    that has opened the store meanwhile.
+    Does nothing where the file cannot be created: SQLite then reports the reason. Opens no descriptor, because closing
+    one would drop the POSIX locks of a thread that has opened the store meanwhile.
     """
-    real = os.path.realpath(path)  # Of a link that points to nothing, SQLite makes the target.
+    real = os.path.realpath(path)  # SQLite creates the target of a dangling link.
     try:
         os.mknod(real, stat.S_IFREG | PRIVATE)
     except FileExistsError:
         pass
-    except PermissionError:  # Some systems keep `mknod` to root.
+    except PermissionError:  # Some systems allow `mknod` to root only.
         with suppress(OSError):
             os.close(os.open(real, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
     except (OSError, ValueError):
@@ -32,14 +33,15 @@ def make_store(path: str) -> None:
 
 
 def make_file(path: str, *, like: str) -> int:
-    """Makes a file with the mode, group and owner of the file `like`, and returns a descriptor to read and write it.
+    """Creates a file with the mode, group and owner of the file `like`, and returns a descriptor to read and write it.
 
-    Only root gives the owner, only root and its members the group; where it cannot be given, another group may do what
-    everybody may. Where `like` is no file (a store in memory), the mode is 0600.
+    Only root can change the owner, only root and members can change the group. Where the group cannot be set, the
+    file's own group gets the permissions of everybody else. Where `like` is no file (a store in memory), the mode is
+    0600.
 
     Raises:
-        FileExistsError: there is one.
-        OSError: it cannot be made.
+        FileExistsError: The file exists.
+        OSError: The file cannot be created.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     try:
@@ -51,7 +53,7 @@ def make_file(path: str, *, like: str) -> int:
 
 
 def make_folder(path: Path, *, like: str) -> None:
-    """Makes a folder for the readers and writers of the file `like`, or has the one that is there be one."""
+    """Creates a folder for the readers and writers of the file `like`, or adapts an existing folder."""
     path.mkdir(PRIVATE | stat.S_IXUSR, exist_ok=True)
     _give(os.fspath(path), like, enter=True)
 
@@ -62,7 +64,7 @@ def _give(place: int | str, like: str, *, enter: bool = False) -> None:
     except OSError:
         model = None
     mode = PRIVATE if model is None else stat.S_IMODE(model.st_mode) & 0o666 | PRIVATE
-    # What a file system without owners or modes refuses leaves the file with less.
+    # A file system without owners or modes leaves the file with fewer permissions.
     if model is not None and not _has_group(place, model):
         with suppress(OSError):
             os.chown(place, -1, model.st_gid)

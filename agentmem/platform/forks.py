@@ -1,8 +1,8 @@
 """What becomes of native handles when a process forks.
 
-Neither an onnxruntime session nor a SQLite connection survives `fork()`: using one in the child deadlocks or corrupts,
-and even destroying one there can crash or drop locks that the parent relies on. The child therefore abandons what it
-inherited: it is never closed, never freed, and a few megabytes of copy-on-write memory are the price.
+Neither an onnxruntime session nor a SQLite connection survives `fork()`. Using one in the child deadlocks or corrupts.
+Even destroying one there can crash, or drop locks that the parent relies on. So the child abandons every inherited
+handle: it never closes or frees it, and pays with a few megabytes of copy-on-write memory.
 """
 
 import ctypes
@@ -13,17 +13,20 @@ from typing import Protocol
 
 
 class Restartable(Protocol):
-    """Something that starts afresh in a forked child. `_pid` names the process it was started for; `_start` must set it
-    last, because from then on other threads go ahead without asking."""
+    """An object that starts afresh in a forked child.
+
+    `_pid` is the process that it was started for. `_start` must set `_pid` last, because other threads then proceed
+    without asking.
+    """
 
     _pid: int
 
 
-_restarting = threading.Lock()  # Only ever taken in a child that was just forked.
+_restarting = threading.Lock()  # Taken only in a child that was just forked.
 
 
 def restart(thing: Restartable, start: Callable[[], None]) -> None:
-    """Calls `start`, unless another thread has done so: the first uses in a child may come from several at once."""
+    """Calls `start`, unless another thread has done so: a child's first calls may come from several threads at once."""
     with _restarting:
         if thing._pid != os.getpid():
             start()

@@ -1,4 +1,4 @@
-"""Which process holds a lease, and whether it is still at work."""
+"""Which process holds a lease, and whether that process still runs."""
 
 import os
 import uuid
@@ -6,13 +6,16 @@ from pathlib import Path
 
 
 def claimant() -> str:
-    """A name for one who claims; it begins with the process."""
+    """Returns a new holder's name, which begins with the process."""
     return f"{os.getpid()}:{uuid.uuid4().hex}"
 
 
 def is_at_work(claimant: str) -> bool:
-    """False when the process of a claim is known to have ended, or to be stopped. One whose number was given to another
-    counts as at work, one on the other side of a container's wall perhaps not; neither does harm."""
+    """Returns False when the lease's process is known to have ended, or to be stopped.
+
+    A process counts as running when its number was given to another one. Behind a container's wall a running process
+    may count as ended. Neither does harm.
+    """
     pid, _, rest = claimant.partition(":")
     try:
         if rest and pid.isdecimal():
@@ -26,9 +29,10 @@ def is_at_work(claimant: str) -> bool:
 
 
 def _stands_still(pid: str) -> bool:
-    """By a signal or a debugger, for as long as somebody likes; or dead and not yet waited for. Only Linux tells."""
+    """Whether the process is stopped by a signal or a debugger, or is dead and not yet reaped. Only Linux can tell."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]  # After the name, which may be any.
+        # The fields after the name, which may hold any character.
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError, ValueError):
         return False
     return state in ("T", "t", "Z", "X")

@@ -1,8 +1,8 @@
-"""What an error that may strike anywhere cannot tear: blocks, locks, and what waits for another thread.
+"""Blocks, locks and waits that an asynchronous error cannot tear.
 
-Ctrl-C, and whatever else a signal handler raises, may strike the main thread after any call that it makes. One of those
-moments is between a context manager's beginning and its `with` block: what `contextlib.contextmanager` makes is left
-suspended then, a lock held and a transaction open, until the garbage collector comes by.
+Ctrl-C, or any error that a signal handler raises, may strike the main thread after any of its calls. One such moment
+lies between a context manager's entry and its `with` block. What `contextlib.contextmanager` makes is then suspended,
+with a lock held and a transaction open, until the garbage collector runs.
 """
 
 import _thread
@@ -20,22 +20,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.05
-"""How often whoever waits for another thread looks whether that thread still runs what it is waited for."""
+"""How often a waiting thread checks that the other thread still runs the function that it waits for."""
 
 TAKING_SECONDS = 0.5
-"""Far more than it takes to take a lock from whoever has gone."""
+"""Far more than it takes to take over an abandoned lock."""
 
 BEGIN_SECONDS = 2.0
 """Far more than a new thread takes to begin."""
 
 ROOM = 40
-"""Calls that `require_room` asks for. What any call of a Memory takes, cleaning up included, is below 30 (measured by
-entering each with every number of free ones, on Python 3.11)."""
+"""Nested calls that `require_room` asks for. Any call of a Memory takes fewer than 30, cleaning up included (measured
+by entering each call with every number of free ones, Python 3.11)."""
 
 
 def require_room() -> None:
-    """Raises RecursionError unless ROOM further calls can be nested: before anything is begun that an error halfway
-    would leave to others, cleaning up included. Costs a microsecond."""
+    """Raises RecursionError unless ROOM further calls can be nested. Costs a microsecond.
+
+    Call it before beginning what an error halfway would leave to others, cleaning up included.
+    """
     _nest(ROOM)
 
 
@@ -45,29 +47,34 @@ def _nest(calls: int) -> None:
 
 
 def has_ended(frame: FrameType) -> bool:
-    """Whether a function's frame has ended, however it did. Unlike anything the function would do at its end, this
-    cannot fail to be noted. Drops the variables of a frame that has ended."""
+    """Whether a function's frame has ended, by any way. Drops the variables of an ended frame.
+
+    An asynchronous error can skip any mark that the function itself sets at its end, but it cannot skip this.
+    """
     try:
         frame.clear()
-    except RuntimeError:  # It is being executed.
+    except RuntimeError:  # The frame is being executed.
         return False
     return True
 
 
 class Lock:
-    """A lock that whoever has gone does not keep: for `with` blocks, in which an error may strike as late as the line
-    that ends them, before the lock is released. Others look, while they wait, whether the function of the block has
-    ended, and take the lock from it then. For what lasts longer than a function there are `hold` and `acquire`.
+    """A lock for `with` blocks that an ended function does not keep.
 
-    The lock is an entry of a dictionary, which is made by one call that also says whose it is: there is no moment at
-    which it is held and nobody knows by whom.
+    An asynchronous error may strike on the last line of a block, before the lock is released. Waiting threads check
+    whether the function of the block has ended, and take the lock over. For a duration longer than a function, use
+    `hold` or `acquire`.
+
+    The lock is an entry of a dictionary. One call creates the entry and names its holder, so a held lock always has a
+    known holder.
     """
 
     __slots__ = ("_freed", "_held")
 
     def __init__(self) -> None:
-        self._held: dict[int, object] = {}  # At 0, the frame of the function, or any object, that holds the lock.
-        self._freed = threading.Lock()  # What waiters wait for: unlocked by a release, locked by who is woken by it.
+        self._held: dict[int, object] = {}  # At 0: the frame of the function, or any object, that holds the lock.
+        # Waiters wait for this lock: a release unlocks it, the woken thread locks it again.
+        self._freed = threading.Lock()
 
     def __enter__(self) -> None:
         frame = sys._getframe(1)
@@ -84,9 +91,10 @@ class Lock:
         return Hold(self)
 
     def take(self, frame: FrameType) -> FrameType:
-        """Takes the lock for the function of a frame; of a generator, for the function whose block it is behind."""
+        """Takes the lock for the function of a frame. For a generator, that is the function whose block it is
+        behind."""
         while frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_back and frame.f_back.f_back:
-            frame = frame.f_back.f_back  # Between them is the block's own `__enter__`.
+            frame = frame.f_back.f_back  # The frames between them are the block's own `__enter__`.
         if self._held.setdefault(0, frame) is not frame:
             self._wait(frame, -1)
         return frame
@@ -95,7 +103,7 @@ class Lock:
         return self._held.get(0) is holder
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Takes the lock until `release`, in whatever function that is called."""
+        """Takes the lock until `release`, which any function may call."""
         holder = object()
         return self._held.setdefault(0, holder) is holder or (blocking and self._wait(holder, timeout))
 
@@ -113,24 +121,25 @@ class Lock:
             if self._held.setdefault(0, holder) is holder:
                 return True
             if deadline is not None and time.monotonic() >= deadline:
-                self._wake()  # In whose place this one may have been woken.
+                self._wake()  # This thread may have been woken in another one's place.
                 return False
 
     def _wake(self) -> None:
-        """Has one of those who wait, or the next to wait, try again."""
-        with suppress(RuntimeError):  # Somebody else did.
+        """Wakes one waiting thread, or lets the next one try at once."""
+        with suppress(RuntimeError):  # Another thread has unlocked it.
             self._freed.release()
 
     def _take_from_gone(self) -> None:
-        """Releases the lock if its holder cannot: its function has ended, or waits for it just here, after an error
-        struck where it was to be released."""
+        """Releases the lock if its holder cannot: its function has ended, or an error struck at the release and the
+        function now waits here."""
         holder = self._held.get(0)
         if isinstance(holder, FrameType) and (_is_on_this_stack(holder) or has_ended(holder)):
             global _taking
-            taking = _taking  # Of several that look, one.
+            taking = _taking  # One of several that check.
             if not taking.acquire(timeout=TAKING_SECONDS):
                 if _taking is taking:
-                    _taking = threading.Lock()  # An error has torn whoever had it; the next look is free again.
+                    # An error has torn the thread that held it; the next check finds it free.
+                    _taking = threading.Lock()
                 return
             try:
                 if self._held.get(0) is holder:
@@ -140,7 +149,7 @@ class Lock:
 
 
 def until_look(deadline: float | None) -> float:
-    """Seconds to wait before the next look."""
+    """Seconds to wait before the next check."""
     return LOOK_SECONDS if deadline is None else max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))
 
 
@@ -152,13 +161,17 @@ def _is_on_this_stack(frame: FrameType) -> bool:
 
 
 def condition(lock: Lock) -> threading.Condition:
-    """For waiting with the lock held. Enter the lock itself, not the condition, whose own function ends at once."""
+    """A condition for waiting with the lock held. Enter the lock itself and not the condition, whose own function ends
+    at once."""
     return threading.Condition(cast(Any, lock))
 
 
 class Hold:
-    """A lock that is held for the function whose block a generator is behind: the generator itself is not being
-    executed while the block is, and one that was torn out of its block may end at any time later."""
+    """A lock held for the function whose block a generator is behind.
+
+    The generator itself is not being executed while the block is. A generator that was torn out of its block may end at
+    any time later.
+    """
 
     __slots__ = ("_holder", "_lock")
 
@@ -176,15 +189,16 @@ class Hold:
 
     @property
     def stands(self) -> bool:
-        """False when the lock was taken away meanwhile, as that function had ended; it may be another's by now."""
+        """Returns False when the lock was taken away meanwhile because the function had ended; another thread may hold
+        it now."""
         return self._lock.is_held_by(self._holder)
 
 
-_taking = threading.Lock()  # Guards: that a lock is taken from its holder once.
+_taking = threading.Lock()  # Guards: taking the lock from its holder once.
 
 
 class Block(Generic[T]):
-    """A `with` block around a generator, whose `yield` is the block's body."""
+    """A `with` block around a generator whose `yield` is the block's body."""
 
     def __init__(self, generator: Generator[T, None, None]) -> None:
         self._generator = generator
@@ -207,18 +221,18 @@ class Block(Generic[T]):
             else:
                 self._generator.throw(error)
         except StopIteration:
-            pass  # An error of the block goes on by itself.
+            pass  # The block's own error propagates.
         except BaseException as raised:
             if raised is not error:
                 raise
 
     def end(self) -> None:
-        """Ends what an interrupt left open as it struck where `__exit__` begins; nothing where all is well."""
+        """Ends a generator that an interrupt left open where `__exit__` begins; does nothing to one that has ended."""
         self._generator.close()
 
 
 def block(function: Callable[P, Generator[T, None, None]]) -> Callable[P, Block[T]]:
-    """`contextlib.contextmanager` for what must end well even when an interrupt strikes as it begins."""
+    """`contextlib.contextmanager` for blocks that must end properly even when an interrupt strikes as they begin."""
 
     @functools.wraps(function)
     def begin(*args: P.args, **kwargs: P.kwargs) -> Block[T]:
@@ -228,8 +242,10 @@ def block(function: Callable[P, Generator[T, None, None]]) -> Callable[P, Block[
 
 
 def started(work: Callable[[], object], name: str) -> threading.Thread | None:
-    """A daemon thread that has begun the work; None when the system gives no thread, or no memory for one: set nothing
-    before that is to be undone then."""
+    """Returns a daemon thread that has begun the work, or None when the system gives no thread or no memory for one.
+
+    Before the call, set no state that would then have to be undone.
+    """
     thread = threading.Thread(target=work, name=name, daemon=True)
     begun = thread._started = _Begun()  # type: ignore[attr-defined]
     try:
@@ -240,27 +256,31 @@ def started(work: Callable[[], object], name: str) -> threading.Thread | None:
         return None
     if begun.is_set():
         return thread
-    vars(threading).get("_limbo", {}).pop(thread, None)  # Or it is told of as alive for ever.
+    vars(threading).get("_limbo", {}).pop(thread, None)  # Otherwise `threading` would list it as alive for ever.
     return None
 
 
 class _Begun(threading.Event):
-    """What `Thread.start` waits for. What PyThreadState_SetAsyncExc raises in a thread that is just starting another
-    may strike the new one instead (CPython gives it the same number at first), before it has said that it has begun;
-    nobody would ever say so then."""
+    """The event that `Thread.start` waits for.
+
+    An error that PyThreadState_SetAsyncExc raises in the starting thread may strike the new thread instead. CPython
+    gives both the same number at first. The new thread would then never report that it has begun.
+    """
 
     def wait(self, timeout: float | None = None) -> bool:
         return super().wait(BEGIN_SECONDS if timeout is None else timeout)
 
 
 def no_thread() -> RuntimeError:
-    """Why `started` has returned None."""
+    """Returns the error to raise when `started` has returned None."""
     return RuntimeError("the system gives no thread, or the interpreter is ending")
 
 
 def aside(work: Callable[[], T]) -> Callable[[], T]:
-    """Begins the work on a thread of its own, and gives what waits for it and returns, or raises, what it did. A caller
-    who is interrupted leaves it to end by itself."""
+    """Begins the work on a new thread. Returns a function that waits for it and returns, or raises, its outcome.
+
+    A caller that is interrupted leaves the thread to end.
+    """
     results: list[T] = []
     errors: list[BaseException] = []
     ended = _thread.allocate_lock()
@@ -282,7 +302,7 @@ def aside(work: Callable[[], T]) -> Callable[[], T]:
         return results[0]
 
     try:
-        # Not threading.Thread: it is forgotten in a weak reference's callback, which swallows what a handler raises.
+        # Not threading.Thread, whose weak reference's callback swallows what a signal handler raises.
         _thread.start_new_thread(do, ())
     except RuntimeError:  # The interpreter is ending and starts no threads.
         do()
@@ -290,15 +310,19 @@ def aside(work: Callable[[], T]) -> Callable[[], T]:
 
 
 def off_main_thread(work: Callable[[], T]) -> T:
-    """What the work returns, or raises. Where the caller is the main thread, which alone hears signals, another one
-    does it: for libraries that hear them too, and swallow what a handler raises."""
+    """Returns or raises the outcome of the work, which never runs on the main thread.
+
+    The main thread alone receives signals, and some libraries swallow what a signal handler raises.
+    """
     return aside(work)() if threading.current_thread() is threading.main_thread() else work()
 
 
 def fails_apart(work: Callable[[], object]) -> bool:
-    """Whether what has just failed here also fails on a thread of its own, where nothing strikes that is not of the
-    work itself: no signal, no trace function, no stack that is nearly full. Ask before an error is told as a fault of
-    what was read."""
+    """Whether a call that has just failed here also fails on a new thread.
+
+    On a new thread only the work itself can fail: no signal, no trace function and no nearly full stack interferes. Ask
+    before reporting an error as damage of the data.
+    """
     here = threading.get_ident()
 
     def fails() -> bool:
@@ -307,7 +331,7 @@ def fails_apart(work: Callable[[], object]) -> bool:
         except (MemoryError, TimeoutError):
             return False
         except RecursionError:
-            return threading.get_ident() != here  # There was no thread to be had.
+            return threading.get_ident() != here  # The system gave no thread.
         except Exception:
             return True
         return False

@@ -7,6 +7,7 @@ within one snapshot of the store let the shelves propose (`search`) and the rows
 import os
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -73,23 +74,18 @@ Between = tuple[datetime | None, datetime | None] | None
 """From the first moment on, before the second; None where there is no bound."""
 
 
-class ScopedMemory:
-    """The calls, bound to an owner: whatever is asked of it, it cannot reach outside. Hand it to the code that serves
-    this owner.
+class _Calls(ABC):
+    """The calls that `Memory` and `ScopedMemory` share. Each class says for itself whose memories a call is about."""
 
-    Made by `Memory.scope`; closing is the Memory's business. Every method may be called from any thread. Beside what
-    its own text names, each raises `ClosedError` once the Memory is closed, `StoreError` when the database refuses
-    (`StoreBusyError`, `StoreFullError`, `StoreReadOnlyError`, `StoreDamagedError` say why), and `InvalidInputError`
-    for an argument that cannot be used.
-    """
+    _engine: Engine
 
-    def __init__(self, engine: Engine, bound: Scope, opener: "ScopedMemory | None" = None) -> None:
-        self._engine = engine
-        self._bound = bound
-        self._opener = opener  # A Memory that nobody holds any more closes; its views hold it.
+    @abstractmethod
+    def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
+        """Returns the scope of a call that must name an owner."""
 
-    def __repr__(self) -> str:
-        return f"ScopedMemory({self._engine.store.path!r}, {self._bound})"
+    @abstractmethod
+    def _whose(self, user_id: Any, agent_id: Any, run_id: Any) -> Scope:
+        """Returns the scope of a call by id, which may name an owner."""
 
     # -- remembering ----------------------------------------------------------------------------------------------
 
@@ -523,7 +519,8 @@ class ScopedMemory:
             DeadlineError: not within `timeout` seconds (default `Config.timeout`); what was done is kept.
             EmbeddingError: the model fails on everything; nothing is given up, flush again when it works.
         """
-        self._engine.backlog.settle(self._bound, check_timeout(timeout, self._engine.config), urgent=False)
+        scope = self._whose(None, None, None)
+        self._engine.backlog.settle(scope, check_timeout(timeout, self._engine.config), urgent=False)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -918,21 +915,35 @@ class ScopedMemory:
         """For several changes that are committed together."""
         return Changes(self._engine, self._scope, self._whose)
 
+
+class ScopedMemory(_Calls):
+    """The calls of a `Memory`, bound to an owner: no call reaches another owner's memories. Hand it to the code that
+    serves this owner.
+
+    `Memory.scope` makes it, and closing is left to the `Memory`. Any thread may call any method. Beside what a method's
+    own text names, each raises `ClosedError` once the Memory is closed, `StoreError` when the database refuses
+    (`StoreBusyError`, `StoreFullError`, `StoreReadOnlyError`, `StoreDamagedError` say why), and `InvalidInputError` for
+    an argument that cannot be used.
+    """
+
+    def __init__(self, engine: Engine, bound: Scope, opener: _Calls) -> None:
+        self._engine = engine
+        self._bound = bound
+        self._opener = opener  # A Memory without references closes; its views keep one.
+
+    def __repr__(self) -> str:
+        return f"ScopedMemory({self._engine.store.path!r}, {self._bound})"
+
     def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
-        if self._bound:
-            if all_scopes:
-                raise InvalidInputError(f"all_scopes=True cannot leave the scope {self._bound}; ask the Memory itself.")
-            return self._bound.narrowed(user_id, agent_id, run_id)
-        return Scope.of(user_id, agent_id, run_id, all_scopes=all_scopes)
+        if all_scopes:
+            raise InvalidInputError(f"all_scopes=True cannot leave the scope {self._bound}; ask the Memory itself.")
+        return self._bound.narrowed(user_id, agent_id, run_id)
 
     def _whose(self, user_id: Any, agent_id: Any, run_id: Any) -> Scope:
-        """The scope of a call by id: that of every owner, where neither it nor this view names one."""
-        if not self._bound and (user_id, agent_id, run_id) == (None, None, None):
-            return Scope()
-        return self._scope(user_id, agent_id, run_id)
+        return self._bound.narrowed(user_id, agent_id, run_id)
 
 
-class Memory(ScopedMemory):
+class Memory(_Calls):
     """Memories in one file, or in RAM with `":memory:"`.
 
         with Memory("agent.db") as memory:
@@ -992,11 +1003,16 @@ class Memory(ScopedMemory):
         if self.path != ":memory:":  # A store has one path: its log and its segments stand beside it.
             self.path = os.path.realpath(self.path)
         wanted = find_model(model) if embedder is None and isinstance(model, str) else model
-        super().__init__(
-            Engine(self.path, embedder or cast(ModelCard | Keep | None, wanted), config or Config()), Scope()
-        )
+        self._engine = Engine(self.path, embedder or cast(ModelCard | Keep | None, wanted), config or Config())
         self._finalizer = weakref.finalize(self, self._engine.close_aside)
         self._finalizer.atexit = False  # The engine sees to that itself.
+
+    def _scope(self, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> Scope:
+        return Scope.of(user_id, agent_id, run_id, all_scopes=all_scopes)
+
+    def _whose(self, user_id: Any, agent_id: Any, run_id: Any) -> Scope:
+        named = (user_id, agent_id, run_id) != (None, None, None)
+        return Scope.of(user_id, agent_id, run_id) if named else Scope()
 
     def stats(self) -> Stats:
         """Counts of the store, and of this process's work since it opened the store; `Stats` says what each means. Its

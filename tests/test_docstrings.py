@@ -12,9 +12,9 @@ from agentmem import Memory, ScopedMemory, errors
 CLASSES = [value for name in agentmem.__all__ if inspect.isclass(value := getattr(agentmem, name))]
 CALLS = {
     f"{owner.__name__}.{name}": call
-    for owner in (ScopedMemory, Memory)
-    for name, call in vars(owner).items()
-    if inspect.isfunction(call) and not name.startswith("_")
+    for owner in (Memory, ScopedMemory)
+    for name, call in inspect.getmembers(owner, inspect.isfunction)
+    if not name.startswith("_")
 }
 ERRORS = {name for name, value in vars(errors).items() if inspect.isclass(value)}
 

@@ -1,6 +1,8 @@
 """The contract of Memory and ScopedMemory, through the public door."""
 
 import gc
+import inspect
+import io
 import json
 import re
 import threading
@@ -27,6 +29,7 @@ from agentmem import (
     NotFoundError,
     Record,
     Scope,
+    ScopedMemory,
 )
 from agentmem.ids import new_id
 from agentmem.testing import HashEmbedder
@@ -692,6 +695,28 @@ def test_a_view_says_whose_it_is_and_of_which_store(memory):
     assert repr(view) == f"ScopedMemory({memory.path!r}, user_id='ana')"
     assert repr(view.scope(run_id="chat")) == f"ScopedMemory({memory.path!r}, user_id='ana', run_id='chat')"
     assert repr(memory).startswith("Memory(")
+
+
+def test_code_that_is_handed_a_view_cannot_reach_the_whole_store(memory):
+    memory.add("of ben", user_id="ben")
+    view = memory.scope(user_id="ana")
+    assert not isinstance(view, Memory)
+    assert not isinstance(memory, ScopedMemory)
+    offered = {name for name in dir(view) if not name.startswith("_")}
+    assert {name for name in dir(memory) if not name.startswith("_")} - offered == {
+        "backup", "check", "close", "path", "reembed", "repair", "reset", "stats", "vacuum",
+    }  # fmt: skip
+    for name in offered:
+        call = getattr(view, name)
+        assert call.__self__ is view
+        keywords = inspect.signature(call).parameters
+        if "all_scopes" in keywords:
+            given = ["x"] if name == "search" else [["x"]] if name == "search_batch" else []
+            given = [io.StringIO()] if name == "export" else given
+            with pytest.raises(InvalidInputError, match="all_scopes=True cannot leave"):
+                call(*given, all_scopes=True)
+    assert view.purge() == 0
+    assert memory.count(user_id="ben") == 1
 
 
 # -- statistics, check, closing -----------------------------------------------------------------------------------

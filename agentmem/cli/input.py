@@ -20,7 +20,7 @@ from agentmem.records import Record
 from agentmem.validation import moment_of as moment_of
 
 if TYPE_CHECKING:
-    from agentmem.memory import ScopedMemory
+    from agentmem.memory import Memory, ScopedMemory
 
 Line = tuple[int, dict[str, Any] | AgentMemError]
 """A line's number, from 1, and its item for `add_batch`, or what is wrong with it."""
@@ -173,7 +173,7 @@ def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def remember(
-    memory: "ScopedMemory", lines: Iterable[Line], *, skip_bad: bool, **defaults: Any
+    memory: "Memory | ScopedMemory", lines: Iterable[Line], *, skip_bad: bool, **defaults: Any
 ) -> Iterator[tuple[int, Record | AgentMemError]]:
     """Adds the items in order and yields each line's record once it is committed. With `skip_bad` a bad line yields
     its error.
@@ -190,7 +190,7 @@ def remember(
 
 
 def _skipping(
-    memory: "ScopedMemory", chunk: list[Line], defaults: dict[str, Any]
+    memory: "Memory | ScopedMemory", chunk: list[Line], defaults: dict[str, Any]
 ) -> Iterator[tuple[int, Record | AgentMemError]]:
     items = [item for _, item in chunk if isinstance(item, dict)]
     with unquoted():
@@ -200,7 +200,9 @@ def _skipping(
         yield number, outcome if isinstance(outcome, Record) else _reason(outcome)
 
 
-def _stopping(memory: "ScopedMemory", chunk: list[Line], defaults: dict[str, Any]) -> Iterator[tuple[int, Record]]:
+def _stopping(
+    memory: "Memory | ScopedMemory", chunk: list[Line], defaults: dict[str, Any]
+) -> Iterator[tuple[int, Record]]:
     good: list[tuple[int, dict[str, Any]]] = []
     bad: tuple[int, AgentMemError] | None = None
     for number, item in chunk:

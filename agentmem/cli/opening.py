@@ -47,8 +47,8 @@ def existing(db: str) -> str:
     return db
 
 
-def scoped(memory: "Memory", owner: Mapping[str, str | None]) -> "ScopedMemory":
-    """The view of an owner; of everything where none is named."""
+def scoped(memory: "Memory", owner: Mapping[str, str | None]) -> "Memory | ScopedMemory":
+    """Returns the view of an owner; without one, the whole memory."""
     named = any(value is not None for value in owner.values())
     return memory.scope(**owner) if named else memory
 

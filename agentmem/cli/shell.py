@@ -120,7 +120,7 @@ class Session:
         self, memory: "Memory", owner: dict[str, str | None], *, limit: int, full: bool, as_json: bool
     ) -> None:
         self._memory = memory
-        self._scope: ScopedMemory = scoped(memory, owner)
+        self._scope: Memory | ScopedMemory = scoped(memory, owner)
         self._everybody: dict[str, Any] = {} if any(owner.values()) else {"all_scopes": True}
         self._settings: dict[str, Any] = {"limit": limit, "mode": "hybrid", "explain": False, "filters": None}
         self._full = full

@@ -158,7 +158,7 @@ class AgentMem:
         for opening in list(self._applications.values()):
             _open.close(opening)
 
-    def _current(self) -> "ScopedMemory":
+    def _current(self) -> "Memory | ScopedMemory":
         if self._owner is None:
             return self.memory
         owner = self._owner()
@@ -226,15 +226,15 @@ class _Open:
 _open = _Open()
 
 
-def _current() -> "ScopedMemory":
+def _current() -> "Memory | ScopedMemory":
     extension = current_app.extensions.get("agentmem")
     if extension is None:
         raise RuntimeError(f"{current_app!r} has no memory; call AgentMem(app) or init_app(app) first.")
-    current: ScopedMemory = extension._current()
+    current: Memory | ScopedMemory = extension._current()
     return current
 
 
-current_memory: "ScopedMemory" = LocalProxy(_current)  # type: ignore[assignment]
+current_memory: "Memory | ScopedMemory" = LocalProxy(_current)  # type: ignore[assignment]
 """The memory of the application that serves this request: bound to the owner of the request if `AgentMem.owner` names
 one, else the whole `Memory`, which `current_memory.scope(user_id=...)` binds. Its use raises RuntimeError outside of an
 application's context, and what opening a `Memory` raises."""

@@ -14,7 +14,7 @@ from agentmem.engine.write_batch import Changes, PastVersion
 from agentmem.errors import AgentMemError, DuplicateIdError, EmbeddingError, InvalidInputError, StoreOpenError
 from agentmem.mem0.dates import end_of, moment
 from agentmem.mem0.qdrant import Point, Points, collections, opened, points
-from agentmem.memory import ScopedMemory
+from agentmem.memory import Memory, ScopedMemory
 from agentmem.progress import with_progress
 from agentmem.quoting import unquoted
 from agentmem.records import Scope
@@ -52,7 +52,7 @@ class Imported:
 
 
 def import_mem0(
-    memory: ScopedMemory,
+    memory: Memory | ScopedMemory,
     folder: str | os.PathLike[str],
     *,
     history: str | os.PathLike[str] | None = None,
@@ -108,7 +108,7 @@ def _age(point: Point) -> float:
         return 0.0
 
 
-def _new(memory: ScopedMemory, found: Points, rows: Sequence[int], imported: Imported) -> Iterator[Point]:
+def _new(memory: Memory | ScopedMemory, found: Points, rows: Sequence[int], imported: Imported) -> Iterator[Point]:
     """The points that the store never had."""
     for row in rows:
         try:
@@ -123,7 +123,7 @@ def _new(memory: ScopedMemory, found: Points, rows: Sequence[int], imported: Imp
             yield point
 
 
-def _is_known(memory: ScopedMemory, point: Point) -> bool:
+def _is_known(memory: Memory | ScopedMemory, point: Point) -> bool:
     """Whether its home ever had it. What is wrong with its owners is said when it is stored."""
     with suppress(InvalidInputError):
         home = Scope.of(**_owners(point)).home
@@ -131,7 +131,9 @@ def _is_known(memory: ScopedMemory, point: Point) -> bool:
     return False
 
 
-def _bring(memory: ScopedMemory, brought: Sequence[Point], told: dict[str, list[Row]], imported: Imported) -> None:
+def _bring(
+    memory: Memory | ScopedMemory, brought: Sequence[Point], told: dict[str, list[Row]], imported: Imported
+) -> None:
     """All of them in one commit; when one is in the way, each in its own."""
     good: list[Point] = []
     changes = memory._changes()

@@ -6,6 +6,7 @@ import pytest
 
 from agentmem import DuplicateIdError, EmbeddingError, InvalidInputError, NotFoundError
 from agentmem.engine.write_batch import PastVersion
+from agentmem.records import Scope
 from agentmem.storage.operations import Delete, Expect, Update
 from agentmem.storage.types import KEEP, Revision
 from agentmem.testing import HashEmbedder
@@ -57,9 +58,9 @@ def test_who_shares_the_commit_is_not_touched_by_changes_that_cannot_be_made(mem
     kept = memory.add("Likes tea", user_id="ana")
     revision = Revision("text", b"", None, False, KEEP)
     batches = [
-        store.prepare([Delete("nobody", memory._bound)]),
-        store.prepare([Delete(kept.id, memory._bound), Update("nobody", memory._bound, revision)]),
-        store.prepare([Expect(kept.id, memory._bound, "Likes tea")]),
+        store.prepare([Delete("nobody", Scope())]),
+        store.prepare([Delete(kept.id, Scope()), Update("nobody", Scope(), revision)]),
+        store.prepare([Expect(kept.id, Scope(), "Likes tea")]),
     ]
     commits = memory.stats().commits
     for batch in batches:

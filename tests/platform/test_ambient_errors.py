@@ -56,6 +56,7 @@ class Case:
             "get": lambda: m.get("kept"),
             "get_all": lambda: m.get_all(user_id="ana"),
             "count": lambda: m.count(user_id="ana", filters={"a.b": {"exists": True}}),
+            "scopes": lambda: m.scopes(user_id="ana"),
             "history": lambda: m.history("kept"),
             "update": lambda: m.update("kept", self.text(), metadata={"n": self._number}),
             "delete": lambda: m.delete("kept"),
@@ -86,9 +87,9 @@ class Case:
 
 
 NAMES = (
-    "add", "add_batch", "add_messages", "search", "search_batch", "flush", "get", "get_all", "count", "history",
-    "update", "delete", "restore", "delete_all", "purge", "export", "import_", "stats", "check", "repair", "backup",
-    "vacuum", "reembed", "scope",
+    "add", "add_batch", "add_messages", "search", "search_batch", "flush", "get", "get_all", "count", "scopes",
+    "history", "update", "delete", "restore", "delete_all", "purge", "export", "import_", "stats", "check", "repair",
+    "backup", "vacuum", "reembed", "scope",
 )  # fmt: skip
 
 ENDS = {"close", "reset"}

@@ -1,6 +1,7 @@
 """Fixtures. Each ends with a healthy store, a closed memory and no thread of ours left alive."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -25,6 +26,11 @@ from tests.command_line import COMMAND, Terminal, environment, jsonl
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell starts what runs in its background: the children whose interruption is tested would inherit deafness.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+RAM = Path("/dev/shm")
+if os.access(RAM, os.W_OK) and shutil.disk_usage(RAM).free > 2 << 30:
+    # The stores of the tests lie in RAM: syncing to a disk proves nothing here, since nobody's power is cut.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(RAM))
 
 settings.register_profile(
     "short", deadline=None, max_examples=30, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]

@@ -10,7 +10,10 @@ import pytest
 REQUIRED = "AGENTMEM_FRAMEWORKS"
 """Set where they must be there: then a missing one fails the tests instead of skipping them."""
 
-ADAPTERS = {"langgraph": "langgraph.store.base"}
+ADAPTERS = {
+    "langchain": "langchain_core.vectorstores",
+    "langgraph": "langgraph.store.base",
+}
 """The modules of agentmem.integrations, and what must be there for them."""
 
 

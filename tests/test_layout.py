@@ -38,6 +38,7 @@ IMPORTERS = {
     "apsw": {"storage.sqlite.database.*"},
     "click": {"cli.*"},
     "flask": {"integrations.flask"},
+    "langchain_core": {"integrations.langchain"},
     "langgraph": {"integrations.langgraph"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},

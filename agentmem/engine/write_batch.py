@@ -112,6 +112,7 @@ class Changes:
         agent_id: str | None = None,
         run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        replace_metadata: bool = False,
         expires_at: datetime | Keep | None = KEEP,
     ) -> None:
         """Gives a memory a new version; one that has expired must be restored before. Its result is the Record.
@@ -123,7 +124,7 @@ class Changes:
         scope = self._whose(user_id, agent_id, run_id)
         check_id(id)
         checked = None if metadata is None else check_metadata(metadata, config)[0]
-        revision = Revision(content, None, checked, False, new_expiry(expires_at, None))
+        revision = Revision(content, None, checked, replace_metadata, new_expiry(expires_at, None))
         if content is None:
             self._append(Update(id, scope, revision))
             return

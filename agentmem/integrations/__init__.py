@@ -33,3 +33,16 @@ def check_memory(memory: Any) -> "Memory | ScopedMemory":
     if not isinstance(memory, Memory | ScopedMemory):
         raise InvalidInputError(f"memory is {shorten(memory)}; pass a Memory, or a view such as memory.scope(...).")
     return memory
+
+
+def check_view(memory: Any) -> "ScopedMemory":
+    """Returns the view that an adapter was given, whose owner all of its memories have.
+
+    Raises:
+        InvalidInputError: it is no view, so that nothing says whose the memories are.
+    """
+    from agentmem.memory import Memory, ScopedMemory
+
+    if isinstance(memory, Memory) or not isinstance(memory, ScopedMemory):
+        raise InvalidInputError(f"memory is {shorten(memory)}; pass a view of an owner: memory.scope(user_id='ana').")
+    return memory

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentmem.errors import DuplicateIdError, InvalidInputError, NotFoundError
+from agentmem.errors import InvalidInputError, NotFoundError
 from agentmem.integrations import check_memory, framework
+from agentmem.integrations.upsert import NO_TEXT, write
 from agentmem.memory import Memory
 from agentmem.quoting import shorten
 from agentmem.timestamps import now
@@ -46,16 +47,9 @@ if TYPE_CHECKING:
 
 Namespace = tuple[str, ...]
 
-NO_TEXT = "-"
-"""The content of an item without text to search. All of a namespace share its one vector."""
-
 REFRESHED_AFTER = 0.01
 """The share of a time to live that passes before a read writes a new expiry, so that a busy item is not written by
 every read."""
-
-ATTEMPTS = 8
-"""Of a batch of puts, while other threads and processes put, delete and restore the same keys between its look and
-its commit."""
 
 ORDERS = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
 
@@ -115,7 +109,7 @@ class AgentMemStore(BaseStore):
         prepared = [self._prepared(put) for put in puts.values()]  # Refuses what cannot be stored before all reads.
         results = [None if isinstance(op, PutOp) else self._read(op) for op in ops]
         if prepared:
-            self._write(prepared)
+            write(self._memory, prepared)
         return results
 
     async def abatch(self, ops: Iterable[Any]) -> list[Any]:
@@ -196,7 +190,7 @@ class AgentMemStore(BaseStore):
                         continue
 
     def _prepared(self, op: Any) -> dict[str, Any]:
-        """The fields of the memory of a put; without content, when it deletes."""
+        """The fields of the memory of a put; without content, where it deletes."""
         fields = {"id": op.key, "user_id": _path_of(op.namespace)}
         if op.value is None:
             return fields
@@ -212,34 +206,6 @@ class AgentMemStore(BaseStore):
         metadata = {"value": dict(op.value), "indexed": bool(text), "ttl": op.ttl}
         expires_at = None if op.ttl is None else now() + timedelta(minutes=_minutes(op.ttl))
         return fields | {"content": text or NO_TEXT, "metadata": metadata, "expires_at": expires_at}
-
-    def _write(self, puts: list[dict[str, Any]]) -> None:
-        for attempt in range(ATTEMPTS):
-            changes = self._memory._changes()
-            try:
-                for put in puts:
-                    self._gather(changes, dict(put))
-                changes.commit()
-                return
-            except (DuplicateIdError, NotFoundError):  # Another thread was between the look and the commit.
-                if attempt == ATTEMPTS - 1:
-                    raise
-
-    def _gather(self, changes: Any, put: dict[str, Any]) -> None:
-        named = {"id": put["id"], "user_id": put["user_id"]}
-        if "content" not in put:
-            changes.delete(**named)
-            return
-        old = self._memory.get(**named, show_expired=True)
-        if old is None and self._memory.history(**named):
-            self._memory.restore(**named)  # Of a deleted one: it keeps its history.
-            old = self._memory.get(**named, show_expired=True)
-        if old is None:
-            changes.add(**put)
-            return
-        if old.expires_at is not None and old.expires_at <= now():
-            changes.restore(**named)
-        changes.update(**put)
 
 
 def _check(op: Any) -> None:

@@ -1,11 +1,12 @@
 """MiniLM as an ONNX graph, written node by node: in float32, or with integer products.
 
-The layout is time-major, [length, batch, width]: `FusedMatMul` then reads the heads of query, key and value
-in place (`transBatchA`, `transBatchB`), and three of the four transposes of an attention disappear. Folded
-into the weights: 1/sqrt(head width) into the query; the key's bias is left out, since it adds the same to
-every score of a row; the value's bias moves into the output's, since the weights of an attention sum to
-one; the type row is added to every position. Pooling adds up instead of averaging: the normalisation after
-it takes any factor out.
+The layout is time-major, [length, batch, width]. `FusedMatMul` then reads the heads of query, key and value in place
+(`transBatchA`, `transBatchB`), and three of the four transposes of an attention disappear.
+
+Some constants are folded into the weights. The query takes 1/sqrt(head width). The key's bias is left out, because it
+adds the same to every score of a row. The value's bias moves into the output's, because the weights of an attention sum
+to one. The type row is added to every position. Pooling adds up instead of averaging: the normalisation after it
+removes any factor.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from agentmem.embedding.quantization.int8 import Entrance
 
 WIDTH, HEADS, HEAD_WIDTH, LAYERS = 384, 12, 32, 6
 EPSILON = 1e-12
-MASKED = 10_000.0  # taken off the score of a padding token: exp() of what is left is 0 exactly
+MASKED = 10_000.0  # Subtracted from the score of a padding token: exp() of the rest is exactly 0.
 MICROSOFT = "com.microsoft"
 
-SITES = ("input", "context", "middle", "hidden")  # what a layer's products read, in the order of the layer
+SITES = ("input", "context", "middle", "hidden")  # The inputs of a layer's products, in the order of the layer.
 READERS = {"input": ("query", "key", "value"), "context": ("output",), "middle": ("up",), "hidden": ("down",)}
 
 
@@ -43,7 +44,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Layer:
-    linear: dict[str, Linear]  # by the names in READERS
+    linear: dict[str, Linear]  # By the names in READERS.
     attention_norm: Norm
     output_norm: Norm
 
@@ -54,13 +55,13 @@ class Layer:
 @dataclass(frozen=True)
 class Bert:
     words: np.ndarray  # [vocabulary, width]
-    positions: np.ndarray  # [512, width], the type row added
+    positions: np.ndarray  # [512, width], with the type row added.
     norm: Norm
     layers: tuple[Layer, ...]
 
 
 def read(tensors: dict[str, np.ndarray]) -> Bert:
-    """From the tensors of the published `model.safetensors`."""
+    """Returns the weights from the tensors of the published `model.safetensors`."""
 
     def norm(name: str) -> Norm:
         return Norm(tensors[f"{name}.LayerNorm.weight"], tensors[f"{name}.LayerNorm.bias"])
@@ -95,7 +96,7 @@ def read(tensors: dict[str, np.ndarray]) -> Bert:
 
 
 class Graph:
-    """Nodes and constants in the order they were asked for; equal constants are stored once."""
+    """Nodes and constants in the order they were requested; equal constants are stored once."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -115,7 +116,8 @@ class Graph:
         return output
 
     def model(self, name: str, dimension: int, taps: Iterable[str] = (), note: str = "") -> ModelProto:
-        """`input_ids` and `attention_mask` to `embedding`, and the named inner values as further outputs."""
+        """Returns the model from `input_ids` and `attention_mask` to `embedding`, with the named inner values as
+        further outputs."""
         ids, mask = (
             helper.make_tensor_value_info(given, TensorProto.INT64, ["batch", "length"])
             for given in ("input_ids", "attention_mask")
@@ -135,7 +137,7 @@ class Graph:
 
 
 class Float:
-    """The arithmetic of the baseline: float32 throughout. Remembers what every product reads (`taps`)."""
+    """The arithmetic of the baseline: float32 throughout. Remembers the input of every product (`taps`)."""
 
     gelu = "Gelu"
 
@@ -169,9 +171,9 @@ class IntegerLinear:
 
 @dataclass(frozen=True)
 class Integer:
-    """The arithmetic of the shipped model: uint8 times int8 into int32, with constants found beforehand."""
+    """The arithmetic of the shipped model: uint8 times int8 into int32, with constants computed beforehand."""
 
-    gelu = "FastGelu"  # by tanh: a third cheaper than by erf, and off by less than a step of the uint8 after it
+    gelu = "FastGelu"  # By tanh: a third cheaper than by erf, and off by less than a step of the uint8 after it.
 
     word_rows: np.ndarray  # int8 [vocabulary, width]
     word_steps: np.ndarray  # float32 [vocabulary, 1]
@@ -207,7 +209,8 @@ class Integer:
 
 
 def write(bert: Bert, arithmetic: Float | Integer, *, with_taps: bool = False, note: str = "") -> ModelProto:
-    """The whole model; with `with_taps`, what every product reads comes out too, in the order of `taps`."""
+    """Returns the whole model. With `with_taps`, the input of every product is an output too, in the order of
+    `taps`."""
     graph = Graph()
     ids = graph.add("Transpose", ["input_ids"], perm=[1, 0])
     length = graph.add("Shape", ["input_ids"], start=1, end=2)
@@ -228,13 +231,13 @@ def write(bert: Bert, arithmetic: Float | Integer, *, with_taps: bool = False, n
 
 
 def normalise(graph: Graph, value: str) -> None:
-    """`embedding`: the rows of `value` [batch, width] with length one; a row of zeros stays one."""
+    """Adds `embedding`: the rows of `value` [batch, width] with length one. A row of zeros stays zero."""
     length = graph.add("ReduceL2", [value, graph.constant([1])], keepdims=1)
     graph.add("Div", [value, graph.add("Max", [length, graph.constant(1e-12, np.float32)])], "embedding")
 
 
 def _penalty(graph: Graph, mask: str, length: str) -> str:
-    """[batch * heads, length, length]: 0 for a token, -MASKED for padding, in every row.
+    """Adds [batch * heads, length, length]: 0 for a token, -MASKED for padding, in every row.
 
     Written out once in full: adding one row to all, in every layer, costs five times as much at 18 tokens.
     """
@@ -261,7 +264,7 @@ def _layer(graph: Graph, arithmetic: Float | Integer, number: int, layer: Layer,
     scores = graph.add("FusedMatMul", [query, key], "", MICROSOFT, transBatchA=1, transBatchB=1, transB=1)
     shares = graph.add("Softmax", [graph.add("Add", [scores, penalty])], axis=-1)
     context = graph.add("FusedMatMul", [shares, values], "", MICROSOFT, transBatchB=1)
-    entered = arithmetic.enter(graph, number, "context", context)  # first: a transpose of bytes is cheaper
+    entered = arithmetic.enter(graph, number, "context", context)  # First: a transpose of bytes is cheaper.
     entered = graph.add("Transpose", [entered], perm=[1, 0, 2])
     entered = graph.add("Reshape", [entered, graph.constant([0, -1, WIDTH])])
     value = graph.add("Add", [arithmetic.linear(graph, number, "output", entered), value])

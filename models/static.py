@@ -1,8 +1,8 @@
 """minilm-static: MiniLM without the network, one vector a word piece.
 
-Every piece of the vocabulary goes through the float32 model alone (between [CLS] and [SEP]); its vector is what comes
-out at its own position. The mean and the 256 principal directions are those of running text: weighted by how often a
-piece occurs. A text is the sum of the vectors of its pieces, each weighted by `RARE / (RARE + frequency)`
+Every piece of the vocabulary goes through the float32 model alone, between [CLS] and [SEP]. Its vector is the output at
+its own position. The mean and the 256 principal directions are those of running text: weighted by how often a piece
+occurs. A text is the sum of the vectors of its pieces, each weighted by `RARE / (RARE + frequency)`
 (Arora et al., "A simple but tough-to-beat baseline for sentence embeddings", 2017), with length one.
 """
 
@@ -19,15 +19,16 @@ from onnx import ModelProto, TensorProto, helper
 from tokenizers import Tokenizer
 
 DIMENSION = 256
-MAX_TOKENS = 512  # there are no positions that could run out; a limit only bounds the work
-RARE = 0.002  # a piece this frequent counts half
+MAX_TOKENS = 512  # It has no positions that could run out; a limit only bounds the work.
+RARE = 0.002  # A piece of this frequency counts half.
 CLS, SEP = 101, 102
 SILENT = (0, 100, 101, 102, 103)  # [PAD] [UNK] [CLS] [SEP] [MASK]
-FAINT = 1e-4  # length of the [CLS] row: a text without one known piece still gets a vector, not zeros
+FAINT = 1e-4  # Length of the [CLS] row: a text without one known piece still gets a vector other than zero.
 
 
 def with_hidden(weights: bert.Bert) -> tuple[ModelProto, str]:
-    """The float32 model, with what its last layer says at every position as another output, and its name."""
+    """Returns the float32 model, with its last layer's values at every position as another output, and that output's
+    name."""
     model = bert.write(weights, bert.Float(weights))
     last = next(node.output[0] for node in reversed(model.graph.node) if node.op_type == "LayerNormalization")
     model.graph.output.append(helper.make_tensor_value_info(last, TensorProto.FLOAT, None))
@@ -35,7 +36,7 @@ def with_hidden(weights: bert.Bert) -> tuple[ModelProto, str]:
 
 
 def own_outputs(model: onnxruntime.InferenceSession, hidden: str, vocabulary: int) -> np.ndarray:
-    """float32 [vocabulary, width]: every piece alone, its own position's output."""
+    """Returns float32 [vocabulary, width]: every piece alone, its own position's output."""
     rows = []
     for start in range(0, vocabulary, 128):
         pieces = np.arange(start, min(start + 128, vocabulary))
@@ -46,7 +47,7 @@ def own_outputs(model: onnxruntime.InferenceSession, hidden: str, vocabulary: in
 
 
 def piece_frequencies(table: bytes, tokenizer: Tokenizer) -> np.ndarray:
-    """float64 [vocabulary], sum 1: the words of `table` (gzipped JSON, word to natural log) cut into pieces."""
+    """Returns float64 [vocabulary], sum 1: the words of `table` (gzipped JSON, word to natural log) cut into pieces."""
     logarithms: dict[str, float] = json.loads(gzip.decompress(table))
     words = list(logarithms)
     frequencies = np.zeros(tokenizer.get_vocab_size())
@@ -59,11 +60,11 @@ def piece_frequencies(table: bytes, tokenizer: Tokenizer) -> np.ndarray:
 
 
 def distil(outputs: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """float64 [vocabulary, DIMENSION]: the weighted vectors that are summed."""
+    """Returns float64 [vocabulary, DIMENSION]: the weighted vectors that are summed."""
     centred = outputs - frequencies @ outputs.astype(np.float64)
     _, directions = np.linalg.eigh((centred * frequencies[:, None]).T @ centred)
     directions = directions[:, ::-1][:, :DIMENSION]
-    largest = np.abs(directions).argmax(axis=0)  # the sign of a direction is free: its largest part is positive
+    largest = np.abs(directions).argmax(axis=0)  # The sign of a direction is free: its largest part is positive.
     directions = directions * np.sign(directions[largest, np.arange(DIMENSION)])
     vectors = centred @ directions * (RARE / (RARE + frequencies))[:, None]
     faint = vectors[CLS] * FAINT / np.linalg.norm(vectors[CLS])
@@ -73,7 +74,7 @@ def distil(outputs: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
 
 
 def write(vectors: np.ndarray, note: str) -> ModelProto:
-    """Rows as int8 with a step each; the sum is a product of the steps, where there is a token, with the rows."""
+    """Adds rows as int8 with a step each; the sum is a product of the steps, where there is a token, with the rows."""
     steps = np.maximum(np.abs(vectors).max(axis=1, keepdims=True) / 127, 1e-12)
     graph = bert.Graph()
     rows = graph.add("Gather", [graph.constant(np.rint(vectors / steps), np.int8), "input_ids"])

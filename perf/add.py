@@ -1,8 +1,8 @@
-"""How many texts a second can threads add, durable in a file and findable when `add` returns?
+"""Measures how many texts a second threads add, durable in a file and findable when `add` returns.
 
-Distinct texts: for each round and number of threads a new store takes them; the ceiling E is measured before and after.
-With `--known`, texts that the store has seen before: from the cache in memory, and in a process that has just opened
-the store. Figures are medians over the rounds; the latencies are of all calls.
+The texts are distinct: for each round and number of threads a new store takes them. The ceiling E is measured before
+and after. `--known` measures texts that the store has seen before: from the cache in memory, and in a process that has
+just opened the store. Figures are medians over the rounds; the latencies are of all calls.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from ceiling import Yardstick
 from agentmem import Config, Memory
 
 REPEATS = 10
-"""How often a text is added when it is known from memory: such adds are fast, and a run should last a while."""
+"""How often each known text is added: such adds are fast, and a run should last a while."""
 
 
 def add_all(memory: Memory, sentences: list[str], threads: int) -> tuple[float, list[float]]:
-    """Seconds for all, and seconds of each call."""
+    """Returns the seconds of all calls, and of each call."""
     calls: list[float] = []
 
     def work(number: int) -> None:
@@ -38,7 +38,7 @@ def add_all(memory: Memory, sentences: list[str], threads: int) -> tuple[float, 
 def add_distinct(
     options: argparse.Namespace, sentences: list[str], threads: int
 ) -> tuple[float, list[float], dict[str, float]]:
-    """As `add_all` in a new store, and what the collector and the commits did."""
+    """Returns the result of `add_all` in a new store, and the work of the collector and the commits."""
     config = Config(durability=options.durability)
     with measure.temporary_store() as path, Memory(path, model=options.model, config=config) as memory:
         memory.add("the model is loaded before the clock starts", user_id="nobody")

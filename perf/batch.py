@@ -1,7 +1,7 @@
-"""How fast is a long `add_batch`, and how long do the searches of another thread wait meanwhile?
+"""Measures the rate of a long `add_batch`, and how long the searches of another thread wait meanwhile.
 
-The batch alone, in proportion to the ceiling E; then again while one thread asks one new query after the other, with a
-pause of 50 ms after each answer. Its latencies stand beside those of the same thread with nothing else at work.
+First the batch runs alone, in proportion to the ceiling E. Then one thread searches for one new query after the other,
+with a pause of 50 ms after each answer. Its latencies stand beside those of the same thread with nothing else at work.
 """
 
 import threading
@@ -18,7 +18,7 @@ IDLE_SECONDS = 3.0
 
 
 class Searcher:
-    """Asks from a thread of its own, as long as the block lasts."""
+    """Searches from a thread of its own, as long as the block lasts."""
 
     def __init__(self, memory: Memory, queries: list[str]) -> None:
         self._memory = memory
@@ -51,7 +51,7 @@ class Searcher:
 
 
 def add_batch(memory: Memory, sentences: list[str], user: str) -> float:
-    """Texts a second."""
+    """Returns texts a second."""
     began = time.perf_counter()
     memory.add_batch(sentences, user_id=user)
     return len(sentences) / (time.perf_counter() - began)

@@ -1,7 +1,8 @@
-"""How many bytes does a memory take, on the disk and in memory?
+"""Measures how many bytes a memory takes, on the disk and in memory.
 
-Texts of 100 characters with a user and two metadata keys, 384 numbers a vector, made up. The file is split by table and
-index; of what is in memory, the shelves of all owners are loaded at once (`Config.shelf_bytes` bounds them otherwise).
+Texts of 100 characters with a user and two metadata keys, and made-up vectors of 384 values. The file is split by table
+and index. For the bytes in memory, the indexes of all owners are loaded at once (`Config.shelf_bytes` bounds them
+otherwise).
 """
 
 import random
@@ -17,11 +18,11 @@ from agentmem.storage.sqlite.database.vfs import checked_vfs
 
 CHARACTERS = 100
 OWNERS_EACH = 100
-"""Memories an owner."""
+"""Memories of each owner."""
 
 
 class Numbers:
-    """Vectors out of a row of made-up ones: there at once."""
+    """Returns vectors from a prepared array of made-up ones, without computing."""
 
     identity = "perf.bytes:1"
     dimension = 384
@@ -46,7 +47,7 @@ def items(count: int) -> Iterator[dict[str, Any]]:
 
 
 def on_disk(path: str, count: int) -> dict[str, float]:
-    """Bytes a memory: in all, beyond the text, and of each table and index that has some."""
+    """Returns bytes a memory: in all, beyond the text, and of each table and index that has some."""
     connection = apsw.Connection(path, vfs=checked_vfs())
     pages = connection.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC").fetchall()
     [[texts]] = connection.execute("SELECT sum(octet_length(content)) FROM memory").fetchall()

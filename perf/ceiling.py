@@ -1,7 +1,7 @@
-"""E, the ceiling: how many texts a second the model's session embeds by itself.
+"""Measures E, the ceiling: how many texts a second the model's session embeds alone.
 
-Texts are tokenised, sorted by length and stacked beforehand, best size of batch, one run a core at a time. Nothing that
-adds or searches through the model can be faster.
+Texts are tokenised, sorted by length and stacked beforehand. The best batch size counts, with one run a core at a time.
+No add or search through the model can be faster.
 """
 
 import time
@@ -20,7 +20,7 @@ from agentmem.platform.cpu import usable_cores
 BATCHES = (1, 2, 4, 8, 16, 32, 56)
 
 FRESH_SECONDS = 1.0
-"""A measurement of E that is older says nothing of the machine as it is now."""
+"""An older measurement of E says nothing of the machine's present speed."""
 
 Result = TypeVar("Result")
 
@@ -28,17 +28,17 @@ Result = TypeVar("Result")
 def ceiling(
     model: Model, sentences: list[str], workers: int, batches: tuple[int, ...] = BATCHES, seconds_each: float = 0.6
 ) -> dict[int, float]:
-    """Texts a second for each size of batch, with `workers` runs at the same time."""
+    """Returns texts a second for each size of batch, with `workers` runs at the same time."""
     rows = sorted((model.prepare(text)[0] for text in sentences), key=len)
     rates = {}
     with ThreadPoolExecutor(workers) as pool:
         for size in batches:
             stacks = [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
             list(pool.map(model.run, stacks[: 2 * workers]))
-            # As many stacks as take about the time asked for, going by some from all over the lengths.
+            # As many stacks as take about the requested time, estimated from some of all lengths.
             few = stacks[:: max(1, len(stacks) // max(2 * workers, 64 // size))]
             seconds = _seconds(model, few, workers)
-            # Whole rounds, because one that is cut short would be of the shorter texts; a part if all are alike.
+            # Whole rounds, because a partial one would have the shorter texts; a part if all are alike.
             wanted = max(len(few), int(len(few) * seconds_each / seconds))
             if len(rows[0]) != len(rows[-1]):
                 wanted = max(1, round(wanted / len(stacks))) * len(stacks)
@@ -49,7 +49,7 @@ def ceiling(
 
 
 def _seconds(model: Model, stacks: list[list[np.ndarray]], workers: int) -> float:
-    """That the workers take for all stacks, each taking the next one when it is free."""
+    """Returns the seconds that the workers take for all stacks. A free worker takes the next stack."""
     line = iter(stacks)
 
     def work(_: int) -> None:
@@ -60,7 +60,7 @@ def _seconds(model: Model, stacks: list[list[np.ndarray]], workers: int) -> floa
 
 
 class Yardstick:
-    """E, measured again before and after everything that is compared with it, so that both see the same machine."""
+    """E, measured before and after each comparison, so that both see the same machine."""
 
     def __init__(self, name: str, sentences: list[str] | None = None, *, full: bool) -> None:
         """`sentences` are as long as the texts of the comparison; the common ones of `measure.texts` by default."""
@@ -79,7 +79,7 @@ class Yardstick:
         return self._latest
 
     def around(self, work: Callable[[], Result]) -> tuple[Result, float]:
-        """What the work returns, and the mean of E before and after it."""
+        """Returns the result of the work, and the mean of E before and after it."""
         before = self._latest if time.monotonic() - self._moment < FRESH_SECONDS else self.measure()
         result = work()
         return result, (before + self.measure()) / 2

@@ -1,8 +1,8 @@
-"""How fast are deferred adds, and how fast does the background embed them?
+"""Measures the rate of deferred adds, and the rate at which the background embeds them.
 
 50 threads add distinct texts with `defer=True`, durable in a file; one call adds as many with `add_batch(defer=True)`.
-After each, `flush` waits for the vectors: what was pending by then, over the seconds it took, in proportion to the
-ceiling E.
+After each, `flush` waits for the vectors. The rate is the number pending at that moment over the seconds of `flush`, in
+proportion to the ceiling E.
 """
 
 import time
@@ -17,7 +17,7 @@ THREADS = 50
 
 
 def add_and_flush(model: str, sentences: list[str], *, batch: bool) -> dict[str, Any]:
-    """Adds a second, the seconds of each call, and embeddings a second afterwards."""
+    """Returns adds a second, the seconds of each call, and embeddings a second afterwards."""
     calls: list[float] = []
     with measure.temporary_store() as path, Memory(path, model=model) as memory:
         memory.add("the model is loaded before the clock starts", user_id="nobody")

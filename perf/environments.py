@@ -1,4 +1,4 @@
-"""The peers' environments: each a virtual one, made on first use from the package index, outside the checkout."""
+"""The peers' virtual environments, made on first use from the package index, outside the checkout."""
 
 import fcntl
 import json
@@ -22,7 +22,7 @@ QUIET = {
     "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0",
     "PYTHONWARNINGS": "ignore",
 }  # fmt: skip
-"""Nothing is asked of any network. The seed is that of `hash`, so that all engines see the same topics."""
+"""Uses no network. It fixes the seed of `hash`, so that all engines see the same topics."""
 
 
 def default_cache() -> Path:
@@ -30,7 +30,7 @@ def default_cache() -> Path:
 
 
 def make_environment(folder: Path, packages: tuple[str, ...]) -> None:
-    """Makes the environment unless it is there; one process at a time, the others wait for it."""
+    """Makes the environment unless it exists; one process at a time, the others wait for it."""
     wanted = "\n".join(packages) + "\n"
     mark = folder / "installed.txt"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +54,11 @@ def run(*command: str) -> None:
 
 
 def fastembed_folder(parent: Path, graph: Path, card: Any) -> Path:
-    """A model folder in the form fastembed takes. The tokenizer's own padding (to 128 tokens) is taken out, which would
-    cost the peers a multiple of the time. `card` is what `find_model` gives."""
+    """Returns a model folder in the form that fastembed takes.
+
+    The tokenizer's own padding (to 128 tokens) is removed, which would cost the peers a multiple of the time. `card` is
+    the result of `find_model`.
+    """
     parent.mkdir()
     shutil.copy(graph, parent / "model.onnx")
     tokenizer = json.loads((card.folder / "tokenizer.json").read_text("utf-8"))

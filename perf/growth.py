@@ -2,8 +2,9 @@
 
     python perf/growth.py MANY.json ONE.json PICTURE.svg
 
-The files are of `scale.py --json`, with many owners and with `--one-owner`. Medians in milliseconds against the number
-of memories, both logarithmic; legible on light and on dark paper. Needs matplotlib (`pip install -e ".[dev]"`).
+`scale.py --json` writes the files, with many owners and with `--one-owner`. The picture has medians in milliseconds
+against the number of memories, both logarithmic. It is legible on light and on dark paper. Needs matplotlib
+(`pip install -e ".[dev]"`).
 """
 
 import argparse
@@ -34,11 +35,11 @@ PANELS = (
         },
     ),
 )  # fmt: skip
-"""What is drawn, as `scale.py` calls it, and what the picture says."""
+"""The figures to draw, by their names in `scale.py`, and their labels."""
 
 
 def curve(rows: dict[str, Any], name: str) -> tuple[list[int], list[float]]:
-    """Sizes and milliseconds."""
+    """Returns sizes and milliseconds."""
     points = sorted(
         (int(size.rstrip(":").replace(",", "")), float(figures.get("p50_ms", figures.get("ms"))))
         for size, figures in rows.get(name, {}).items()

@@ -1,9 +1,9 @@
-"""What does it cost to begin: to import the package, to open a store, to ask the first question?
+"""Measures the cost of the beginning: importing the package, opening a store, the first search.
 
-Every figure is of fresh processes, in turns, against an interpreter that does nothing; their bytecode was written by a
-round before, which does not count. `--newcomer` also lives the first minutes of one, in one command: clone, virtual
-environment, and what the README says first, which installs and shows `agentmem demo`. It asks the package index that
-pip is configured for, and keeps nothing of pip's own cache.
+Every figure is of fresh processes, in turns, against an interpreter that does nothing. A first round, which does not
+count, writes their bytecode. `--newcomer` also runs a newcomer's first minutes in one command: a clone, a virtual
+environment, and the README's first command, which installs the checkout and runs `agentmem demo`. It uses pip's
+configured package index, and none of pip's cache.
 """
 
 import os
@@ -50,11 +50,11 @@ NEWCOMER = """
 git clone --quiet "$1" agentmem && cd agentmem && "$2" -m venv environment && . environment/bin/activate &&
 """
 FIRST_COMMAND = re.compile(r"^```sh\n(.*)$", re.M)
-"""In the README; what it does is `python -m pip install ... && agentmem demo`."""
+"""Stands in the README; it runs `python -m pip install ... && agentmem demo`."""
 
 
 def python(environment: Mapping[str, str], code: str, *arguments: str) -> tuple[float, str]:
-    """Seconds until the process has ended, and what it printed."""
+    """Returns the seconds until the process has ended, and its output."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True

@@ -1,6 +1,6 @@
-"""What does a lone caller wait for one add and one search, beyond the embedding itself?
+"""Measures how long a lone caller waits for one add and one search, beyond the embedding itself.
 
-One thread, one call at a time, an owner of 1,000 memories; the session alone embeds the same texts in between.
+One thread makes one call at a time, for an owner of 1,000 memories. The session alone embeds the same texts in between.
 """
 
 import time

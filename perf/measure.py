@@ -123,7 +123,8 @@ def installed(name: str) -> str:
 
 
 def run_threads(count: int, work: Callable[[int], None]) -> float:
-    """Runs `work(thread number)` on `count` threads that start together; seconds until the last has ended."""
+    """Runs `work(thread number)` on `count` threads that start together. Returns the seconds until the last has
+    ended."""
     start = threading.Barrier(count + 1)
     failures: list[BaseException] = []
 
@@ -152,12 +153,12 @@ def threads(count: int) -> str:
 
 
 def share(items: Sequence[Any], threads: int, number: int) -> Sequence[Any]:
-    """The part of the items that falls to one of the threads."""
+    """Returns the part of the items for one of the threads."""
     return items[number::threads]
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p90 and p99 in milliseconds."""
+    """Returns p50, p90 and p99 in milliseconds."""
     ordered = sorted(seconds)
     return {
         f"p{percent}_ms": round(ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] * 1000, 3)
@@ -170,19 +171,19 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles and extremes."""
+    """Returns median, quartiles and extremes."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return {"median": middle, "p25": low, "p75": high, "least": min(values), "most": max(values)}
 
 
 def rss_bytes() -> int:
-    """Memory of this process that is resident now."""
+    """Returns this process's resident memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_bytes(process: int | str = "self") -> int:
-    """The most memory of a process that was ever resident. (What `getrusage` tells begins with that of its parent.)"""
+    """Returns a process's highest resident memory. (`getrusage` would begin with its parent's.)"""
     status = Path(f"/proc/{process}/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
@@ -190,13 +191,13 @@ def peak_bytes(process: int | str = "self") -> int:
 
 @contextmanager
 def temporary_store() -> Iterator[str]:
-    """A path for a store on the disk, in a folder that goes away."""
+    """Yields a path for a store on the disk, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="agentmem-perf-") as folder:
         yield str(Path(folder) / "store.db")
 
 
 def arguments(description: str | None, *, model: bool = True, **extra: Any) -> argparse.Namespace:
-    """The options every script has, and its own. Looks at the machine, before the script is at work on it."""
+    """Returns the options that every script has, and its own. Describes the machine before the script runs."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="more texts and repetitions")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -210,7 +211,7 @@ def arguments(description: str | None, *, model: bool = True, **extra: Any) -> a
 
 
 def report(title: str, figures: dict[str, Any], options: argparse.Namespace) -> None:
-    """Prints the machine and the figures, and writes them as JSON when asked to."""
+    """Prints the machine and the figures, and writes them as JSON on request."""
     print(f"\n## {title}")
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
     for name, value in figures.items():

@@ -1,7 +1,7 @@
-"""Does the memory of the process grow while it adds?
+"""Measures whether the process's memory grows while it adds.
 
-One process adds distinct texts of 3 to 40 words with ten threads, and searches now and then; its resident memory is
-read on the way. The level after the first twentieth (the model has seen its shapes by then) stands against the end. The
+One process adds distinct texts of 3 to 40 words with ten threads, and searches now and then. Its resident memory is
+read on the way. The level after the first twentieth, when the model has seen its shapes, stands against the end. The
 cache of vectors grows by design until it is full (`Config.cache_bytes`), so its part is given apart.
 """
 

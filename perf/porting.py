@@ -1,12 +1,12 @@
-"""How many lines a second do `import_` and `export` take, and what does a second run of an import cost?
+"""Measures how many lines a second `import_` and `export` take, and the cost of a second run of an import.
 
-One file of distinct texts for 100 users, metadata beside them, goes into an empty store, once more into the same (all
-of it is there), out again with and without vectors, and with them into another store of the same model.
+One file of distinct texts for 100 users, with metadata, goes into an empty store. It goes in once more, when all of it
+is there, and out again with and without vectors. With vectors it also goes into another store of the same model.
 
-`--killed` measures instead what an import takes of memory, and whether it goes on after `kill -9`: one process imports
-the file (deferred and without a model, so that the reading and the store are what is measured) and is killed when half
-of it is stored, a second one imports it again to its end. With `--folder` the first call does the former and leaves
-file and store there, the second call goes on.
+`--killed` measures the memory that an import takes, and whether it resumes after `kill -9`. One process imports the
+file, deferred and without a model, so that reading and storing are measured. It is killed when half of it is stored,
+and a second one imports it again to its end. With `--folder` the first call does the former and leaves file and store
+there; the second call does the rest.
 """
 
 import json
@@ -45,7 +45,7 @@ with Memory(sys.argv[2], model=None, config=Config(pending_limit=10**9)) as memo
 """
 
 LOOK_SECONDS = 1.0
-"""How often it is looked how much the process that is to be killed has stored."""
+"""Seconds between two looks at how much the process to be killed has stored."""
 
 
 def killed(lines: Path, store: str, count: int) -> dict[str, float]:

@@ -1,10 +1,10 @@
-"""The report this project began with, its five tests on its own texts.
+"""The report this project began with: its five tests on its own texts.
 
-It measured a memory system in Rust with bge-small-en-v1.5 on a machine we know nothing of, once, and printed calls
-divided by seconds; those figures stand beside ours as "published", for the order of magnitude and for nothing else.
-Each test runs many times, in turns with the others, in memory and in a file, each time with a new store whose model is
-loaded and whose cache is empty. Threads exist before the clock starts. Then the same sustained: thousands of texts of
-the same form, distinct, in proportion to the ceiling E of these texts.
+It measured a memory system in Rust with bge-small-en-v1.5 on an unknown machine, once, and printed calls divided by
+seconds. Those figures stand beside ours as "published", only for the order of magnitude. Each test runs many times, in
+turns with the others, in memory and in a file. Each run has a new store with a loaded model and an empty cache. Threads
+exist before the clock starts. Then the same is measured over a longer time: thousands of distinct texts of the same
+form, in proportion to the ceiling E of these texts.
 """
 
 import time
@@ -49,8 +49,10 @@ def pool_stress(memory: Memory) -> float:
 
 
 def mixed(memory: Memory) -> float:
-    """10 adds one after the other and a pause of 100 ms, then 5 threads that add, 5 that search and 5 that list; the
-    15 count, the clock runs from the first add."""
+    """10 adds one after the other, a pause of 100 ms, then 15 threads: 5 add, 5 search and 5 list.
+
+    The 15 count; the clock runs from the first add.
+    """
 
     def work(number: int) -> None:
         if number < 5:
@@ -75,7 +77,7 @@ TESTS: dict[str, Callable[[Memory], float]] = {
 
 
 def run(test: Callable[[Memory], float], place: str, model: str) -> float:
-    """Calls a second in a new store, whose model is loaded."""
+    """Returns calls a second in a new store with a loaded model."""
     with measure.temporary_store() as path, Memory(path if place == "in a file" else ":memory:", model=model) as memory:
         memory.add("the model is loaded before the clock starts", user_id="nobody")
         return test(memory)

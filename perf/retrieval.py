@@ -1,11 +1,11 @@
-"""How well are the right memories found? Measured on conversations in LoCoMo's form, with evidence known by turn.
+"""Measures how well the right memories are found, on conversations in LoCoMo's form, with evidence known by turn.
 
 DATA is a folder with `turns.jsonl` (_id, conv, session, date, speaker, text, caption) and `questions.jsonl` (_id, conv,
 category, text, gold). Each turn is a memory of the user `conv` and the run `conv/session`; each question that has
 evidence is a search for that user. R@k is the mean share of a question's evidence among the first k matches.
 
 The ablation takes one part of the ranking away at a time. Weights were tuned on the first three conversations and
-confirmed on the others, so both halves are told.
+confirmed on the others, so both halves are reported.
 """
 
 import json
@@ -58,7 +58,7 @@ def memory_of(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def ndcg(found: list[str], gold: set[str], depth: int) -> float:
-    """Normalised discounted cumulative gain with binary relevance (Jarvelin and Kekalainen, 2002)."""
+    """Returns the normalised discounted cumulative gain with binary relevance (Jarvelin and Kekalainen, 2002)."""
     gain = sum(1 / np.log2(rank + 2) for rank, name in enumerate(found[:depth]) if name in gold)
     best = sum(1 / np.log2(rank + 2) for rank in range(min(depth, len(gold))))
     return float(gain / best)
@@ -79,7 +79,7 @@ def changed(changes: list[tuple[Any, str, Any]]) -> Iterator[None]:
 def ask(
     search: Callable[..., Any], questions: list[dict[str, Any]], group_of: Callable[[dict[str, Any]], list[str]]
 ) -> tuple[Scores, list[float]]:
-    """What each group of questions found, and the seconds of each search."""
+    """Returns the results of each group of questions, and the seconds of each search."""
     scores: Scores = defaultdict(lambda: defaultdict(list))
     calls = []
     for question in questions:
@@ -122,7 +122,7 @@ def main() -> None:
         for mode in get_args(Mode):
             scores, calls = ask(partial(memory.search, mode=mode), questions, groups if mode == "hybrid" else halves)
             figures |= means(scores, mode) | {f"{mode}, search": measure.percentiles(calls)}
-        # Their queries are cached by now.
+        # Their queries are cached now.
         for part, changes in PARTS.items():
             with changed(changes):
                 scores, calls = ask(memory.search, questions, halves)

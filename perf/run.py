@@ -1,4 +1,4 @@
-"""Everything in turn, each script in a fresh process; the figures as JSON files in a folder.
+"""Runs every script in turn, each in a fresh process, and writes the figures as JSON files into a folder.
 
     python perf/run.py                    about five minutes on two cores
     python perf/run.py --full             medians of five; more than an hour
@@ -43,7 +43,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "memory-static": ("memory.py", "--model", STATIC),
     "peers": ("peers.py",),
 }
-"""In this order. The last two take the longest."""
+"""The scripts in this order. The last two take the longest."""
 
 ONLY_FULL = ("search-static", "scale", "scale-one", "tuning", "memory-static")
 

@@ -1,9 +1,10 @@
-"""How does each cost grow with the number of memories: 10,000 and 100,000 (--full: 1,000,000, and 5,000,000 if there is
-room)? Owners of Zipf-distributed sizes whose memories were added among all others'; `--one-owner` has all in one.
+"""Measures how each cost grows with the number of memories: 10,000 and 100,000 (--full: 1,000,000, and 5,000,000 if
+there is room).
 
-The world and its vectors are made up (see synthetic.py), so that everything but a model is timed; queries are embedded
-beforehand. Stores are built with `add_batch` in a folder for temporary files, or in `--folder`, where `--keep` leaves
-them to be used again; a build that was interrupted goes on. The file is in the system's cache throughout.
+Owners have Zipf-distributed sizes, and their memories were added among all others'; `--one-owner` has all in one. The
+world and its vectors are made up (see synthetic.py), so that everything but a model is timed. Queries are embedded
+beforehand. `add_batch` builds the stores in a folder for temporary files, or in `--folder`, where `--keep` leaves them
+for another run. An interrupted build resumes. The file is in the system's cache throughout.
 """
 
 import json
@@ -27,12 +28,12 @@ from agentmem import Config, Memory
 SIZES = [10_000, 100_000]
 FULL_SIZES = [10_000, 100_000, 1_000_000, 5_000_000]
 BYTES_A_MEMORY = 3200
-"""On the disk, with the copy that is added to."""
+"""Bytes a memory on the disk, with the copy that is added to."""
 BUILT_TOGETHER = 2560
 CALL = 256
-"""Memories of an `add_batch` that is timed."""
+"""Memories of a timed `add_batch`."""
 MOST = 10_000
-"""Memories of the owners whose searches are timed."""
+"""Most memories of an owner whose searches are timed."""
 THREADS = 10
 MIB = 1024 * 1024
 
@@ -53,8 +54,8 @@ memory.close()
 
 
 def build(path: Path, world: World) -> float:
-    """Fills the store up to the size of its world; memories a second, 0 if nothing was left to do."""
-    # What is lost in a power cut is built again; vectors that come once need no cache.
+    """Fills the store up to the size of its world. Returns memories a second, 0 if the store was full."""
+    # A build lost in a power cut is repeated; vectors that come once need no cache.
     with Memory(path, embedder=TopicEmbedder(), config=Config(durability="process", cache_bytes=0)) as memory:
         start = memory.count(all_scopes=True)
         items, done = world.items(start), start
@@ -71,7 +72,7 @@ def build(path: Path, world: World) -> float:
 
 @contextmanager
 def copied(path: Path) -> Iterator[Path]:
-    """A copy beside a store, to be added to."""
+    """Yields a copy beside a store, to add to."""
     with tempfile.TemporaryDirectory(prefix="copy-", dir=path.parent) as folder:
         yield Path(shutil.copyfile(path, Path(folder) / "store.db"))
 
@@ -93,7 +94,8 @@ def open_times(path: Path) -> list[float]:
 
 
 def first_results(path: Path, world: World, rounds: int) -> list[float]:
-    """Of fresh processes, in an owner of the middle; the first one, which writes bytecode, does not count."""
+    """Returns times of fresh processes, in an owner of the middle. The first one, which writes bytecode, does not
+    count."""
     [query] = world.queries([world.owners // 2], 1)
     with tempfile.TemporaryDirectory(prefix="agentmem-perf-") as folder:
         vector = Path(folder) / "vector"
@@ -106,19 +108,19 @@ def first_results(path: Path, world: World, rounds: int) -> list[float]:
 
 
 def search_times(path: Path, world: World, owners: list[int], each: int) -> tuple[list[float], list[float]]:
-    """Of the first search in each owner, and of further ones."""
+    """Returns the times of the first search in each owner, and of further ones."""
     asked = {owner: world.queries([owner] * each, owner) for owner in owners}
     cold, warm = [], []
     with Memory(path, embedder=TopicEmbedder()) as memory:
         for owner, queries in asked.items():
-            memory.search_batch(queries, user_id="nobody")  # Now their vectors are cached.
+            memory.search_batch(queries, user_id="nobody")  # Their vectors are cached now.
             cold.append(timed(memory.search, queries[0], user_id=name_of(owner)))
             warm += [timed(memory.search, query, user_id=name_of(owner)) for query in queries[1:]]
     return cold, warm
 
 
 def alternating(path: Path, world: World, owner: int, rounds: int) -> list[float]:
-    """Of searches in an owner that one memory was added to since the one before."""
+    """Returns the times of searches in an owner that gained one memory since the search before."""
     queries, fresh = world.queries([owner] * rounds, 8), world.fresh([owner] * rounds, 9)
     times = []
     with copied(path) as copy, Memory(copy, embedder=TopicEmbedder()) as memory:
@@ -130,8 +132,10 @@ def alternating(path: Path, world: World, owner: int, rounds: int) -> list[float
 
 
 def resident(path: str, size: int, most: int) -> None:
-    """Prints, as JSON, the MiB of this process after 1,000 searches over 500 owners, and on the way through all owners
-    (at most so many)."""
+    """Prints, as JSON, the MiB of this process after 1,000 searches over 500 owners, and on the way through all owners.
+
+    `most` bounds the number of those owners.
+    """
     world = World(size)
     embedder = TopicEmbedder()
     levels = {"before": measure.rss_bytes() / MIB}
@@ -159,7 +163,7 @@ def resident_of_process(path: Path, world: World, most: int) -> dict[str, float]
 
 
 def add_rates(path: Path, world: World, count: int, rounds: int) -> dict[str, Any]:
-    """Memories a second into a copy of the store, and their share of the rate into an empty one."""
+    """Returns memories a second into a copy of the store, and their share of the rate into an empty one."""
     figures = {}
     with copied(path) as copy, tempfile.TemporaryDirectory(prefix="empty-", dir=path.parent) as folder:
         for place, way in enumerate(WAYS):
@@ -177,7 +181,7 @@ WAYS = (f"add, {THREADS} threads", "add_batch, owners mixed", "add_batch, an own
 
 
 def rate(path: Path, world: World, way: str, count: int, seed: int) -> float:
-    """How many memories a second one way of adding takes, their vectors made beforehand."""
+    """Returns memories a second for one way of adding, their vectors made beforehand."""
     owners = world.rememberers(count, seed)
     if way == WAYS[2]:
         owners = [owners[place // CALL * CALL] for place in range(count)]
@@ -199,7 +203,7 @@ def rate(path: Path, world: World, way: str, count: int, seed: int) -> float:
 
 
 def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
-    """The costs of one store, by what they are of."""
+    """Returns the costs of one store by their names."""
     few = world.owners_of(1, MOST, 200, 1)
     cold, warm = search_times(path, world, few, 6)
     largest = int((world.sizes > MOST).sum())  # The first that is not larger.
@@ -228,7 +232,7 @@ def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
 
 
 def stores(options: Any, worlds: list[World]) -> Iterator[tuple[World, Path, float]]:
-    """Each world with its store and the rate of its build."""
+    """Yields each world with its store and the rate of its build."""
     with tempfile.TemporaryDirectory(prefix="agentmem-perf-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""How many searches a second do ten threads get, over owners of 1,000 memories each?
+"""Measures how many searches a second ten threads get, over owners of 1,000 memories each.
 
-Distinct queries, which go through the model: in proportion to the ceiling E, measured before and after. Repeated
-queries, which come from the cache. In every mode that this version knows. The owners hold the same texts, so that the
-store is soon made; each has vectors of its own in memory all the same.
+Distinct queries go through the model: in proportion to the ceiling E, measured before and after. Repeated queries come
+from the cache. Every mode is measured. The owners hold the same texts, so that the store is soon made; each has vectors
+of its own in memory all the same.
 """
 
 import time
@@ -32,7 +32,7 @@ def modes_of(memory: Memory) -> list[str]:
 
 
 def search_all(memory: Memory, queries: list[str], threads: int, mode: str) -> tuple[float, list[float]]:
-    """Seconds for all, and seconds of each call."""
+    """Returns the seconds of all calls, and of each call."""
     calls: list[float] = []
 
     def work(number: int) -> None:

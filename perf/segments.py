@@ -1,8 +1,8 @@
-"""What one full segment costs and finds: building it, asking its graph for so many vectors, looking up and comparing so
-many, and comparing all. The planner's constants (candidates.py, in agentmem/search/segments) and the graph's (file.py)
-are from here.
+"""Measures the cost and recall of one full segment: building it, searching its graph, looking up vectors, comparing
+all.
 
-The vectors are made up (see synthetic.py). One thread; medians of the queries.
+The constants of the planner (candidates.py, in agentmem/search/segments) and of the graph (file.py) come from here. The
+vectors are made up (see synthetic.py). One thread; medians of the queries.
 """
 
 import tempfile
@@ -37,7 +37,8 @@ def microseconds(work: Callable[[Any], Any], arguments: list[Any]) -> float:
 
 
 def graphs(vectors: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
-    """Builds a second, microseconds a search and the share of the ten nearest that is found, by the graph's form."""
+    """Returns builds a second, microseconds a search and the share of the ten nearest that is found, by the graph's
+    form."""
     nearest = [np.argpartition(-cosines(query, vectors), BEST)[:BEST] for query in queries]
     found: dict[str, Any] = {}
     for connectivity, expansion_add in GRAPH_FORMS:
@@ -61,7 +62,7 @@ def graphs(vectors: np.ndarray, queries: np.ndarray) -> dict[str, Any]:
 
 
 def costs(segment: segments.Segment, queries: np.ndarray) -> dict[str, Any]:
-    """Microseconds of the ways to the nearest of a segment, by how many are asked for or looked up."""
+    """Returns microseconds of the ways to a segment's nearest vectors, by the number searched or looked up."""
     draw = np.random.default_rng(4)
     rows: dict[str, Any] = {"graph": {}, "looked up": {}}
     for amount in AMOUNTS:
@@ -82,7 +83,7 @@ def main() -> None:
         path = Path(folder) / "one.db"
         with Memory(path, embedder=TopicEmbedder(), config=Config(durability="process", cache_bytes=0)) as memory:
             memory.add_batch(world.items())
-            for _ in range(2):  # The second search takes over what the first one had sealed.
+            for _ in range(2):  # The second search reuses the segments that the first one sealed.
                 memory.search("what is near?", user_id=name_of(0))
                 memory._engine.shelves.seal()
             memory.search("what is near?", user_id=name_of(0))

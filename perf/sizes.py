@@ -1,8 +1,8 @@
-"""How long does a search take beside its embedding? Owners of 1,000, 10,000 and 50,000 memories in one store.
+"""Measures how long a search takes beside its embedding, for owners of 1,000, 10,000 and 50,000 memories in one store.
 
-The vectors are made up and the queries' vectors are cached, so that what is timed is everything but the model. With
-`--others N` the store holds N memories of other owners as well; the matches are compared with those of a store that
-holds the owner alone: nothing may differ.
+The vectors are made up and the queries' vectors are cached, so that everything but the model is timed. With `--others
+N` the store holds N memories of other owners as well. The matches are compared with those of a store of that owner
+alone: nothing may differ.
 """
 
 import random
@@ -24,7 +24,7 @@ EACH_OTHER = 500
 
 
 class Drawn:
-    """Vectors of 384 numbers drawn from a text's own seed: as long as the bundled model's, and there at once."""
+    """Returns vectors of 384 values drawn from a text's own seed: as long as the bundled model's, without computing."""
 
     identity = "perf.search:1"
     dimension = 384
@@ -34,7 +34,7 @@ class Drawn:
 
 
 def sentences(count: int, seed: int) -> list[str]:
-    """Texts of common words drawn as in language: the n-th word of the list 1 / n as often as the first."""
+    """Returns texts of common words drawn as in language: the n-th word of the list 1 / n as often as the first."""
     draw = random.Random(seed)
     weights = [1 / rank for rank in range(1, len(measure.WORDS) + 1)]
     return [" ".join(draw.choices(measure.WORDS, weights, k=16)) + f" {draw.randrange(10_000)}" for _ in range(count)]
@@ -72,7 +72,7 @@ def main() -> None:
             fill(memory, f"other{number}", sentences(EACH_OTHER, 10_000 + number))
         for size in SIZES:
             fill(memory, f"owner{size}", sentences(size, size))
-        memory.search_batch(asked, user_id="nobody")  # Now their vectors are cached.
+        memory.search_batch(asked, user_id="nobody")  # Their vectors are cached now.
         for size in SIZES:
             began = time.perf_counter()
             memory.search(asked[0], user_id=f"owner{size}")

@@ -1,9 +1,9 @@
-"""A made-up world for `scale.py`: owners, what they remember, and an embedder that understands it, all from seeds.
+"""A made-up world for `scale.py`: owners, their memories, and an embedder that understands them, all from seeds.
 
-Words are drawn as in language (the n-th 1 / n as often as the first), partly common ones, partly those of a topic;
-every owner has topics of its own. The vector of a text is the sum of its words' vectors, each the centre of its topic
-plus a part of its own, so that texts lie in clusters, and near ones share topics and words: two of a topic have a
-cosine of about 0.5, two others of about 0.
+Words are drawn as in language: the n-th 1 / n as often as the first. Some are common words, the others those of a
+topic; every owner has topics of its own. The vector of a text is the sum of its words' vectors. Each of those is the
+centre of its topic plus a part of its own. So texts lie in clusters, and near ones share topics and words. Two of a
+topic have a cosine of about 0.5, two others of about 0.
 """
 
 import random
@@ -21,9 +21,9 @@ DIMENSION = 384
 WORDS_A_TEXT = 16
 WORDS_A_QUERY = 6
 BLOCK = 4096
-"""Texts that are drawn at once; a text depends on its number only, so that a build can go on where it stopped."""
+"""Texts that are drawn at once. A text depends on its number only, so that an interrupted build can resume."""
 MEMORIES_AN_OWNER = 100
-"""On average."""
+"""Memories of an owner on average."""
 MEMORIES_A_RUN = 20
 COMMON_SHARE = 0.4
 COMMON_WEIGHT = 0.2
@@ -31,19 +31,19 @@ OWN_WEIGHT = 3.0
 
 
 def _made_up(count: int) -> list[str]:
-    """Words that are none, of three syllables."""
+    """Made-up words of three syllables."""
     syllables = [consonant + vowel for consonant, vowel in product("bdfghklmnprstvz", "aeiou")]
     return ["".join(each) for each in random.Random(5).sample(list(product(syllables, repeat=3)), count)]
 
 
 def _zipf(count: int) -> np.ndarray:
-    """Up to where each rank goes, of 1."""
+    """The cumulative share of each rank, up to 1."""
     ends: np.ndarray = np.cumsum(1 / np.arange(1, count + 1))
     return ends / ends[-1]
 
 
 class World:
-    """`size` memories of many owners, whose sizes are Zipf-distributed and who come in no order; or of one."""
+    """`size` memories of one owner, or of many owners with Zipf-distributed sizes in random order."""
 
     def __init__(self, size: int, *, one_owner: bool = False, duplicates: float = 0.0) -> None:
         self.size = size
@@ -59,7 +59,7 @@ class World:
         self._words = [*COMMON, *_made_up(TOPICS * WORDS_A_TOPIC)]
 
     def items(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """What `add_batch` takes, from the start-th memory on."""
+        """Returns the items for `add_batch`, from the start-th memory on."""
         for block in range(start // BLOCK, -(-self.size // BLOCK)):
             first = block * BLOCK
             owners = self._owner_of[first : first + BLOCK]
@@ -96,13 +96,13 @@ class World:
         return [" ".join([known[number] for number in row]) for row in numbers.tolist()]
 
     def owners_of(self, least: int, most: int, count: int, seed: int) -> list[int]:
-        """Different owners with so many memories."""
+        """Returns different owners with this number of memories."""
         fitting = np.flatnonzero((self.sizes >= least) & (self.sizes <= most))
         chosen = np.random.default_rng((6, seed)).permutation(fitting)[:count]
         return [int(owner) for owner in chosen]
 
     def rememberers(self, count: int, seed: int) -> list[int]:
-        """Owners as they come when they add, the larger ones more often."""
+        """Returns owners in the order of adding, the larger ones more often."""
         return [int(owner) for owner in np.random.default_rng((8, seed)).choice(self._owner_of, count)]
 
 
@@ -111,7 +111,7 @@ def name_of(owner: int) -> str:
 
 
 class TopicEmbedder:
-    """What makes the vectors of that world; some 10 microseconds a text."""
+    """The embedder of that world; some 10 microseconds a text."""
 
     identity = "perf.synthetic:1"
     dimension = DIMENSION
@@ -136,7 +136,7 @@ class TopicEmbedder:
 
 
 class Prepared(TopicEmbedder):
-    """With the vectors of some texts made beforehand."""
+    """The embedder with the vectors of some texts made beforehand."""
 
     def __init__(self, texts: list[str]) -> None:
         super().__init__()

@@ -1,11 +1,11 @@
-"""Why are `batch_tokens`, the chunk and the number of workers what they are?
+"""Measures the reasons for the values of `batch_tokens`, the chunk and the number of workers.
 
-The first two: a long `add_batch` of texts of all lengths while a thread searches, with one value after the other in
-alternating rounds; medians. Larger batches and chunks must earn what they make a searcher wait.
+The first two: a long `add_batch` of texts of all lengths runs while a thread searches, with one value after the other
+in alternating rounds; medians. Larger batches and chunks must gain more than they cost a waiting search.
 
-The workers: this machine has few cores, so that more are simulated. An embedder that computes nothing and takes as long
-as a model run would on a core of its own (`MILLISECONDS_A_TEXT`, asleep, without the GIL) shows how many such cores
-the collector and the store could feed.
+The workers: this machine has few cores, so more are simulated. An embedder that computes nothing sleeps as long as a
+model run would take on a core of its own (`MILLISECONDS_A_TEXT`), without the GIL. That shows how many such cores the
+collector and the store could feed.
 """
 
 import random
@@ -41,7 +41,7 @@ class Asleep:
 
 
 def texts_of_all_lengths(count: int, seed: int) -> list[str]:
-    """Of 3 to 100 words, most of them short."""
+    """Texts of 3 to 100 words, most of them short."""
     numbers = random.Random(seed)
     lengths = [min(100, 3 + int(numbers.expovariate(1 / 15))) for _ in range(count)]
     return [
@@ -50,7 +50,7 @@ def texts_of_all_lengths(count: int, seed: int) -> list[str]:
 
 
 def long_batch(model: str, setting: str, value: Any, count: int, seed: int) -> tuple[float, list[float]]:
-    """Texts a second, and what each search meanwhile took."""
+    """Returns texts a second, and the seconds of each search meanwhile."""
     config = Config() if setting == "chunk" else replace(Config(), **{setting: value})
     usual = batches.CHUNK
     if setting == "chunk":
@@ -67,7 +67,7 @@ def long_batch(model: str, setting: str, value: Any, count: int, seed: int) -> t
 
 
 def simulated(workers: int, count: int) -> dict[str, float]:
-    """Texts a second through `add_batch`, and through `add` from 100 threads."""
+    """Returns texts a second through `add_batch`, and through `add` from 100 threads."""
     texts = measure.texts(2 * count, seed=workers)
     with (
         measure.temporary_store() as path,

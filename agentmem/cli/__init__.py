@@ -1,7 +1,7 @@
-"""The command line: `agentmem`. The only importers of click are in this folder.
+"""The command line: `agentmem`. Only this folder imports click.
 
-A command's module is imported when the command is used, and agentmem.memory (numpy, apsw) in the functions that need
-it, so that `--help` and a mistyped option wait for neither.
+A command's module is imported when the command is used. The functions import agentmem.memory (numpy, apsw) when they
+need it, so that `--help` and a mistyped option wait for neither.
 """
 
 import click

@@ -1,4 +1,4 @@
-"""`python -m agentmem.cli`, where the script `agentmem` is not on the path."""
+"""`python -m agentmem.cli`, for when the script `agentmem` is not on the path."""
 
 from agentmem.cli import main
 

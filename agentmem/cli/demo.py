@@ -1,4 +1,4 @@
-"""A demonstration of the main job: a conversation is remembered, questions are asked, what is found is told."""
+"""A demonstration of the main job: remembers a conversation, asks questions and reports the answers."""
 
 import time
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """What happened. `seconds` is the time of remembering all turns once the model is loaded."""
+    """The outcome. `seconds` is the time of remembering all turns once the model is loaded."""
 
     turns: int
     load_seconds: float
@@ -48,7 +48,7 @@ class Demonstration:
     answers: list[Answer]
 
     def summary(self) -> list[str]:
-        """What happened, in two lines."""
+        """Returns the outcome in two lines."""
         rate = f"{self.memories_per_second:,.0f} memories a second"
         synced = ", each with an fsync" if self.durability == "full" else ""
         return [
@@ -58,14 +58,14 @@ class Demonstration:
 
 
 def conversation() -> list[dict[str, Any]]:
-    """The turns of the conversation in the package, as chat messages with their times."""
+    """Returns the turns of the bundled conversation, as chat messages with their times."""
     with resources.files("agentmem.cli").joinpath("demo.jsonl").open("rb") as stream:
         return [item for _, item in read_lines(stream) if isinstance(item, dict)]
 
 
 def demonstrate(memory: "Memory", limit: int, remembered: Callable[[int], object]) -> Demonstration:
-    """Remembers the conversation in `memory` and asks the questions. `remembered` is told of every few turns that are
-    committed. Raises as `add_messages` and `search` do."""
+    """Remembers the conversation in `memory` and asks the questions. `remembered` gets the number of every few
+    committed turns. Raises as `add_messages` and `search` do."""
     turns = conversation()
     started = time.perf_counter()
     memory.search("Is anybody there?", user_id=USER)  # The first text loads the model.

@@ -1,4 +1,4 @@
-"""Exit codes: what each means, and which error ends with which."""
+"""The exit codes, their meanings, and the code of each error."""
 
 from agentmem.errors import (
     AgentMemError,
@@ -25,7 +25,7 @@ MEANINGS = {
 
 
 def code_of(error: AgentMemError) -> int:
-    """The exit code of an error."""
+    """Returns the exit code of an error."""
     if isinstance(error, InvalidInputError | NotFoundError):
         return WRONG_INPUT
     if isinstance(error, ModelError | EmbeddingError | OverloadedError | DeadlineError):

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from agentmem.records import Match
 
 QUERIES = 256
-"""Queries of a file that are asked together, in one moment of the store."""
+"""Queries of a file that are searched together, in one snapshot of the store."""
 
 PAGE = 1_000
-"""Records read at a time by `list --all`; between pages the store is free."""
+"""Records that `list --all` reads at a time; between pages the store is free."""
 
 
 def _days(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """As the seconds that `search` takes."""
+    """Returns the days as seconds, which `search` takes."""
     return None if value is None else value * 86_400
 
 
@@ -53,7 +53,7 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 @options.owner
 @options.all_scopes
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="At most this many.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Leave out what scores less.")
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Leave out matches that score less.")
 @click.option(
     "--mode",
     type=click.Choice(["hybrid", "vector", "keyword"]),
@@ -68,7 +68,7 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 @options.between
 @options.show_expired
 @options.as_of
-@click.option("--explain", is_flag=True, help="Say how each score came about.")
+@click.option("--explain", is_flag=True, help="Print the parts of each score.")
 @options.timeout
 @options.full
 @options.db
@@ -77,9 +77,9 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 def search(query: str | None, file: str | None, full: bool, db: str, model: str, as_json: bool, **asked: Any) -> int:
     """Print what is relevant to QUERY, best first.
 
-    Score, id, day, text. A QUERY of - is read from standard input. With --json a match on a line. Of the queries of a
-    --file each is printed above its matches, and with --json there is an object a query: query, matches. Exits with 1
-    when nothing matches.
+    Score, id, day, text. A QUERY of - is read from standard input. With --json a match on a line. With --file, each
+    query is printed above its matches, and with --json as one object with query and matches. Exits with 1 when nothing
+    matches.
 
     \b
     Examples:
@@ -141,7 +141,7 @@ def get(
 ) -> int:
     """Print memories by their ids, every field on a line.
 
-    With an owner, a memory of somebody else is not found. With --json a record on a line. Exits with 1 when one is
+    With an owner, only that owner's memories are found. With --json a record on a line. Exits with 1 when one is
     missing.
 
     \b
@@ -175,14 +175,14 @@ def get(
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Memories a page (without --all)."
 )
-@click.option("--after", metavar="PAGE", help="Go on after a page, as the listing before named it.")
+@click.option("--after", metavar="PAGE", help="Start after a page; the listing before printed its name.")
 @click.option("--all", "everything", is_flag=True, help="Every page, one after the other.")
 @click.option(
     "--order",
     type=click.Choice(["newest", "oldest"]),
     default="newest",
     show_default=True,
-    help="Which of them come first.",
+    help="Which memories come first.",
 )
 @options.full
 @options.db
@@ -231,9 +231,9 @@ def list_(everything: bool, full: bool, db: str, as_json: bool, **asked: Any) ->
 @options.db
 @options.output
 def count(db: str, as_json: bool, **asked: Any) -> int:
-    """Print how many memories `list` would print in all. With --json one object: count.
+    """Print how many memories `list` would print in all.
 
-    None are an answer too: it exits with 0.
+    With --json one object: count. Exits with 0 for a count of 0 too.
 
     \b
     Examples:
@@ -257,8 +257,8 @@ def count(db: str, as_json: bool, **asked: Any) -> int:
 def history(id: str, full: bool, db: str, as_json: bool, **owner: str | None) -> int:
     """Print every event of a memory, oldest first.
 
-    Number, time, what happened, the text afterwards. With --json an event on a line. Exits with 1 when there never
-    was such a memory.
+    Number, time, event, the text afterwards. With --json an event on a line. Exits with 1 when there never was such a
+    memory.
 
     \b
     Examples:

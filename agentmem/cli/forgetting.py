@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every memory of the owner (that passes the filter).")
+@click.option("--all", "everything", is_flag=True, help="All memories of the owner that pass the filter.")
 @options.owner
 @options.all_scopes
 @options.filters
@@ -33,7 +33,7 @@ def delete(
 ) -> int:
     """Hide memories from every read; their history stays.
 
-    The memories IDS, or with --all those of an owner. `restore` undoes it. With --json one object: deleted,
+    Takes the ids of memories, or with --all those of an owner. `restore` undoes it. With --json one object: deleted,
     missing, dry_run. Exits with 1 when an id is missing, or nothing was there.
 
     \b
@@ -88,8 +88,8 @@ def _delete_all(memory: "Memory", asked: dict[str, Any], *, dry_run: bool, yes: 
 def restore(ids: tuple[str, ...], db: str, as_json: bool, **owner: str | None) -> int:
     """Bring deleted or expired memories back.
 
-    One whose time has passed comes back for ever. Prints the ids; with --json a record on a line. Exits with 1 when one
-    is missing: it never was, it is purged, or of another owner.
+    A restored memory no longer expires. Prints the ids; with --json a record on a line. Exits with 1 when a memory is
+    missing: never stored, purged, or of another owner.
 
     \b
     Examples:
@@ -122,9 +122,9 @@ def purge(
 ) -> int:
     """Erase memories for good: no byte of them stays in the store.
 
-    The memories IDS, or with --all those of an owner, deleted and expired ones too; nothing brings them back.
-    Copies are yours to erase. With --json one object: purged, missing. Exits with 1 when an id is missing, or
-    nothing was there.
+    Takes the ids of memories, or with --all those of an owner, deleted and expired ones too. Nothing brings them back.
+    Copies are yours to erase. With --json one object: purged, missing. Exits with 1 when an id is missing, or nothing
+    was there.
 
     \b
     Examples:
@@ -158,8 +158,8 @@ def purge(
 def reset(path: str | None, yes: bool, bar: bool, db: str, as_json: bool) -> int:
     """Erase every memory of every owner for good, as `purge` does.
 
-    Of the store PATH, or --db. The file stays, and the model it is bound to. With --json one object: purged. Exits
-    with 1 when there was nothing.
+    The store is PATH, or --db. The file stays, and its model. With --json one object: purged. Exits with 1 when there
+    was nothing.
 
     \b
     Examples:
@@ -182,10 +182,10 @@ def _require_choice(ids: Sequence[str], everything: bool) -> None:
 
 
 def confirmed(what: str, yes: bool, as_json: bool, *, or_else: str | None = None) -> bool:
-    """Whether somebody at the terminal agrees, or `--yes` has.
+    """Whether the user at the terminal agrees, or has passed `--yes`.
 
     Raises:
-        click.UsageError: there is nobody to ask.
+        click.UsageError: There is no terminal to ask at.
     """
     if yes:
         return True

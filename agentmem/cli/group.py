@@ -1,4 +1,4 @@
-"""The group of all commands: finds them, and makes exit codes of what they return and sentences of what they raise."""
+"""The group of all commands: finds them, turns return values into exit codes, and errors into sentences."""
 
 import errno
 import sys
@@ -17,19 +17,21 @@ from agentmem.progress import end_bars
 
 
 class Commands(click.Group):
-    """Commands by name, each in a module of this folder that is imported when the command is asked for; there the
-    function is called as the command (a word of Python's with an underscore after it)."""
+    """Commands by name, each in a module of this folder, imported when the command is used.
+
+    The function has the command's name, with an underscore after a word of Python's.
+    """
 
     def __init__(self, name: str, homes: dict[str, str], **settings: Any) -> None:
         super().__init__(name, **settings)
         self._homes = homes
 
     def list_commands(self, ctx: click.Context | None) -> list[str]:
-        """Their names, in order of the alphabet."""
+        """Returns their names in alphabetical order."""
         return sorted(self._homes)
 
     def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
-        """The command of a name, or None."""
+        """Returns the command of a name, or None."""
         if cmd_name not in self._homes:
             return None
         home = vars(import_module(f"agentmem.cli.{self._homes[cmd_name]}"))
@@ -41,7 +43,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Says which command may have been meant by one that is not there."""
+        """Suggests the command that a mistyped name may have meant."""
         name = args[0]
         if name not in self._homes and not name.startswith("-") and not ctx.resilient_parsing:
             meant = get_close_matches(name, self._homes, n=1)
@@ -76,7 +78,7 @@ class Commands(click.Group):
 
 
 def _told(context: click.Context, message: str, code: int) -> int:
-    """Says how a command ended. To be called while its exception is handled."""
+    """Prints how a command ended. Call it while its exception is handled."""
     end_bars()
     if context.meta.get(DEBUG):
         complain(*traceback.format_exc().splitlines())

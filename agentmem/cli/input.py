@@ -1,8 +1,8 @@
-"""Texts and chat transcripts from a file or a pipe, on their way into a memory.
+"""Reads texts and chat transcripts from a file or a pipe, on their way into a memory.
 
-What can be read: JSON Lines, or one JSON array; in both an item is a text, a mapping with the fields of `Memory.add`
-(times as ISO 8601 text with an offset), or a chat message in the OpenAI format (`role`, `content`, `name`). Everything
-is UTF-8. JSON Lines are read as they come; an array is read whole.
+The input is UTF-8: JSON Lines, or one JSON array. An item is a text, a mapping with the fields of `Memory.add` (times
+as ISO 8601 text with an offset), or a chat message in the OpenAI format (`role`, `content`, `name`). JSON Lines are
+read as they come; an array is read whole.
 """
 
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentmem.memory import Memory, ScopedMemory
 
 Line = tuple[int, dict[str, Any] | AgentMemError]
-"""A line's number, from 1, and its item for `add_batch`, or what is wrong with it."""
+"""A line's number, from 1, and its item for `add_batch`, or its error."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -32,8 +32,11 @@ _DECODER = json.JSONDecoder()
 
 
 def read_lines(stream: IO[bytes], metadata: Mapping[str, Any] | None = None) -> Iterator[Line]:
-    """The items of a stream with the numbers of the lines on which they begin. Messages that hold no text
-    (blank, or only images or calls of tools) are left out. `metadata` is for the items that bring none."""
+    """Yields the items of a stream with the numbers of the lines on which they begin.
+
+    Skips messages that hold no text: blank ones, only images, or only calls of tools. `metadata` is for items without
+    their own.
+    """
     begun = False
     for number, raw in enumerate(stream, 1):
         if number == 1:
@@ -55,7 +58,7 @@ def read_lines(stream: IO[bytes], metadata: Mapping[str, Any] | None = None) -> 
 
 
 def read_texts(stream: IO[bytes]) -> Iterator[Line]:
-    """The lines of a stream that are not blank, each one text, with their numbers."""
+    """Yields the lines of a stream that are not blank, each as one text, with their numbers."""
     for number, raw in enumerate(stream, 1):
         raw = raw.removeprefix(BOM) if number == 1 else raw
         if raw.strip():
@@ -66,10 +69,10 @@ def read_texts(stream: IO[bytes]) -> Iterator[Line]:
 
 
 def read_text(stream: IO[bytes]) -> str:
-    """A stream as one text, without what ends its last line.
+    """Returns a stream as one text, without the end of its last line.
 
     Raises:
-        InvalidInputError: it is not UTF-8.
+        InvalidInputError: It is not UTF-8.
     """
     raw = stream.read().removeprefix(BOM)
     try:
@@ -84,7 +87,8 @@ def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
 
 
 def count_lines(path: str) -> int | None:
-    """How many lines of a file hold something; None for a pipe (which can be read only once) and for an array."""
+    """Returns the number of lines that are not blank; None for a pipe (which can be read only once) and for an
+    array."""
     if path == "-" or not Path(path).is_file():
         return None
     with Path(path).open("rb") as stream:
@@ -94,7 +98,7 @@ def count_lines(path: str) -> int | None:
 
 
 def _lines_of(number: int, value: Any, metadata: Mapping[str, Any] | None) -> Iterator[Line]:
-    """The line of a decoded value; none for a message without text by design."""
+    """Yields the line of a decoded value; no line for a message without text by design."""
     try:
         item = _item(value, metadata)
     except InvalidInputError as error:
@@ -105,10 +109,10 @@ def _lines_of(number: int, value: Any, metadata: Mapping[str, Any] | None) -> It
 
 
 def _value(raw: bytes) -> Any:
-    """The value of a piece of JSON.
+    """Returns the value of a piece of JSON.
 
     Raises:
-        InvalidInputError: it is none; `_Misread.line` counts from the piece's first line.
+        InvalidInputError: It is no JSON; `_Misread.line` counts from the piece's first line.
     """
     try:
         return json.loads(raw.decode())
@@ -117,7 +121,7 @@ def _value(raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         reason = f"column {error.colno} is not JSON ({error.msg}); write one text in quotes or one object a line."
         raise _Misread(reason, error.lineno) from None
-    except (ValueError, RecursionError) as error:  # A number of thousands of digits, brackets without end.
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits, or endless brackets.
         if not fails_apart(lambda: json.loads(raw.decode())):
             raise
         raise _Misread(f"this JSON cannot be read ({error}); simplify it.", 1) from None
@@ -130,7 +134,7 @@ class _Misread(InvalidInputError):
 
 
 def _array(number: int, raw: bytes, metadata: Mapping[str, Any] | None) -> Iterator[Line]:
-    """The members of a JSON array that begins on line `number`; none of them when it is not JSON from end to end."""
+    """Yields the members of a JSON array that begins on line `number`; none when it is not JSON from end to end."""
     try:
         _value(raw)
     except _Misread as error:
@@ -155,12 +159,12 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A decoded value as an item of `add_batch`; None for a message without text by design."""
+    """Returns a decoded value as an item of `add_batch`; None for a message without text by design."""
     if isinstance(value, str):
         return {"content": value}
     if not isinstance(value, dict):
         raise InvalidInputError(f"{shorten(value)} is neither a text nor an object; write one of them.")
-    # As `agentmem list --json` prints it, but for the time of the last change.
+    # Fields that `agentmem list --json` prints, except the time of the last change.
     item: dict[str, Any] | None = {name: part for name, part in value.items() if name != "updated_at"}
     if "role" in value:
         item = item_of_message(item, metadata)
@@ -175,14 +179,14 @@ def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | No
 def remember(
     memory: "Memory | ScopedMemory", lines: Iterable[Line], *, skip_bad: bool, **defaults: Any
 ) -> Iterator[tuple[int, Record | AgentMemError]]:
-    """Adds the items in order and yields each line's record once it is committed. With `skip_bad` a bad line yields
-    its error.
+    """Adds the items in order and yields each line's record once it is committed. With `skip_bad` a bad line yields its
+    error.
 
     Raises:
-        AgentMemError: a line is bad and `skip_bad` is off: every item before that line is stored and was yielded, that
-            line and what follows is not. The message begins with the line's number.
+        AgentMemError: A line is bad and `skip_bad` is off. Every item before that line is stored and was yielded; that
+            line and the rest are not. The message begins with the line's number.
     """
-    from agentmem.engine.writer import CHUNK  # Late, as `memory` is: numpy and the database come with it.
+    from agentmem.engine.writer import CHUNK  # Imported late, as `memory` is: numpy and the database come with it.
 
     lines = iter(lines)
     while chunk := list(islice(lines, CHUNK)):
@@ -214,7 +218,7 @@ def _stopping(
         with unquoted():
             records = memory.add_batch([item for _, item in good], **defaults)
     except (InvalidInputError, EmbeddingError):
-        # Nothing of the chunk is stored, and which line is to blame shows when they go one by one.
+        # Nothing of the chunk is stored. Adding the lines one by one finds the bad one.
         for number, item in good:
             try:
                 with unquoted():
@@ -233,5 +237,5 @@ def _placed(number: int, error: AgentMemError) -> AgentMemError:
 
 
 def _reason(error: AgentMemError) -> AgentMemError:
-    """The error without the position in its chunk, which says nothing to the reader of the file."""
+    """Returns the error without its position in the chunk, which means nothing to the reader of the file."""
     return type(error)(re.sub(r"^Item \d+: ", "", str(error)))

@@ -21,8 +21,7 @@ from agentmem.progress import following
 def stats(path: str | None, db: str, as_json: bool) -> int:
     """Print how much a store holds (PATH, or --db).
 
-    With --json one object. What the caches and the model of a running process do is known to that process alone:
-    ask its `Memory.stats()`.
+    With --json one object. Caches and model runs belong to a running process, which has them in its `Memory.stats()`.
 
     \b
     Examples:
@@ -46,7 +45,7 @@ def stats(path: str | None, db: str, as_json: bool) -> int:
 def check(path: str | None, bar: bool, db: str, as_json: bool) -> int:
     """Print what is wrong with a store (PATH, or --db).
 
-    Reads the whole of it; no model is needed. Exits with 0 when it is healthy, with 1 when something is wrong. With
+    Reads the whole file; no model is needed. Exits with 0 when it is healthy, with 1 when something is wrong. With
     --json one object: healthy, problems.
 
     \b
@@ -74,10 +73,10 @@ def check(path: str | None, bar: bool, db: str, as_json: bool) -> int:
 @options.db
 @options.output
 def repair(path: str | None, bar: bool, db: str, as_json: bool) -> int:
-    """Mend a store (PATH, or --db), also one that cannot be opened.
+    """Repair a store (PATH, or --db), also an unreadable one.
 
-    Prints what was done; no model is needed. Exits with 0 when it is healthy now, with 1 when something could not
-    be saved or mended: what was set aside and kept is named. With --json one object: healthy, done, problems.
+    Prints what was done, and names what was set aside. No model is needed. Exits with 0 when the store is healthy now,
+    with 1 when something could not be repaired or saved. With --json one object: healthy, done, problems.
 
     \b
     Examples:
@@ -99,13 +98,13 @@ def repair(path: str | None, bar: bool, db: str, as_json: bool) -> int:
 @click.command()
 @click.argument("store", type=click.Path())
 @click.argument("copy", type=click.Path())
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there (never one that is open).")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file (never one that is open).")
 @options.progress
 @options.output
 def backup(store: str, copy: str, overwrite: bool, bar: bool, as_json: bool) -> int:
-    """Copy STORE to COPY as it is at one moment, in use or not.
+    """Copy STORE to COPY in its state of one moment, in use or not.
 
-    To restore is to open the copy. It is verified before it gets its name. With --json one object: path, bytes.
+    To restore, open the copy. It is verified before it gets its name. With --json one object: path, bytes.
 
     \b
     Examples:
@@ -127,7 +126,7 @@ def backup(store: str, copy: str, overwrite: bool, bar: bool, as_json: bool) -> 
     metavar="AGE|WHEN",
     help="Erase for good what was deleted, or had expired, so long ago (30d, 12h) or by then (ISO 8601).",
 )
-@click.option("--full", is_flag=True, help="Write the file anew, as compact as can be; writes of others wait.")
+@click.option("--full", is_flag=True, help="Rewrite the file as compactly as possible; other processes' writes wait.")
 @options.yes
 @options.progress
 @options.db
@@ -141,10 +140,11 @@ def vacuum(
     db: str,
     as_json: bool,
 ) -> int:
-    """Give unused space of a store (PATH, or --db) back.
+    """Free the unused space of a store (PATH, or --db).
 
-    Everybody goes on meanwhile, and no answer changes: deleted memories stay, for `restore`, unless --deleted-before
-    erases them, as `purge` does. With --json one object: bytes_before, bytes_after, vectors, purged, deleted.
+    Other processes can use the store meanwhile, and no answer changes. Deleted memories stay, for `restore`, unless
+    --deleted-before erases them, as `purge` does. With --json one object: bytes_before, bytes_after, vectors, purged,
+    deleted.
 
     \b
     Examples:
@@ -168,7 +168,7 @@ def vacuum(
 
 
 def _copied(copy: str) -> int:
-    """How much of a copy is there, under the name that it has while it is made."""
+    """Returns the bytes of a copy so far, under the name that it has while it is made."""
     path = Path(copy)
     sizes = [each.stat().st_size for each in path.parent.iterdir() if each.name.startswith(f"{path.name}.")]
     return max(sizes, default=0)
@@ -185,10 +185,10 @@ def _copied(copy: str) -> int:
 def flush(
     path: str | None, timeout: float | None, bar: bool, db: str, model: str, as_json: bool, **owner: str | None
 ) -> int:
-    """Embed now what was deferred (in PATH, or --db).
+    """Embed deferred memories now (in PATH, or --db).
 
-    Of an owner, or in the whole store. What is done when the time is up is kept. With --json one object: embedded,
-    pending, failed. Exits with 1 when something could not be embedded; `check` names it.
+    Of an owner, or in the whole store. When the time is up, the finished part is kept. With --json one object:
+    embedded, pending, failed. Exits with 1 when something could not be embedded; `check` names it.
 
     \b
     Examples:

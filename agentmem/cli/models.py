@@ -26,7 +26,7 @@ def models() -> None:
 def list_(full: bool, as_json: bool) -> int:
     """Print the models that --model takes.
 
-    Those in the package, those downloaded, and those that can be. With --json a model on a line.
+    Bundled models, downloaded ones, and those that can be downloaded. With --json a model on a line.
 
     \b
     Examples:
@@ -50,8 +50,8 @@ def list_(full: bool, as_json: bool) -> int:
 def info(name: str, as_json: bool) -> int:
     """Print what is known of a model on this machine.
 
-    NAME is as --model takes it: a bundled model, a folder, or one that was downloaded. Its files are read; exits with 1
-    when one of them is missing or damaged. With --json one object.
+    NAME is as --model takes it: a bundled model, a folder, or a downloaded one. Its files are read; exits with 1 when
+    one of them is missing or damaged. With --json one object.
 
     \b
     Examples:
@@ -66,11 +66,11 @@ def info(name: str, as_json: bool) -> int:
 @models.command()
 @click.argument("name", shell_complete=options.model_names)
 @click.option("--revision", metavar="COMMIT", help="A commit of 40 digits, a branch or a tag. [default: main]")
-@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="How, if not as the repository says.")
-@click.option("--query-prefix", metavar="TEXT", help="What stands before queries.")
-@click.option("--document-prefix", metavar="TEXT", help="What stands before what is remembered.")
+@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Instead of the repository's pooling.")
+@click.option("--query-prefix", metavar="TEXT", help="The text put before queries.")
+@click.option("--document-prefix", metavar="TEXT", help="The text put before stored texts.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest text that the model reads.")
-@click.option("--dimension", type=click.IntRange(1), help="Keep only the first numbers of a vector.")
+@click.option("--dimension", type=click.IntRange(1), help="Keep only the first values of a vector.")
 @click.option("--endpoint", metavar="URL", help="The hub. [default: HF_ENDPOINT, or the public one]")
 @click.option("--token", envvar="AGENTMEM_TOKEN", show_envvar=True, metavar="TOKEN", help="For the hub.")
 @click.option(
@@ -79,15 +79,15 @@ def info(name: str, as_json: bool) -> int:
     metavar="SECONDS",
     default=600,
     show_default=True,
-    help="Wait so long for another process.",
+    help="Seconds to wait for another process.",
 )
 @options.progress
 @options.output
 def download(name: str, timeout: float, bar: bool, as_json: bool, **asked: Any) -> int:
-    """Fetch a model of the Hugging Face hub, once.
+    """Download a model of the Hugging Face hub, once.
 
     NAME is a repository, such as BAAI/bge-small-en-v1.5, or with @ and a commit. Afterwards it is on the disk and
-    verified, and --model takes its name. What broke off is gone on with. With --json one object, as of `models info`.
+    verified, and --model takes its name. An interrupted download resumes. With --json one object, as of `models info`.
 
     \b
     Examples:
@@ -105,8 +105,8 @@ def download(name: str, timeout: float, bar: bool, as_json: bool, **asked: Any) 
 def remove(name: str, as_json: bool) -> int:
     """Delete a downloaded model.
 
-    NAME is a repository with all its revisions, or with @ and a commit that one. With --json one object: removed,
-    bytes.
+    NAME is a repository with all its revisions, or one revision of it with @ and a commit. With --json one object:
+    removed, bytes.
 
     \b
     Examples:
@@ -133,9 +133,9 @@ def remove(name: str, as_json: bool) -> int:
 def quantize(source: str, target: str, calibration: str | None, bar: bool, as_json: bool) -> int:
     """Write the int8 form of a model into a new folder.
 
-    SOURCE is a folder, or a model that was downloaded; --model takes the TARGET. It is faster on a
-    CPU, and its vectors do not depend on their batch; how near they are to the old ones is measured and printed. Needs
-    the extra: pip install 'agentmem[quantize]'. With --json one object.
+    SOURCE is a folder, or a downloaded model; afterwards --model takes the TARGET. It is faster on a CPU, and its
+    vectors do not depend on their batch. Prints how near they are to the old ones. Needs the extra: pip install
+    'agentmem[quantize]'. With --json one object.
 
     \b
     Examples:
@@ -160,16 +160,16 @@ def quantize(source: str, target: str, calibration: str | None, bar: bool, as_js
 
 @click.command()
 @click.argument("name", required=False, shell_complete=options.model_names)
-@click.option("--give-up", is_flag=True, help="Give up a move that did not come to its end.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Stop after so long; the same command goes on then.")
+@click.option("--give-up", is_flag=True, help="Give up an unfinished move.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Stop after this time; the same command resumes.")
 @options.progress
 @options.db
 @options.output
 def reembed(name: str | None, give_up: bool, timeout: float | None, bar: bool, db: str, as_json: bool) -> int:
     """Move a store to another model, while others use it.
 
-    Every text is embedded anew by the model NAME (as --model takes it); then the models change places in one moment, in
-    every process. Whatever ends it, run it again to go on. With --json one object: model, embedded.
+    The model NAME (as --model takes it) embeds every text anew. Then the models change places at one moment, in every
+    process. An interrupted move resumes when run again. With --json one object: model, embedded.
 
     \b
     Examples:
@@ -190,7 +190,7 @@ def reembed(name: str | None, give_up: bool, timeout: float | None, bar: bool, d
 
 
 def _show(found: Any, as_json: bool) -> int:
-    """Prints a ModelInfo; says which of its files are not whole."""
+    """Prints a ModelInfo, and which of its files are missing or damaged."""
     damaged = [file.name for file in found.files if not file.whole]
     for name in damaged:
         complain(f"The file {name} of {found.name} is missing or damaged; download it again.")

@@ -1,4 +1,4 @@
-"""Opening the store that a command is about."""
+"""Opens the store of a command."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 def open_memory(db: str, model: str | None = None, *, create: bool = False, **config: Any) -> "Memory":
-    """The store at a path. Only a command that adds makes one that is not there, and one that embeds nothing names no
-    model (None) and takes the store of any; a model of "" is the one that the library chooses. `config` are settings,
-    of which those that are None stay the default.
+    """Opens the store at a path. Only a command that adds creates a missing one.
+
+    A command that embeds nothing passes no model (None) and takes the store of any. A model of "" is the library's
+    choice. Settings in `config` that are None keep their defaults.
 
     Raises:
-        StoreOpenError: there is none.
+        StoreOpenError: There is no store.
     """
     if not create:
         existing(db)
@@ -31,10 +32,10 @@ def open_memory(db: str, model: str | None = None, *, create: bool = False, **co
 
 
 def existing(db: str) -> str:
-    """The path, where there is a store.
+    """Returns the path, where there is a store.
 
     Raises:
-        StoreOpenError: there is none.
+        StoreOpenError: There is no store.
     """
     _refuse_ram(db)
     from agentmem.quoting import is_address
@@ -48,7 +49,7 @@ def existing(db: str) -> str:
 
 
 def scoped(memory: "Memory", owner: Mapping[str, str | None]) -> "Memory | ScopedMemory":
-    """Returns the view of an owner; without one, the whole memory."""
+    """Returns the view of an owner, or the whole memory where none is named."""
     named = any(value is not None for value in owner.values())
     return memory.scope(**owner) if named else memory
 

@@ -15,10 +15,10 @@ from agentmem.errors import InvalidInputError
 OWNERS = ("user_id", "agent_id", "run_id")
 
 DEBUG = "agentmem.debug"
-"""Where the contexts of the group and the command keep that `--debug` was given."""
+"""Key in the contexts of the group and the command for a `--debug` that was given."""
 
 WORDS = "agentmem.words"
-"""Where they keep what the options of the command stand for."""
+"""Key in the contexts for the meaning of the command's options."""
 
 AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 AGE_DIGITS = 6
@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any] | click.Command)
 
 
 def moment(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
-    """An option's ISO 8601 as an aware datetime."""
+    """Returns an option's ISO 8601 as an aware datetime."""
     from agentmem.cli.input import moment_of
 
     try:
@@ -37,7 +37,7 @@ def moment(context: click.Context, parameter: click.Parameter, value: str | None
 
 
 def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """An option's name of an owner or a role, refused before it counts for every line of a file."""
+    """Returns an option's owner or role, and refuses a bad one before it would fail every line of a file."""
     if value is not None:
         from agentmem.validation import check_name
 
@@ -64,7 +64,7 @@ def _waited(context: click.Context, parameter: click.Parameter, value: float | N
 
 
 def metadata_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    """An option's JSON object, small enough for metadata."""
+    """Returns an option's JSON object, small enough for metadata."""
     decoded = json_object(context, parameter, value)
     if decoded is not None:
         from agentmem.config import Config
@@ -75,13 +75,13 @@ def metadata_object(context: click.Context, parameter: click.Parameter, value: s
 
 
 def told(error: Exception | str, context: click.Context | None = None, *, of_file: bool = False) -> str:
-    """The message of an error, or what `check` says, in the words of the command that runs; `of_file` when it is about
-    the fields of a line."""
+    """Returns an error's message, or a finding of `check`, in the words of the present command. `of_file`: it is about
+    a line's fields."""
     return in_options(str(error), (context or click.get_current_context()).meta.get(WORDS, {}), of_file=of_file)
 
 
 def past(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | timedelta | None:
-    """An option's age, such as "30d", or moment."""
+    """Returns an option's age, such as "30d", or moment."""
     number, unit = (value or "")[:-1], (value or "")[-1:]
     if unit in AGES and number.isdecimal() and len(number) < AGE_DIGITS:
         return timedelta(**{AGES[unit]: int(number)})
@@ -89,7 +89,7 @@ def past(context: click.Context, parameter: click.Parameter, value: str | None) 
 
 
 def json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
-    """An option's JSON object."""
+    """Returns an option's JSON object."""
     try:
         decoded = None if value is None else json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -111,20 +111,20 @@ def _interval(
 
 
 def _shown(context: click.Context, parameter: click.Parameter, value: bool | None) -> bool:
-    """Whether a bar is shown: unless told, on a terminal; not among JSON that goes to the same one."""
+    """Whether to show a bar: as requested, else on a terminal, but not among JSON for the same terminal."""
     if value is not None:
         return value
     return sys.stderr.isatty() and not (context.params.get("as_json") and sys.stdout.isatty())
 
 
 def _debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    context.meta[WORDS] = words_of(context)  # Every command has this option, and it comes first.
+    context.meta[WORDS] = words_of(context)  # Every command has this option as its first.
     if value:
         context.meta[DEBUG] = True
 
 
 def model_names(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    """The names of models that begin as typed, for a shell that completes; otherwise it is to look for files."""
+    """Returns the names of models that begin as typed, for a shell's completion; otherwise asks it to list files."""
     from agentmem import models
 
     names = [CompletionItem(each.name, help=each.about) for each in models.available() if each.name.startswith(typed)]
@@ -132,7 +132,7 @@ def model_names(context: click.Context, parameter: click.Parameter, typed: str) 
 
 
 def together(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Several options as one decorator, in this order."""
+    """Returns several options as one decorator, in this order."""
 
     def decorate(function: Function) -> Function:
         for option in reversed(options):
@@ -173,9 +173,9 @@ model = click.option(
     help="A model's name or folder. [default: the store's own, else all-MiniLM-L6-v2]",
 )
 owner = together(
-    click.option("--user", "user_id", callback=named, metavar="NAME", help="The user who owns the memories."),
-    click.option("--agent", "agent_id", callback=named, metavar="NAME", help="The agent who does."),
-    click.option("--run", "run_id", callback=named, metavar="NAME", help="The run or conversation that does."),
+    click.option("--user", "user_id", callback=named, metavar="NAME", help="The user that owns the memories."),
+    click.option("--agent", "agent_id", callback=named, metavar="NAME", help="The agent that owns them."),
+    click.option("--run", "run_id", callback=named, metavar="NAME", help="The run or conversation that owns them."),
 )
 all_scopes = click.option("--all-scopes", is_flag=True, help="Of every owner.")
 filters = click.option(
@@ -192,31 +192,29 @@ between = click.option(
     help="Made from START on and before END, such as 2026-03-01T00:00:00Z..2026-04-01T00:00:00Z, or only one of them.",
 )
 show_expired = click.option("--show-expired", is_flag=True, help="Expired ones too.")
-as_of = click.option("--as-of", callback=moment, metavar="WHEN", help="What was known at that moment.")
+as_of = click.option("--as-of", callback=moment, metavar="WHEN", help="Read the memories as they were at that moment.")
 expiry = together(
-    click.option("--expires-at", callback=moment, metavar="WHEN", help="When it is to be forgotten."),
-    click.option("--ttl", type=float, callback=_lasting, metavar="SECONDS", help="The same, so many seconds from now."),
+    click.option("--expires-at", callback=moment, metavar="WHEN", help="The moment when it expires."),
+    click.option("--ttl", type=float, callback=_lasting, metavar="SECONDS", help="Seconds until it expires."),
 )
 timeout = click.option(
     "--timeout",
     type=float,
     callback=_waited,
     metavar="SECONDS",
-    help="Wait so long for the model at most. [default: 60]",
+    help="Most seconds to wait for the model. [default: 60]",
 )
 full = click.option("--full", is_flag=True, help="Do not cut texts to the width of the terminal.")
-dry_run = click.option("--dry-run", is_flag=True, help="Say how many it would be, and change nothing.")
+dry_run = click.option("--dry-run", is_flag=True, help="Print how many it would be, and change nothing.")
 yes = click.option("--yes", is_flag=True, help="Do not ask.")
 progress = click.option(
     "--progress/--no-progress",
     "bar",
     default=None,
     callback=_shown,
-    help="Show how far it is. [default: on a terminal]",
+    help="Show a progress bar. [default: on a terminal]",
 )
-dedupe = click.option(
-    "--dedupe", is_flag=True, help="Not twice: where the owner has the text already, that memory stands."
-)
+dedupe = click.option("--dedupe", is_flag=True, help="Do not store a text twice for one owner; the older memory stays.")
 defer = click.option(
     "--defer", is_flag=True, help="Do not wait for the model; a search embeds what is still to be embedded."
 )
@@ -231,10 +229,10 @@ durability = click.option(
 
 
 def require_owner(asked: dict[str, Any]) -> None:
-    """Of a command's options: exactly one of an owner and `--all-scopes`, where the command has that.
+    """Checks that a command names an owner or, where it has the option, `--all-scopes`, and not both.
 
     Raises:
-        click.UsageError: neither, or both.
+        click.UsageError: Neither is given, or both.
     """
     named = any(asked[name] is not None for name in OWNERS)
     if "all_scopes" not in asked and not named:

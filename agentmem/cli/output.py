@@ -1,4 +1,4 @@
-"""How the command line prints: contents made harmless, aligned columns, JSON."""
+"""How the command line prints: harmless contents, aligned columns, JSON."""
 
 import io
 import json
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 GAP = "  "
 
 MIN_TEXT = 24
-"""Columns that the text, which comes last, should have; on a narrower terminal other columns make room for it."""
+"""Columns that the text, which comes last, should have. On a narrower terminal other columns are dropped for it."""
 
 MAX_OWNER = 40
 
 ERROR = "Error:"
-"""What the message begins with that ends a command."""
+"""The beginning of the message that ends a command."""
 
 STYLES = {"good": "32", "bad": "1;31", "strong": "1", "faint": "2"}
-"""As ECMA-48 numbers them: green, bold red, bold, faint."""
+"""Styles by their ECMA-48 numbers: green, bold red, bold, faint."""
 
 MATCH_STYLES = {0: "strong", 1: "faint", 2: "faint"}
 RECORD_STYLES = {0: "faint", 1: "faint"}
@@ -37,21 +37,21 @@ STORED = (
     "memories", "deleted", "vectors", "pending", "pending_seconds", "pending_failed", "users", "agents", "runs",
     "changes", "changed_at", "bytes", "log_bytes",
 )  # fmt: skip
-"""The fields of `Stats` that tell of the store."""
+"""The fields of `Stats` that describe the store."""
 
 PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
-"""Of a score, as `Match.explanation` names them."""
+"""The parts of a score, as `Match.explanation` names them."""
 
-# What a terminal, or a reader of lines, would act upon: controls (C0, DEL, C1), the two separators of Unicode, lone
-# surrogates, and the marks that turn the direction of the text that follows. Joiners stay: emoji are made of them.
+# Characters on which a terminal, or a reader of lines, would act. Controls (C0, DEL, C1), Unicode's two separators,
+# lone surrogates, and the marks that turn the direction of the following text. Joiners stay: emoji are made of them.
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_WIDENED = "\ufe0f"  # Makes an emoji of the character before it.
+_WIDENED = "\ufe0f"  # Turns the character before it into an emoji.
 
 
 def escape(text: str) -> str:
-    """The text on one line, with whatever a terminal would act upon written as Python writes it."""
+    """Returns the text on one line, with every character on which a terminal would act escaped as Python does."""
     return _HARMFUL.sub(lambda found: _SHORT.get(found[0]) or _escaped(found[0]), text)
 
 
@@ -61,8 +61,10 @@ def _escaped(character: str) -> str:
 
 
 def width(text: str) -> int:
-    """The columns that an escaped text takes: two for wide characters and emoji, none for combining ones. Emoji that
-    are joined are counted one by one, which is what the terminals that cannot join them show."""
+    """Returns the columns of an escaped text: two for wide characters and emoji, none for combining ones.
+
+    Joined emoji are counted one by one, as terminals show them that cannot join.
+    """
     total = last = 0
     for character in text:
         if character == _WIDENED and last == 1:
@@ -79,7 +81,7 @@ def _is_attached(character: str) -> bool:
 
 
 def clip(text: str, columns: int) -> str:
-    """The text, cut to `columns` with an ellipsis when it is wider."""
+    """Returns the text, cut to `columns` with an ellipsis when it is wider."""
     if len(text) * 2 <= columns or width(text) <= columns:
         return text
     kept, used = "", 0
@@ -97,9 +99,11 @@ def table(
     expendable: Sequence[int] = (),
     styles: Mapping[int, str] | None = None,
 ) -> Iterator[str]:
-    """Lines of aligned cells that fit in `columns` (None: as long as they are). The last cell is cut as needed; where
-    it would get less than MIN_TEXT, the `expendable` cells are left out, in that order. `styles` has a style for the
-    cells of some columns."""
+    """Returns lines of aligned cells that fit in `columns` (None: no limit).
+
+    The last cell is cut as needed. Where it would get less than MIN_TEXT, the `expendable` cells are left out, in that
+    order. `styles` has a style for the cells of some columns.
+    """
     if not rows:
         return
     cells = [[escape(cell) for cell in row] for row in rows]
@@ -130,8 +134,8 @@ def fitted(
     indent: int = 0,
     styles: Mapping[int, str] | None = None,
 ) -> list[str]:
-    """`table` for the terminal at hand; nothing is cut when something else reads the output, or with `full`, and it has
-    colours only on a terminal."""
+    """Returns `table` for the present terminal, with colours. Nothing is cut or coloured when the output goes
+    elsewhere; `full` cuts nothing either."""
     limited = not full and (sys.stdout.isatty() or "COLUMNS" in os.environ)
     columns = shutil.get_terminal_size().columns - indent if limited else None
     shown = table(rows, columns, expendable, styles if is_coloured(sys.stdout) else None)
@@ -139,32 +143,32 @@ def fitted(
 
 
 def is_coloured(stream: IO[str]) -> bool:
-    """Whether colours may be written: to a terminal that knows them, unless NO_COLOR is set (https://no-color.org)."""
+    """Whether to write colours: to a terminal that knows them, unless NO_COLOR is set (https://no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, style: str | None) -> str:
-    """The text in one of STYLES."""
+    """Returns the text in one of STYLES."""
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style and text else text
 
 
 def painted(text: str, style: str) -> str:
-    """The same, where standard output takes colours."""
+    """Returns the text in a style, where standard output takes colours."""
     return styled(text, style) if is_coloured(sys.stdout) else text
 
 
 def counted(count: int, noun: str = "memory", nouns: str = "memories") -> str:
-    """A number and what it counts, as in "1 memory" and "2 memories"."""
+    """Returns a number and its noun, as in "1 memory" and "2 memories"."""
     return f"{count:,} {noun if count == 1 else nouns}"
 
 
 def match_rows(matches: Sequence["Match"], *, ids: bool = True, owners: bool = False) -> list[list[str]]:
-    """Score, id, day, owner, text; ids and owners are blank unless wanted."""
+    """Returns score, id, day, owner and text; ids and owners are blank unless wanted."""
     return [[f"{match.score:.2f}", *_record_cells(match.record, ids=ids, owners=owners)] for match in matches]
 
 
 def record_rows(records: Sequence["Record"], *, owners: bool) -> list[list[str]]:
-    """Id, day, owner, text."""
+    """Returns id, day, owner and text."""
     return [_record_cells(record, ids=True, owners=owners) for record in records]
 
 
@@ -177,7 +181,7 @@ def _record_cells(record: "Record", *, ids: bool, owners: bool) -> list[str]:
 
 
 def record_block(record: "Record") -> list[str]:
-    """Every field that the record has, a line each."""
+    """Returns every field that the record has, a line each."""
     named = {
         "id": record.id, "content": record.content, "user": record.user_id, "agent": record.agent_id,
         "run": record.run_id, "role": record.role,
@@ -193,17 +197,17 @@ def record_block(record: "Record") -> list[str]:
 
 
 def stored_fields(stats: "Stats") -> dict[str, Any]:
-    """What the store holds. The others of its figures count the work of this process, which just began."""
+    """Returns the store's figures. The other figures count the work of this process, which has just begun."""
     return {name: getattr(stats, name) for name in STORED}
 
 
 def stored_cells(told: Mapping[str, Any]) -> list[list[str]]:
-    """Such figures, and the path, as people read them."""
+    """Returns such figures, and the path, for people."""
     return [[name.replace("_", " "), readable(name, value)] for name, value in told.items() if value is not None]
 
 
 def readable(name: str, value: Any) -> str:
-    """A figure as people read it; what is not there is blank."""
+    """Returns a figure for people; a missing one is blank."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -214,7 +218,7 @@ def readable(name: str, value: Any) -> str:
 
 
 def event_rows(events: Sequence["Event"]) -> list[list[str]]:
-    """Seq, time, what, the text as it stood afterwards."""
+    """Returns number, time, event, and the text afterwards."""
     return [[str(event.seq), f"{event.at:%Y-%m-%d %H:%M:%S}Z", event.what, _version(event.after)] for event in events]
 
 
@@ -226,7 +230,7 @@ def _version(version: "Version | None") -> str:
 
 
 def explain_line(match: "Match") -> str:
-    """How a score came about, on one line: its parts, which add up to it, and what was looked at."""
+    """Returns the parts of a score, which add up to it, and how it was searched, on one line."""
     told = match.explanation or {}
     notes = {"keyword": f"words ({', '.join(told['terms'])})", "vector": f"vector (cosine {told['cosine']:.2f})"}
     parts = [
@@ -239,8 +243,8 @@ def explain_line(match: "Match") -> str:
 
 
 def to_json(value: Any, *, ascii_only: bool = False) -> str:
-    """One line of JSON: records and the like as objects with their fields, times as ISO 8601 in UTC. What a terminal
-    would act upon is escaped here too."""
+    """Returns one line of JSON: records and the like as objects, times as ISO 8601 in UTC. Characters on which a
+    terminal would act are escaped here too."""
     text = json.dumps(value, default=_plain, ensure_ascii=ascii_only)
     return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
@@ -256,8 +260,10 @@ def _plain(value: Any) -> Any:
 
 
 def prepare_output() -> None:
-    """Before anything is printed: an output that is closed takes everything and shows nothing, one that is not UTF-8
-    shows what it can."""
+    """Prepares standard output before anything is printed.
+
+    A closed one discards everything. One that is not UTF-8 shows what it can.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - as Python opens its own.
@@ -266,12 +272,12 @@ def prepare_output() -> None:
 
 
 def standard_input() -> IO[bytes]:
-    """Its bytes; none when it is closed."""
+    """Returns its bytes; none when it is closed."""
     return io.BytesIO() if sys.stdin is None else sys.stdin.buffer
 
 
 def text_of(argument: str) -> str:
-    """An argument that is a text; what standard input holds when it is "-". Raises InvalidInputError."""
+    """Returns an argument's text, or the contents of standard input when it is "-". Raises InvalidInputError."""
     if argument != "-":
         return argument
     from agentmem.cli.input import read_text
@@ -280,20 +286,20 @@ def text_of(argument: str) -> str:
 
 
 def print_lines(*lines: str, end: str = "\n") -> None:
-    """On standard output, at once. Raises BrokenPipeError when its reader has gone."""
+    """Writes to standard output at once. Raises BrokenPipeError when its reader has gone."""
     sys.stdout.writelines(f"{line}{end}" for line in lines)
     sys.stdout.flush()
 
 
 def print_json(*values: Any) -> None:
-    """Each value as a line of JSON, in ASCII where standard output is not UTF-8."""
+    """Writes each value as a line of JSON, in ASCII where standard output is not UTF-8."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     print_lines(*(to_json(value, ascii_only=ascii_only) for value in values))
 
 
 @contextmanager
 def shown_cursor(*, hidden: bool) -> Iterator[None]:
-    """Hides the cursor of the terminal meanwhile, or not."""
+    """Hides the cursor of the terminal for a while, or not."""
     if not hidden:
         yield
         return
@@ -306,7 +312,7 @@ def shown_cursor(*, hidden: bool) -> Iterator[None]:
 
 
 def rewrite_lines(lines: Sequence[str], *, above: bool) -> None:
-    """Prints lines in the place of as many that stand `above`; as many as the terminal has room for."""
+    """Prints lines over the `above` lines printed before; at most as many as the terminal has room for."""
     columns, height = shutil.get_terminal_size()
     lines = [
         line if width(_COLOUR.sub("", line)) <= columns else clip(_COLOUR.sub("", line), columns) for line in lines
@@ -317,7 +323,7 @@ def rewrite_lines(lines: Sequence[str], *, above: bool) -> None:
 
 
 def complain(*messages: str) -> None:
-    """A line each on standard error, which somebody may have closed."""
+    """Prints each on a line of standard error, which may be closed."""
     with suppress(OSError):
         for message in messages:
             line = escape(message)
@@ -328,6 +334,6 @@ def complain(*messages: str) -> None:
 
 
 def stop_output() -> None:
-    """Nobody reads any more: what is still in the buffer must not raise again when Python ends."""
+    """Nothing reads the output any more: the rest of the buffer must not raise again when Python ends."""
     with suppress(OSError, ValueError):  # A standard output without a descriptor, as in tests.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

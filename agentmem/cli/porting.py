@@ -20,17 +20,17 @@ from agentmem.cli.output import complain, counted, escape, print_json, print_lin
 @options.filters
 @options.between
 @options.show_expired
-@click.option("--vectors", is_flag=True, help="With the vectors, so that a store of the same model embeds nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.option("--vectors", is_flag=True, help="Include the vectors, so that a store of the same model embeds nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @options.progress
 @options.db
 @options.output
 def export(file: str, overwrite: bool, bar: bool, db: str, as_json: bool, **asked: Any) -> int:
     """Write memories to FILE, or to standard output, as JSON Lines.
 
-    Everything is of one moment, while others use the store; `import` reads it. FILE is compressed when its name ends
-    in .gz, and whole when it has its name. Deleted memories and the history are not in it: `backup` has them. With a
-    FILE and --json one object: path, exported. Exits with 1 when there was nothing.
+    The export has the state of one moment, while others use the store; `import` reads it. A FILE that ends in .gz is
+    compressed. FILE gets its name when it is complete. Deleted memories and the history are not in it: `backup` has
+    them. With a FILE and --json one object: path, exported. Exits with 1 when there was nothing.
 
     \b
     Examples:
@@ -54,7 +54,7 @@ def export(file: str, overwrite: bool, bar: bool, db: str, as_json: bool, **aske
 
 
 def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """`user:anna=ana` as what `import_` takes of that kind of owner."""
+    """Parses `user:anna=ana` into the argument of `import_` for that kind of owner."""
     renamed: dict[str, dict[str, str]] = {}
     for each in value:
         kind, _, names = each.partition(":")
@@ -71,11 +71,11 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
     "--format",
     "format",
     type=click.Choice(["agentmem", "openai", "sharegpt", "chatgpt"]),
-    help="What it holds. [default: as its first line tells]",
+    help="The format. [default: found from its first line]",
 )
 @options.owner
 @click.option(
-    "--rename", callback=_renamed, multiple=True, metavar="KIND:OLD=NEW", help="Of an owner, such as user:anna=ana."
+    "--rename", callback=_renamed, multiple=True, metavar="KIND:OLD=NEW", help="Rename an owner, such as user:anna=ana."
 )
 @click.option(
     "--on-conflict",
@@ -99,12 +99,12 @@ def import_(
 ) -> int:  # fmt: skip
     """Store the memories or the chats of FILE (- is a pipe).
 
-    An export, other JSON Lines of texts or objects, or chats of OpenAI, ShareGPT or ChatGPT, of which each becomes a
-    run; compressed or not. --user, --agent and --run take the place of what the lines say.
+    Takes an export, other JSON Lines of texts or objects, or chats of OpenAI, ShareGPT or ChatGPT, compressed or not.
+    Each chat becomes a run. --user, --agent and --run replace the owners of the lines.
 
-    Run again after it broke off, it goes on where it was. A bad line ends it with its number; with --skip-bad the bad
-    lines are reported and the others are stored. With --json one object: imported, replaced, skipped, failures, failed,
-    notes. Exits with 1 when nothing of the file is stored.
+    An interrupted import resumes when run again. A bad line ends it with its number; with --skip-bad the bad lines are
+    reported and the others are stored. With --json one object: imported, replaced, skipped, failures, failed, notes.
+    Exits with 1 when nothing of the file is stored.
 
     \b
     Examples:
@@ -137,7 +137,7 @@ def import_(
 @click.command("import-mem0")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--history", type=click.Path(exists=True, dir_okay=False), help="Mem0's history database.")
-@click.option("--collection", metavar="NAME", help="Which, where the folder has several.")
+@click.option("--collection", metavar="NAME", help="The collection, where the folder has several.")
 @options.progress
 @options.db
 @options.model
@@ -145,11 +145,11 @@ def import_(
 def import_mem0(
     folder: str, history: str | None, collection: str | None, bar: bool, db: str, model: str, as_json: bool
 ) -> int:
-    """Bring what Mem0 has stored in a local Qdrant FOLDER.
+    """Import the memories of Mem0's local Qdrant FOLDER.
 
-    Ids, owners, metadata and dates stay; with --history the earlier texts come too. Nothing is written to Mem0's files.
-    Run again after it broke off, it goes on where it was. With --json one object: stored, present, failed. Exits with 1
-    when a memory could not be brought, or there was none.
+    Ids, owners, metadata and dates stay; with --history the earlier texts are imported too. Nothing is written to
+    Mem0's files. An interrupted import resumes when run again. With --json one object: stored, present, failed. Exits
+    with 1 when a memory failed, or there was none.
 
     \b
     Examples:
@@ -161,7 +161,7 @@ def import_mem0(
     with open_memory(db, model, create=True) as memory:
         told = bring(memory, folder, history=history, collection=collection, progress=bar)
     for name, error in told.failed.items():
-        complain(f"Memory {name!r} was not brought: {error}")
+        complain(f"Memory {name!r} was not imported: {error}")
     if as_json:
         failed = {name: str(error) for name, error in told.failed.items()}
         print_json({"stored": told.stored, "present": told.present, "failed": failed})

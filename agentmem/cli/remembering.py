@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("text", required=False)
 @click.option(
-    "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="What to read; - is a pipe."
+    "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="The file to read; - is a pipe."
 )
 @click.option(
     "--format",
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     type=click.Choice(["json", "lines", "text"]),
     default="json",
     show_default=True,
-    help="JSON, or a text on every line, or one text in all.",
+    help="JSON, or one text on every line, or all of it as one text.",
 )
 @options.owner
-@click.option("--role", callback=options.named, metavar="NAME", help="Who said it: user, assistant ...")
+@click.option("--role", callback=options.named, metavar="NAME", help="The speaker: user, assistant ...")
 @click.option("--metadata", callback=options.metadata_object, metavar="JSON", help="A JSON object to keep with it.")
 @click.option("--id", metavar="ID", help="An id of your own (for one text).")
 @click.option(
     "--created-at",
     callback=options.moment,
     metavar="WHEN",
-    help="When it was said, as 2026-03-05T18:30:00+01:00; otherwise now.",
+    help="The moment that dates it, as 2026-03-05T18:30:00+01:00. [default: now]",
 )
 @options.expiry
 @options.dedupe
@@ -56,14 +56,14 @@ def add(
 ) -> int:  # fmt: skip
     """Remember TEXT, or what a file or a pipe (-) holds.
 
-    A file is UTF-8 and holds JSON Lines or one JSON array. An item is a text, an object with the fields content,
-    user_id, agent_id, run_id, role, metadata, id, created_at, expires_at, ttl (or as `list --json` prints it), or a
-    chat message with role, content and name. What an item does not say, the options say.
+    A file is UTF-8 and holds JSON Lines or one JSON array. An item is a text, an object, or a chat message with role,
+    content and name. An object has some of the fields content, user_id, agent_id, run_id, role, metadata, id,
+    created_at, expires_at and ttl, or is one that `list --json` prints. The options fill in fields that an item lacks.
 
-    Of a long text the model reads the first 256 word pieces (or its own max_tokens), some 180 English words; what
-    follows is found by its words only.
+    Of a long text the model reads the first 256 word pieces (or its own max_tokens), some 180 English words. The rest
+    is found by its words only.
 
-    A bad line stops everything with its number: what stands before it is stored, it and the rest is not. With
+    A bad line stops everything with its number: items before it are stored, that line and the rest are not. With
     --skip-bad the bad lines are reported and the others are stored.
 
     Prints the id of one text, the number of several; with --json each record on a line.
@@ -119,7 +119,7 @@ def _add_lines(
                     if as_json:
                         print_json(outcome)
         except BaseException as error:
-            # What was interrupted may have been committed without an answer.
+            # An interrupted item may have been committed without an answer.
             known = "" if isinstance(error, InvalidInputError | EmbeddingError) else "at least "
             complain(f"Stored: {known}{counted(stored)}, up to line {last}.")
             raise
@@ -132,10 +132,10 @@ def _add_lines(
 @click.command()
 @click.argument("id")
 @click.argument("text", required=False)
-@click.option("--metadata", callback=options.json_object, metavar="JSON", help="Keys to set; the others stay.")
+@click.option("--metadata", callback=options.json_object, metavar="JSON", help="Metadata keys to set; the others stay.")
 @click.option("--replace-metadata", is_flag=True, help="The others go.")
 @options.expiry
-@click.option("--never-expires", is_flag=True, help="It is to be kept for ever.")
+@click.option("--never-expires", is_flag=True, help="Keep it for ever.")
 @options.owner
 @options.timeout
 @options.db
@@ -146,10 +146,10 @@ def update(
     ttl: float | None, never_expires: bool, timeout: float | None, db: str, model: str, as_json: bool,
     **owner: str | None,
 ) -> int:  # fmt: skip
-    """Give a memory a new text, other metadata, or another end.
+    """Give a memory a new text, other metadata, or another expiry.
 
-    A TEXT of - is read from standard input. What was there before stays in its history. With an owner, a memory of
-    somebody else is not found. Prints the id; with --json the record.
+    A TEXT of - is read from standard input. The earlier text stays in its history. With an owner, only that owner's
+    memories are found. Prints the id; with --json the record.
 
     \b
     Examples:

@@ -1,15 +1,15 @@
-"""Repair by path: also of a store that cannot be opened any more."""
+"""Repairs a store by its path, even one that cannot be opened any more."""
 
 from agentmem.errors import StoreDamagedError, StoreOpenError
 
 
 def rescue(path: str, *, progress: bool = False) -> tuple[list[str], list[str]]:
-    """Repairs the store at a path, of whatever model; returns what was done, and what `check` still finds. `progress`
-    shows a bar on standard error.
+    """Repairs the store at a path, whatever its model. Returns the repairs, and the problems that `check` still finds.
+    `progress` shows a bar on standard error.
 
     Raises:
-        StoreOpenError: there is nothing of a store.
-        StoreBusyError: it cannot be opened, and somebody has it open still; nothing was changed.
+        StoreOpenError: There is no store.
+        StoreBusyError: It cannot be opened, and a process still has it open; nothing was changed.
     """
     from agentmem.engine.salvage import salvage
     from agentmem.memory import Memory

@@ -49,9 +49,9 @@ def shell(
 ) -> int:
     """Ask a store questions, line by line (PATH, or --db).
 
-    A line is a question; +TEXT remembers; /help tells the rest. An error does not end it: Ctrl-D or /quit does.
-    Ctrl-C interrupts what goes on. From a pipe it takes the same lines, and exits with 1 when one of them failed.
-    With --json every answer is JSON Lines, as the commands print them.
+    A line is a question; +TEXT remembers; /help lists the other commands. An error does not end it: Ctrl-D or /quit
+    does. Ctrl-C interrupts the present line. From a pipe it takes the same lines, and exits with 1 when one of them
+    failed. With --json every answer is JSON Lines, as the commands print them.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def shell(
         asked = sys.stdin.isatty()
         prompt = f"{escape(' '.join(value for value in owner.values() if value) or 'everybody')}> "
         if asked:
-            complain("Ask, or +TEXT to remember; /help tells the rest, Ctrl-D ends.")
+            complain("Ask, or +TEXT to remember; /help lists more, Ctrl-D ends.")
         failed = False
         for line in _typed(prompt) if asked else _piped():
             try:
@@ -81,7 +81,7 @@ def shell(
 
 
 def _typed(prompt: str) -> Iterator[str]:
-    """The lines that somebody types, with readline's editing and history (of this session, in memory) if there is."""
+    """Yields the typed lines, with readline's editing and history (of this session, in memory) if it is there."""
     try:
         import readline
 
@@ -104,7 +104,7 @@ def _typed(prompt: str) -> Iterator[str]:
 
 def _piped() -> Iterator[str]:
     stream = standard_input()
-    while raw := stream.readline():  # Not in blocks: whoever writes may wait for the answer.
+    while raw := stream.readline():  # Read line by line, and not in blocks: the writer may wait for the answer.
         yield raw.decode(errors="replace").rstrip("\r\n")
 
 
@@ -114,7 +114,7 @@ def _completed(text: str, state: int) -> str | None:
 
 
 class Session:
-    """What is set, what was shown last, and what each line does."""
+    """The settings, the memories of the last answer, and the commands."""
 
     def __init__(
         self, memory: "Memory", owner: dict[str, str | None], *, limit: int, full: bool, as_json: bool
@@ -125,13 +125,13 @@ class Session:
         self._settings: dict[str, Any] = {"limit": limit, "mode": "hybrid", "explain": False, "filters": None}
         self._full = full
         self._as_json = as_json
-        self._shown: list[str] = []  # Ids, as they are numbered in the last answer.
+        self._shown: list[str] = []  # The ids that the last answer numbered.
 
     def obey(self, line: str) -> bool:
-        """Does what a line says; False when it says to end.
+        """Runs a line. Returns False when it ends the shell.
 
         Raises:
-            AgentMemError: the line cannot be understood or done.
+            AgentMemError: The line cannot be understood or run.
         """
         line = line.strip()
         if not line:
@@ -209,16 +209,16 @@ class Session:
         print_json(told) if self._as_json else print_lines(*fitted(stored_cells(told), full=True))
 
     def explain(self, rest: str) -> None:
-        """Say how each score came about, or stop that."""
+        """Print the parts of each score, or stop that."""
         self._set("explain", not self._settings["explain"])
 
     def filters(self, rest: str) -> None:
-        """JSON: only what passes, such as {"topic": "travel"}; alone: everything again."""
+        """JSON: only memories that pass, such as {"topic": "travel"}; alone: all again."""
         try:
             value = json.loads(rest) if rest else None
         except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"{rest!r} is not JSON ({error}).") from None
-        self._scope.count(filters=value, **self._everybody)  # What cannot be used is refused now, not at a question.
+        self._scope.count(filters=value, **self._everybody)  # A bad filter is refused now, and not at a question.
         self._set("filters", value)
 
     def limit(self, rest: str) -> None:
@@ -234,7 +234,7 @@ class Session:
         self._set("mode", rest)
 
     def help(self, rest: str) -> None:
-        """This."""
+        """Print this list."""
         rows = [["QUESTION", "What is relevant to it, best first."], ["+TEXT", "Remember it."]]
         for name, command in COMMANDS.items():
             argument, _, does = (command.__doc__ or "").rpartition(": ")
@@ -247,7 +247,7 @@ class Session:
         complain(f"{name}: {json.dumps(value, ensure_ascii=False)}")
 
     def _id(self, given: str) -> str:
-        """An id, or the number of one in the last answer."""
+        """Returns an id, or the id of a number in the last answer."""
         if given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= len(self._shown):
             return self._shown[int(given) - 1]
         return given

@@ -1,4 +1,4 @@
-"""`watch`: what can be seen of a running store from outside."""
+"""`watch`: observes a running store from outside."""
 
 import os
 import sys
@@ -29,25 +29,25 @@ from agentmem.errors import StoreOpenError
 from agentmem.timestamps import now
 
 LOOK_SHARE = 10
-"""Looking takes no more than one part in so many of the time: the larger the store, the rarer the looks."""
+"""Looking takes at most one part in LOOK_SHARE of the time: in a larger store, looks are rarer."""
 
 RATES = ("memories", "deleted", "vectors", "pending", "changes", "bytes")
-"""What is told as so much a second, too."""
+"""Figures that are shown as a rate a second, too."""
 
 ON_A_LINE = ("memories", "pending", "vectors", "changes", "bytes", "log_bytes")
-"""What a line tells where there is no terminal to draw on."""
+"""Figures on a line where there is no terminal to draw on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was seen at a moment (of `time.monotonic`), and how much more of it than before, a second."""
+    """The figures of a moment (of `time.monotonic`), and their growth a second since the last look."""
 
     moment: float
     seen: dict[str, Any]
     rates: dict[str, float]
 
     def after(self, before: "Look | None") -> "Look":
-        """The same, compared with the look before."""
+        """Returns the same figures, compared with an earlier look."""
         if before is None:
             return self
         seconds = max(self.moment - before.moment, 1e-3)
@@ -59,16 +59,15 @@ class Look:
 @click.option(
     "--interval", type=click.FloatRange(0.1, 86_400), default=1.0, show_default=True, help="Seconds between two looks."
 )
-@click.option("--count", type=click.IntRange(1), metavar="LOOKS", help="End after so many, instead of with Ctrl-C.")
+@click.option("--count", type=click.IntRange(1), metavar="LOOKS", help="End after this many looks.")
 @options.db
 @options.output
 def watch(path: str | None, interval: float, count: int | None, db: str, as_json: bool) -> int:
     """Show what happens in a store while others use it.
 
-    The store is PATH, or --db; Ctrl-C ends. What is seen is what the file tells: memories, owners, what waits for
-    its vector and for how long, the changes, the sizes, and how fast they grow. The caches, batches and timings of
-    the processes that use it are theirs alone: they have them from `Memory.stats()`. A look takes a short read, no
-    lock and no model; a store so large that it takes long is looked at less often.
+    The store is PATH, or --db; Ctrl-C ends it. It shows what the file holds: memories, owners, pending vectors and
+    their age, changes, sizes, and how fast they grow. The caches, batches and timings of a process are in its own
+    `Memory.stats()`. A look takes a short read, no lock and no model; a very large store is looked at less often.
 
     On a terminal the figures stay in their place. Elsewhere, and with --json, every look is a line.
 
@@ -97,13 +96,13 @@ def watch(path: str | None, interval: float, count: int | None, db: str, as_json
                     print_lines(_line(look))
                 before = look
                 if left:
-                    # Waited for, not slept through, and never so that looking would keep a core busy.
+                    # An event, and not a sleep. The interval grows so that looking never keeps a core busy.
                     threading.Event().wait(max(interval, LOOK_SHARE * (time.monotonic() - began)))
     return DONE
 
 
 def _looks(count: int | None) -> Iterator[bool]:
-    """As often as there is to be a look, whether there is another after it."""
+    """Yields whether another look follows, as often as there is to be one."""
     done = 0
     while count is None or done < count:
         done += 1
@@ -132,6 +131,6 @@ def _line(look: Look) -> str:
 
 
 def _rate(look: Look, name: str, shape: str = "{}") -> str:
-    """Such as "+12.0/s"; nothing where nothing changed."""
+    """Returns a rate such as "+12.0/s"; nothing where nothing changed."""
     rate = look.rates.get(name, 0.0)
     return shape.format(f"{rate:+,.1f}/s") if rate else ""

@@ -1,5 +1,7 @@
-"""The library's messages in the words of the command line: `--user` where they say `user_id=`, `agentmem check` where
-they say `check()`. What is quoted in them was given by somebody, and stays as it is.
+"""Translates the library's messages into the words of the command line.
+
+`user_id=` becomes `--user`, and `check()` becomes `agentmem check`. Quoted values come from the caller and stay
+unchanged.
 """
 
 import re
@@ -12,7 +14,7 @@ QUOTED = r"""(?P<quoted>(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))"""
 CALLED = r"Memory\([^()]*\)\.reembed\('?(?P<model>[^()']*)'?\)|(?P<call>check|repair|purge|vacuum|flush|reembed)\(\)"
 
 PLACED = re.compile(r"Line \d+: |Item \d+: ")
-"""A message that begins so is about the fields of a file, which have names of their own."""
+"""Such a message is about the fields of a file, whose names stay."""
 
 SYNONYMS = {"text": "content", "copy": "path"}
 """Arguments of commands that have another name in the library."""
@@ -22,13 +24,15 @@ IN_PYTHON = (
     " (`agentmem repair` on the command line)",
     ", pass it with embedder=",
 )
-"""What says nothing to the user of a command that has no such option."""
+"""Parts of messages that mean nothing to a command without such an option."""
 
 
 def in_options(message: str, words: Mapping[str, str], *, of_file: bool = False) -> str:
-    """A message of the library for somebody who knows options and commands, and no keywords of Python. `words` are the
-    keywords that the command's options stand for, and how these are written; `of_file` says that the message is about
-    the fields of a line."""
+    """Returns a message of the library for a user of options and commands.
+
+    `words` are the keywords that the command's options stand for, and their spelling. `of_file` says that the message
+    is about the fields of a line.
+    """
     if "all_scopes" in words:
         message = message.replace("take all_scopes=True", "take all_scopes=")
     for each in IN_PYTHON:
@@ -36,7 +40,7 @@ def in_options(message: str, words: Mapping[str, str], *, of_file: bool = False)
     placed = PLACED.match(message)
     start = placed.end() if placed else 0
     names = "|".join(sorted(map(re.escape, words), key=len, reverse=True)) or "(?!)"
-    # As in a call, anywhere; bare, where it can only be the argument: at the beginning, and in set phrases.
+    # Written as in a call, anywhere. Bare, only where it must be the argument: at the beginning, and in set phrases.
     keyword = rf"\b(?P<keyword>{names})=(?P<true>True\b)?(?P<value>(?=[\w'\"\[{{-]))?"
     places = "(?!)" if placed or of_file else "(?:^|(?<=raise )|(?<=in )(?=filters))"
     bare = rf"{places}(?P<bare>{names})(?=[ \[]|\.(?:\s|$))"
@@ -54,7 +58,7 @@ def in_options(message: str, words: Mapping[str, str], *, of_file: bool = False)
 
 
 def words_of(context: click.Context) -> dict[str, str]:
-    """The keywords that the options and arguments of a command stand for, and how these are written."""
+    """Returns the keywords that the options and arguments of a command stand for, and their spelling."""
     words: dict[str, str] = {}
     for parameter in context.command.params:
         name = str(parameter.name)

@@ -1,4 +1,4 @@
-"""A memory for Flask applications: one engine a process, opened when it is first used. The only importer of flask.
+"""A memory for Flask applications, opened at its first use in each process. The only importer of flask.
 
     from flask import Flask, request, session
     from agentmem.integrations.flask import AgentMem, current_memory
@@ -10,8 +10,8 @@
     def note():
         return current_memory.scope(user_id=session["user"]).add(request.form["text"]).id
 
-Nothing is opened while the application is loaded, so that a server may fork afterwards; each worker opens the store for
-itself, and all see what any of them has stored. What is open closes when the process ends.
+Loading the application opens nothing, so that a server may fork afterwards. Each worker opens the store for itself, and
+all see each other's memories. The end of the process closes the store.
 """
 
 import os
@@ -66,7 +66,7 @@ DEFAULT_PATH = "agentmem.db"
 DEFAULT_RETRY_SECONDS = 1
 LONGEST_RETRY_SECONDS = 86_400
 BUSY = (StoreBusyError, OverloadedError, DeadlineError)
-"""After these nothing was written, and the same request may succeed a little later."""
+"""After these errors nothing was written, and the same request may succeed a little later."""
 
 ANSWERS: dict[type[AgentMemError], type[HTTPException]] = {
     TooLongError: RequestEntityTooLarge,
@@ -74,7 +74,7 @@ ANSWERS: dict[type[AgentMemError], type[HTTPException]] = {
     InvalidInputError: BadRequest,
     NotFoundError: NotFound,
 }
-"""What a request is answered with that caused such an error; the first that fits counts."""
+"""The HTTP error for an error that the request has caused; the first that fits counts."""
 
 OwnerT = TypeVar("OwnerT", bound=Callable[[], Mapping[str, str | None]])
 
@@ -82,24 +82,29 @@ OwnerT = TypeVar("OwnerT", bound=Callable[[], Mapping[str, str | None]])
 class AgentMem:
     """The extension: `AgentMem(app)`, or `AgentMem()` and later `init_app` for each application.
 
-    An application is configured by keys of `app.config`, all of them optional:
+    Keys of `app.config` configure an application, all of them optional:
 
     - `AGENTMEM_PATH`: the store, "agentmem.db" by default. A relative path is one in the application's instance folder,
-      which is made if need be; `":memory:"` is a store of this application in this process alone.
+      which is created if need be. `":memory:"` is a store of this application in this process alone.
     - `AGENTMEM_MODEL`, `AGENTMEM_EMBEDDER`: as `model` and `embedder` of `Memory`.
     - `AGENTMEM_RETRY_AFTER`: seconds, 1 by default, for the header Retry-After; None for none.
     - `AGENTMEM_ANSWER_ERRORS`: False leaves all errors to the application.
     - every setting of `Config` in capitals: `AGENTMEM_TIMEOUT`, `AGENTMEM_DURABILITY` and so on.
 
-    They are checked in `init_app`, and read again when the store is opened, which is at the first use of
-    `current_memory`; from then on they count for nothing. Applications of one process with the same settings share one
-    engine. May be used from any thread.
+    `init_app` checks them. The first use of `current_memory` reads them again and opens the store; later changes have
+    no effect. Applications of one process with the same settings share one memory. Any thread may use it.
 
-    Errors that a request has caused are answered as such: InvalidInputError with 400, NotFoundError with 404,
-    DuplicateIdError with 409, TooLongError with 413, each with its message as description. What the store or the model
-    is too busy for (StoreBusyError, OverloadedError, DeadlineError) is answered with 503 and Retry-After. The pages are
-    those that the application has for these codes. Its own handlers of AgentMemError, or of any of these, come first.
-    All other errors are the application's: 500, and its log.
+    Errors of a request become HTTP errors with their message as description: InvalidInputError 400, NotFoundError 404,
+    DuplicateIdError 409, TooLongError 413. When the store or the model is too busy (StoreBusyError, OverloadedError,
+    DeadlineError), the answer is 503 with Retry-After. The application's own pages for these codes are used. Its own
+    handlers of AgentMemError, or of any of these, come first. All other errors are the application's: 500, and its log.
+
+    Args:
+        app: The application; without it, call `init_app`.
+
+    Raises:
+        InvalidInputError: A setting of the application cannot be used.
+        RuntimeError: The application has a memory already.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -109,11 +114,14 @@ class AgentMem:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Gives the application its memory; opens nothing and asks for no file.
+        """Gives the application its memory. Opens nothing and reads no file.
+
+        Args:
+            app: The application.
 
         Raises:
-            InvalidInputError: one of its settings cannot be used.
-            RuntimeError: it has a memory already.
+            InvalidInputError: One of its settings cannot be used.
+            RuntimeError: It has a memory already.
         """
         if "agentmem" in app.extensions:
             raise RuntimeError(f"{app!r} has its memory already; call AgentMem(app) or init_app(app) once.")
@@ -125,22 +133,31 @@ class AgentMem:
             app.register_error_handler(AgentMemError, _answer)
 
     def owner(self, function: OwnerT) -> OwnerT:
-        """A decorator: from now on `current_memory` is bound to the owner that the function names, and cannot reach
-        outside; without one it is the whole `Memory`, of which every call names an owner.
+        """Decorates the function that names the owner of a request. `current_memory` is then bound to that owner.
 
-        The function is called without arguments at each use of `current_memory`, so that nothing of one request can be
-        there in another, and returns a mapping such as `{"user_id": "ana"}`. When there is nobody, let it abort(401).
+        Code that uses `current_memory` can then reach no other owner's memories. Without such a function it is the
+        whole `Memory`, of which every call names an owner. The function is called at each use of `current_memory`, so
+        that one request never sees the owner of another. When no user is logged in, let it abort(401).
+
+        Args:
+            function: A function without arguments that returns a mapping such as `{"user_id": "ana"}`.
+
+        Returns:
+            The function.
         """
         self._owner = function
         return function
 
     @property
     def memory(self) -> "Memory":
-        """The whole memory of the current application, whoever asks: for jobs, administration, `stats`, `backup`.
+        """The whole memory of the current application, for jobs, administration, `stats` and `backup`.
 
-        Every request of the worker has the same one: neither the end of a `with` block nor its `close` ends it, only
-        `AgentMem.close` and the end of the process do. Raises what opening a `Memory` raises, and InvalidInputError for
-        a setting that cannot be used.
+        Every request of the worker shares it. Neither the end of a `with` block nor `close` on it closes it; only
+        `AgentMem.close` and the end of the process do.
+
+        Raises:
+            InvalidInputError: A setting cannot be used; otherwise as opening a `Memory`.
+            RuntimeError: The application has no memory of this extension, or there is no application context.
         """
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         if app not in self._applications:
@@ -153,8 +170,10 @@ class AgentMem:
         return memory
 
     def close(self) -> None:
-        """Closes what the applications of this extension have open in this process, unless others use it too; the next
-        use opens it again. For tests: at the end of a process everything is closed by itself."""
+        """Closes the memories that this extension's applications opened in this process, unless others use them too.
+
+        The next use opens them again. Meant for tests: the end of a process closes everything.
+        """
         for opening in list(self._applications.values()):
             _open.close(opening)
 
@@ -173,7 +192,7 @@ class AgentMem:
 
 
 class _Opening:
-    """What one application has open in this process: nothing until its first use."""
+    """The memory that one application has open in this process: none until its first use."""
 
     def __init__(self) -> None:
         self.arguments: dict[str, Any] = {}
@@ -181,8 +200,11 @@ class _Opening:
 
 
 class _Open:
-    """The memories that the applications of this process have open. Those with the same settings share one, but for
-    ":memory:". An application that is gone takes its memory with it, unless another one has it too."""
+    """The memories that the applications of this process have open.
+
+    Applications with the same settings share one, except ":memory:". An application that ends takes its memory with it,
+    unless another one shares it.
+    """
 
     def __init__(self) -> None:
         self._openings: WeakSet[_Opening] = WeakSet()
@@ -194,7 +216,7 @@ class _Open:
         self._pid = os.getpid()  # Last, see Restartable.
 
     def memory_of(self, opening: _Opening, app: Flask) -> "Memory":
-        """The memory of the application. May wait while it is opened, by this thread or by another one."""
+        """Returns the memory of the application. May wait while this or another thread opens it."""
         arguments = _arguments_of(app)
         self._follow_fork()
         with self._lock:
@@ -235,17 +257,20 @@ def _current() -> "Memory | ScopedMemory":
 
 
 current_memory: "Memory | ScopedMemory" = LocalProxy(_current)  # type: ignore[assignment]
-"""The memory of the application that serves this request: bound to the owner of the request if `AgentMem.owner` names
-one, else the whole `Memory`, which `current_memory.scope(user_id=...)` binds. Its use raises RuntimeError outside of an
-application's context, and what opening a `Memory` raises."""
+"""The memory of the application that serves this request.
+
+It is bound to the owner of the request if `AgentMem.owner` names one. Otherwise it is the whole `Memory`, which
+`current_memory.scope(user_id=...)` binds. Its use raises RuntimeError outside of an application's context, and the
+errors of opening a `Memory`.
+"""
 
 
 @cache
 def _shared_memory() -> "type[Memory]":
-    from agentmem.memory import Memory  # Here, so that an application loads without numpy and SQLite.
+    from agentmem.memory import Memory  # Imported here, so that an application loads without numpy and SQLite.
 
     class Shared(Memory):
-        """One that belongs to everybody in the worker, so that no single user of it closes it."""
+        """A memory that all requests of the worker share, so that no single user closes it."""
 
         def close(self) -> None:
             """Leaves it open; see `AgentMem.memory`."""
@@ -254,7 +279,7 @@ def _shared_memory() -> "type[Memory]":
 
 
 class _ApplicationError(InvalidInputError):
-    """Something that the application has handed over, and no request."""
+    """The application passed a bad value, and not the request."""
 
 
 @contextmanager
@@ -266,7 +291,7 @@ def _blamed_on_application() -> Iterator[None]:
 
 
 def _answer(error: AgentMemError) -> Any:
-    """As if the view had aborted, so that a page which the application has for that is shown."""
+    """Answers as if the view had aborted, so that the application's own page for that code is shown."""
     answer: HTTPException | None = None
     if isinstance(error, BUSY):
         answer = ServiceUnavailable(retry_after=current_app.config.get(f"{PREFIX}RETRY_AFTER", DEFAULT_RETRY_SECONDS))
@@ -282,11 +307,12 @@ def _answer(error: AgentMemError) -> Any:
 
 
 def _arguments_of(app: Flask) -> dict[str, Any]:
-    """What its configuration means for `Memory`. Raises: InvalidInputError, with the key and its value."""
+    """Returns the arguments for `Memory` from the configuration. Raises InvalidInputError, with the key and its
+    value."""
     given = {key.removeprefix(PREFIX): value for key, value in app.config.items() if str(key).startswith(PREFIX)}
     if unknown := given.keys() - SETTINGS - OWN:
         name = min(unknown)
-        with unquoted():  # It may be a key of whatever service.
+        with unquoted():  # The value may be a key of any service.
             shown = shorten(given[name])
         raise InvalidInputError(
             f"{PREFIX}{name} ({shown}) is no setting; the settings are "
@@ -325,7 +351,7 @@ def _make_instance_folder(app: Flask, path: str) -> None:
 
 
 def _config_of(given: Mapping[str, Any]) -> Config:
-    """Lists, which is what JSON, TOML and environment variables have, do for tuples."""
+    """Returns tuples for lists, because JSON, TOML and environment variables have lists only."""
     values: dict[str, Any] = {
         name.lower(): tuple(value) if isinstance(value, list) else value
         for name, value in given.items()

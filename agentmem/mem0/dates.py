@@ -1,4 +1,4 @@
-"""Moments from what other systems write: Unix seconds, ISO 8601, and Mem0's days, with whose end memories expire."""
+"""Parses the times of other systems: Unix seconds, ISO 8601, and Mem0's days, at whose end memories expire."""
 
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
@@ -12,10 +12,10 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def moment(name: str, value: Any) -> datetime:
-    """A moment from Unix seconds, from ISO 8601 text (UTC unless it has an offset), from a date or an aware datetime.
+    """Returns the moment of Unix seconds, ISO 8601 text (UTC without an offset), a date or an aware datetime.
 
     Raises:
-        InvalidInputError: it is none of these.
+        InvalidInputError: The value is none of these.
     """
     parsed = None
     with suppress(ValueError, OverflowError, OSError):
@@ -42,18 +42,19 @@ def _checked(name: str, moment: datetime) -> datetime:
 
 
 def bounds_of(name: str, value: Any) -> tuple[datetime, datetime]:
-    """The beginning and the end in UTC of a day: of a date, of text in the form YYYY-MM-DD, or of a datetime without a
-    zone. One with a zone, or ISO 8601 text with an offset, is a moment, which is both.
+    """Returns the beginning and the end in UTC of a day: a date, text as YYYY-MM-DD, or a datetime without a zone.
+
+    A datetime with a zone, or ISO 8601 text with an offset, is one moment: both values are that moment.
 
     Raises:
-        InvalidInputError: it is none of these.
+        InvalidInputError: The value is none of these.
     """
     found: Any = iso_moment(value) if isinstance(value, str) else value
     if isinstance(found, datetime) and found.tzinfo is not None:
         at = _checked(name, found)
         return at, at
     start = None
-    with suppress(TypeError, ValueError):  # No date at all; or the NaT of pandas, which is a datetime.
+    with suppress(TypeError, ValueError):  # No date at all, or the NaT of pandas, which is a datetime.
         start = datetime.combine(found.date() if isinstance(found, datetime) else found, time(), UTC)
     if start is None:
         raise InvalidInputError(
@@ -66,18 +67,18 @@ def bounds_of(name: str, value: Any) -> tuple[datetime, datetime]:
 
 
 def end_of(name: str, value: Any) -> datetime:
-    """The moment with which the day is over, or the moment that was named; see `bounds_of`."""
+    """Returns the moment at which the day ends, or the moment that was named; see `bounds_of`."""
     return bounds_of(name, value)[1]
 
 
 def expiration_date(expires_at: datetime) -> str:
-    """The last day in UTC on which what expires then can be seen."""
+    """Returns the last day in UTC on which a memory with this expiry can be seen."""
     midnight = expires_at.time() == time()
     return (expires_at.date() - timedelta(days=midnight and expires_at.date() > date.min)).isoformat()
 
 
 def end_of_reference(value: Any) -> datetime:
-    """The moment from which a question is asked: the end of a day, or the moment itself."""
+    """Returns the moment from which a question is asked: the end of a day, or the moment itself."""
     is_day = isinstance(value, date) and not isinstance(value, datetime)
     if isinstance(value, str):
         with suppress(ValueError):

@@ -1,13 +1,13 @@
-"""Learning from a conversation: a language model says what is worth keeping and how it goes with what is known.
+"""Learns from a conversation: a language model extracts facts and decides how they change the known memories.
 
-It is asked for the facts in the messages, and, when something near them is known, for what each fact does to that. It
-is not trusted: what it reads may have been written to mislead it. Whatever it answers, only memories that it was shown
-can change, only so many of them, and all in one transaction. A text that cannot be read as an answer changes nothing,
-or only adds. What changed is told with the id of the call, which the log names too.
+It is asked for the facts in the messages. If similar memories are known, it is then asked what each fact does to them.
+The model is not trusted: what it reads may have been written to mislead it. Whatever it answers, only memories that it
+was shown can change. The number of changes is bounded, and all of them are one transaction. An answer that cannot be
+read changes nothing, or only adds. The result names the call's id, which the log names too.
 
-While it thinks, others may change what it was shown. What it decided is then not done: it is asked again, with what is
-known by now. So of two calls at once neither undoes what the other has learnt. Each may add a fact that it does not
-know of the other, and both may then stand there in different words.
+Others may change those memories while the model answers. Its decisions are then dropped, and it is asked again with the
+present memories. So of two concurrent calls neither undoes what the other has learnt. Each may add a fact without
+knowing of the other's, and both may then stand there in different words.
 """
 
 import inspect
@@ -35,20 +35,20 @@ from agentmem.timestamps import now
 logger = logging.getLogger("agentmem.mem0")
 
 LanguageModel = Callable[[list[dict[str, str]]], str]
-"""Takes chat messages (`role`, `content`), gives the answer's text."""
+"""A callable that takes chat messages (`role`, `content`) and returns the answer's text."""
 
 NEAR = 5
-"""Known memories that are looked at for each fact."""
+"""Known memories that are compared with each fact."""
 
 MOST_FACTS = 100
-"""Facts that are taken from one answer, and memories that it may add."""
+"""Most facts taken from one answer, and most memories that one answer may add."""
 
 MOST_CHANGES = 5
-"""Memories that one answer may update or delete, unless the configuration says otherwise."""
+"""Memories that one answer may update or delete, unless the configuration sets another bound."""
 
 ATTEMPTS = 3
-"""How often the model is asked what the facts do, when others change meanwhile what it was shown. Then they are added:
-nothing is lost by that, and the next conversation about them sees to the rest."""
+"""How often the model is asked what the facts change, while others change the memories that it was shown. After that
+the facts are added. Nothing is lost, and the next conversation about them can correct the rest."""
 
 EXTRACT = """\
 You keep the long-term memory of an assistant. Read the conversation and write down what will still matter in a later
@@ -87,7 +87,7 @@ is indented below belongs to it."""
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be done: `known` is the memory to update (with `text`) or to delete (without), None to add `text`."""
+    """A decision: `known` is the memory to update (with `text`) or to delete (without it); None adds `text`."""
 
     known: Record | None
     text: str | None
@@ -102,12 +102,16 @@ def learn(
     instructions: str | None,
     max_changes: int = MOST_CHANGES,
 ) -> Added:
-    """Learns what the turns say about the owners; on return that is committed, all of it in one transaction. Returns
-    what was added, updated and deleted. Of what is known no more than `max_changes` memories are updated or deleted; an
-    update beyond them adds its text instead. With 0 the model is not asked what the facts change: they are added.
+    """Learns what the turns say about the owners. On return that is committed, all of it in one transaction.
+
+    At most `max_changes` known memories are updated or deleted. A further update adds its text instead. With 0 the
+    model is not asked what the facts change, and they are added.
+
+    Returns:
+        The memories added, updated and deleted.
 
     Raises:
-        LanguageModelError: the model raised an error; nothing was written. Otherwise as `Memory.add`.
+        LanguageModelError: The model raised an error; nothing was written. Otherwise as `Memory.add`.
     """
     if not turns:
         return {"results": []}
@@ -132,12 +136,12 @@ def learn(
         decisions, withheld = _bounded(decisions, max_changes)
         with suppress(Outdated):
             return _told_of(_apply(memory, known, decisions, owners, fields), withheld, max_changes)
-    logger.warning("What is known was changed again and again meanwhile; the facts are added.")
+    logger.warning("Others kept changing the known memories meanwhile; the facts are added.")
     return {"results": _apply(memory, [], [Decision(None, fact) for fact in facts], owners, fields)}
 
 
 def _bounded(decisions: Sequence[Decision], max_changes: int) -> tuple[list[Decision], list[Decision]]:
-    """What is done of the decisions, and which of them are not done as they stand."""
+    """Returns the decisions to carry out, and those that are withheld."""
     changes = [decision for decision in decisions if decision.known is not None]
     withheld = changes[max_changes:]
     additions = [decision for decision in decisions if decision.known is None]
@@ -150,7 +154,7 @@ def _bounded(decisions: Sequence[Decision], max_changes: int) -> tuple[list[Deci
 
 
 def _told_of(results: list[AddedMemory], withheld: Sequence[Decision], max_changes: int) -> Added:
-    """What the call gives, and in the log which of what is known it has changed, under its id."""
+    """Returns the call's result, and logs under its id which known memories it changed."""
     added: Added = {"results": results}
     changed = {event: [each["id"] for each in results if each["event"] == event] for event in ("UPDATE", "DELETE")}
     if not withheld and not any(changed.values()):
@@ -170,10 +174,10 @@ def _told_of(results: list[AddedMemory], withheld: Sequence[Decision], max_chang
 
 
 def summarise(llm: LanguageModel, turns: Sequence[Turn], instructions: str | None) -> str:
-    """What was done in a conversation, in one text.
+    """Returns a summary of a conversation's actions, in one text.
 
     Raises:
-        LanguageModelError: the model raised an error, or answered with nothing.
+        LanguageModelError: The model raised an error, or answered with nothing.
     """
     answer = _ask(llm, instructions or PROCEDURE, conversation(turns))
     text = prose_of(answer) if isinstance(answer, str) else ""
@@ -186,7 +190,8 @@ def summarise(llm: LanguageModel, turns: Sequence[Turn], instructions: str | Non
 
 
 def conversation(turns: Sequence[Turn]) -> str:
-    """The turns as text, one after the other. No text can look like the next turn: its further lines are indented."""
+    """Returns the turns as text, one after the other. Further lines of a turn are indented, so that no text can look
+    like the next turn."""
     return "\n".join(
         f"{_label(turn.role)}{f' ({_label(turn.name)})' if turn.name else ''}: {_indented(turn.content)}"
         for turn in turns
@@ -202,7 +207,7 @@ def _indented(content: str) -> str:
 
 
 def facts_in(answer: Any) -> list[str] | None:
-    """The facts of an answer, each once; None when it cannot be read as one."""
+    """Returns the facts of an answer, each once; None when it cannot be read as an answer."""
     found = listed(answer, "facts", "memory")
     if found is None:
         return None
@@ -213,9 +218,11 @@ def facts_in(answer: Any) -> list[str] | None:
 def decisions_in(
     answer: Any, known: Sequence[Record], facts: Sequence[str], can_be_stored: Callable[[str], bool]
 ) -> list[Decision]:
-    """What the answer says is to be done. What names a memory that was not shown, or one a second time, adds its text,
-    or does nothing. Where none of it makes sense, the facts are added; where it is cut off, those that it does not
-    say."""
+    """Returns the decisions of an answer.
+
+    A decision that names a memory twice, or one that was not shown, adds its text or does nothing. Where no decision
+    can be understood, the facts are added. Where the answer is cut off, the facts that it does not mention are added.
+    """
     items, whole = listed(answer, "memory", "decisions") or ([], False)
     numbered = {str(number): record for number, record in enumerate(known)}
     decisions: list[Decision] = []
@@ -249,10 +256,10 @@ def decisions_in(
 
 
 def check_model(name: str, model: Any) -> None:
-    """Refuses what is no callable, and what would give a coroutine or pieces instead of the text.
+    """Refuses a value that is not callable, and a callable that would return a coroutine or pieces instead of the text.
 
     Raises:
-        InvalidInputError: likewise.
+        InvalidInputError: The value is one of these.
     """
     if not callable(model):
         raise InvalidInputError(f"{name} is {shape(model)}; pass a callable that takes messages and returns text.")
@@ -280,7 +287,7 @@ def _ask(llm: LanguageModel, system: str, user: str) -> Any:
     if inspect.isawaitable(answer) or inspect.isasyncgen(answer) or inspect.isgenerator(answer):
         end = getattr(answer, "close", None) or getattr(answer, "cancel", None)
         if end is not None:
-            end()  # Nothing of it runs, and nobody is told that it was never awaited.
+            end()  # The coroutine never runs, and Python does not warn that it was never awaited.
         raise LanguageModelError(f"The language model {_ASYNCHRONOUS} Nothing was written.")
     return answer
 
@@ -293,7 +300,7 @@ def _extraction(owners: Owners, moment: datetime | None, instructions: str | Non
 
 
 def _question(known: Sequence[Record], facts: Sequence[str]) -> str:
-    """The model is shown small numbers instead of ids: it cannot make up the id of a memory that it was not shown."""
+    """The question shows small numbers instead of ids, so that the model cannot invent the id of another memory."""
     memories = [{"id": str(number), "text": record.content} for number, record in enumerate(known)]
     return json.dumps({"memories": memories, "facts": list(facts)}, ensure_ascii=False, indent=1)
 
@@ -310,7 +317,7 @@ def _can_be_stored(memory: Memory, text: str, owners: Owners) -> bool:
 def _apply(
     memory: Memory, known: Sequence[Record], decisions: Sequence[Decision], owners: Owners, fields: Fields
 ) -> list[AddedMemory]:
-    """Raises Outdated, with nothing written, when something of what is known is not as it was shown."""
+    """Raises Outdated, with nothing written, when a known memory is no longer as the model saw it."""
     changes, ids = memory._changes(), [new_id(Scope(**owners).home) for _ in decisions]
     for record in known:
         changes.expect(record)
@@ -342,7 +349,7 @@ def _owners_of(record: Record) -> Owners:
 
 
 def _told(decision: Decision, id: str, result: Any) -> AddedMemory | None:
-    """None where nothing changed: the text was there."""
+    """Returns None where nothing changed because the text was there already."""
     if decision.known is None:
         return {"id": id, "memory": result.content, "event": "ADD"} if result.id == id else None
     if decision.text is None:

@@ -1,8 +1,8 @@
-"""Mem0's filters in agentmem's terms: who is asked about, and what must hold.
+"""Translates Mem0's filters: separates the owners from the conditions.
 
-The operators and connectives are the same, their truth table is agentmem's. Different are: the owners, which stand
-among the filters; times without an offset, which are UTC; `expiration_date`, which is a day; and what can be no filter
-here.
+Operators and connectives are the same, with agentmem's truth table. The differences are translated: owners stand among
+the filters, times without an offset are UTC, and `expiration_date` is a day. Filters that cannot be answered here are
+refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ _CONNECTIVES = ("AND", "OR", "NOT")
 
 
 def owner(name: str, value: Any) -> str | None:
-    """A user, agent or run: text without the spaces around it, or a number.
+    """Returns the name of a user, agent or run: text without the spaces around it, or a number as text.
 
     Raises:
-        InvalidInputError: it is something else, or blank, or `"*"`.
+        InvalidInputError: It is something else, or blank, or `"*"`.
     """
     if value is None:
         return None
@@ -37,10 +37,10 @@ def owner(name: str, value: Any) -> str | None:
 
 
 def owners(**named: Any) -> Owners:
-    """Those that are named, of `user_id`, `agent_id` and `run_id`.
+    """Returns those of `user_id`, `agent_id` and `run_id` that are given.
 
     Raises:
-        InvalidInputError: none is.
+        InvalidInputError: None is given.
     """
     found = {name: text for name, value in named.items() if (text := owner(name, value)) is not None}
     if not found:
@@ -49,10 +49,10 @@ def owners(**named: Any) -> Owners:
 
 
 def owners_and_filters(filters: Any, **named: Any) -> tuple[Owners, dict[str, Any]]:
-    """Whose memories are asked for, by name or in the filters (also within an `AND`), and what is left of the filters.
+    """Returns the owners, from the arguments or the filters (also within an `AND`), and the remaining filters.
 
     Raises:
-        InvalidInputError: no owner is named, or two for the same; something cannot be a filter.
+        InvalidInputError: No owner is given, or two for one field, or a filter cannot be used.
     """
     if filters is not None and not isinstance(filters, Mapping):
         raise InvalidInputError(f"filters is {shorten(filters)}; pass a mapping such as {{'user_id': 'ana'}}.")
@@ -114,8 +114,10 @@ def _members(value: Any) -> Any:
 
 
 def _expiry(value: Any) -> dict[str, Any]:
-    """What an operand of `expiration_date` says of the moment of expiry, which lies behind the beginning of the last
-    day on which the memory is seen, and not behind its end."""
+    """Translates an operand of `expiration_date` into conditions on the moment of expiry.
+
+    That moment lies after the beginning of the last day on which the memory is seen, and not after its end.
+    """
     if isinstance(value, Mapping):
         return {"AND": [_expiry_by(name, part) for name, part in value.items()]} if value else {"expires_at": value}
     if isinstance(value, list | tuple):
@@ -133,7 +135,7 @@ def _expiry_by(operator: str, value: Any) -> dict[str, Any]:
     if (operator, listed) in (("ne", False), ("nin", True)):
         return {"NOT": [_expiry(value)]}
     if operator not in ("gt", "gte", "lt", "lte"):
-        return {"expires_at": {operator: value}}  # Whatever is wrong with it is said where filters are read.
+        return {"expires_at": {operator: value}}  # The parser of filters reports any error in it.
     start, end = bounds_of("The filter on 'expiration_date'", value)
     if start == end:
         return {"expires_at": {operator: end}}
@@ -149,7 +151,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
 
 
 def _operand(value: Any, convert: Callable[[Any], Any]) -> Any:
-    """The operand with each of its values converted; `"*"`, None and what `exists` takes stay."""
+    """Returns the operand with each of its values converted; `"*"`, None and the operand of `exists` stay."""
     if isinstance(value, Mapping):
         return {name: part if name == "exists" else _operand(part, convert) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -10,7 +10,7 @@ from agentmem.mem0.types import FoundMemory, HistoryEntry, ListedMemory, ScoreDe
 from agentmem.records import Event, Match, Record
 
 PROMOTED = ("actor_id", "attributed_to")
-"""Kept in the metadata, shown beside the text."""
+"""Metadata keys that are shown beside the text."""
 
 _IDS = UUID("6f0c4a52-5f0e-4c7e-9d0b-1c8f6d1f5e0a")
 _EVENTS: dict[str, Literal["ADD", "UPDATE", "DELETE"]] = {
@@ -19,7 +19,7 @@ _EVENTS: dict[str, Literal["ADD", "UPDATE", "DELETE"]] = {
 
 
 def listed(record: Record) -> ListedMemory:
-    """As `get_all` shows it."""
+    """Returns a memory as `get_all` shows it."""
     item: ListedMemory = {
         "id": record.id,
         "memory": record.content,
@@ -38,12 +38,12 @@ def listed(record: Record) -> ListedMemory:
 
 
 def stored(record: Record) -> StoredMemory:
-    """As `get` shows it."""
+    """Returns a memory as `get` shows it."""
     return {**listed(record), "score": None}
 
 
 def found(match: Match, threshold: float, *, explain: bool) -> FoundMemory:
-    """As `search` shows it."""
+    """Returns a memory as `search` shows it."""
     item = cast(FoundMemory, {**listed(match.record), "score": match.score})
     if explain:
         item["score_details"] = _score_details(match, threshold)
@@ -64,8 +64,10 @@ def _score_details(match: Match, threshold: float) -> ScoreDetails:
 
 
 def entries(events: list[Event], record: Record | None) -> Iterator[HistoryEntry]:
-    """A memory's history; `record` is the memory as it was at any time, if that is known. For Mem0 an expiry is no
-    event, and what is restored is added again."""
+    """Yields the events of a memory's history in Mem0's shape; `record` is the memory at any time, if known.
+
+    For Mem0 an expiry is no event, and a restored memory is added again.
+    """
     hidden = None
     for event in events:
         if event.what == "expire" or (event.what == "restore" and hidden == "expire"):

@@ -9,29 +9,37 @@ from agentmem.errors import InvalidInputError, LanguageModelError
 from agentmem.quoting import credentials_of, shape, shorten, split_credentials, without_credentials
 
 TIMEOUT = 60.0
-"""Seconds that an answer may take."""
+"""Seconds to wait for an answer."""
 
 NO_KEY = "none"
-"""What stands for a key where none is asked for."""
+"""Stands for a key where the endpoint asks for none."""
 
 LONGEST_CHAIN = 20
-"""Errors that led to another, which are looked through."""
+"""Most causes of an error that are followed."""
 
 _KEY = re.compile(r"[!-~]+")
 
 
 class Endpoint:
-    """Answers chat messages; may be called from any thread. Nothing is imported or connected before the first call.
+    """A language model behind an endpoint. Any thread may call it. The first call imports the library and connects.
 
-    `base_url` and `api_key` default to what the package `openai` reads from the environment. A request that fails for a
-    reason that may pass is tried again, `retries` times.
+    Args:
+        model: The model's name.
+        base_url: The endpoint's address; by default what the package `openai` reads from the environment.
+        api_key: The key, likewise.
+        timeout: Seconds to wait for an answer.
+        retries: How often a request that failed for a passing reason is tried again.
+        **parameters: Sent with every request, such as `temperature`, `max_tokens` and `top_p`.
+
+    Raises:
+        InvalidInputError: An argument cannot be used.
     """
 
     def __init__(
         self, model: str, *, base_url: str | None = None, api_key: str | None = None, timeout: float = TIMEOUT,
         retries: int = 2, **parameters: Any,
     ) -> None:  # fmt: skip
-        """`parameters` go with every request: `temperature`, `max_tokens`, `top_p`."""
+        """Imports nothing and connects to nothing; see the class."""
         if not isinstance(model, str) or not model:
             raise InvalidInputError(f"model is {shorten(model)}; pass the name of a language model.")
         if api_key is not None and (not isinstance(api_key, str) or not _KEY.fullmatch(api_key)):
@@ -46,14 +54,20 @@ class Endpoint:
             "max_retries": retries,
         }
         self._parameters = parameters
-        self._lock = threading.Lock()  # Guards: that one client is made.
+        self._lock = threading.Lock()  # Guards: creating the one client.
         self._client: Any = None
 
     def __call__(self, messages: list[dict[str, str]]) -> str:
-        """The text of the answer, perhaps empty.
+        """Returns the text of the answer, perhaps empty.
+
+        Args:
+            messages: Chat messages with `role` and `content`.
+
+        Returns:
+            The text.
 
         Raises:
-            LanguageModelError: the package is missing, or the endpoint failed.
+            LanguageModelError: The package is missing, or the endpoint failed.
         """
         openai = _package()
         failure: Exception
@@ -67,7 +81,7 @@ class Endpoint:
             failure = error
         else:
             return _content_of(answer)
-        # Out here, so that no error hangs on to one that names the key or a password.
+        # Raised outside the handler, so that its context does not name the key or a password.
         told = "" if self._tells_secret(failure) else f": {shorten(str(failure))}"
         raise LanguageModelError(
             f"The language model {self.model!r} failed ({type(failure).__name__}{told}); nothing was written, try "
@@ -84,7 +98,7 @@ class Endpoint:
     def _connected(self, openai: Any) -> Any:
         with self._lock:
             if self._client is None:
-                # In a header, and not in the address, which the libraries below write into their logs.
+                # Sent as a header, because the libraries below write addresses into their logs.
                 address, who = split_credentials(self._address())
                 self._client = openai.OpenAI(
                     **self._connection | {"base_url": address or None},
@@ -96,7 +110,7 @@ class Endpoint:
         return str(self._connection["base_url"] or os.environ.get("OPENAI_BASE_URL") or "")
 
     def _tells_secret(self, error: BaseException | None) -> bool:
-        """Whether an error, or one that led to it, names the key or what stands in the address before its host."""
+        """Whether an error, or one of its causes, names the key or the address's credentials."""
         user, _, password = credentials_of(self._address()).partition(":")
         secrets = (self._connection["api_key"], os.environ.get("OPENAI_API_KEY"), user, password)
         named = [secret.strip() for secret in secrets if secret and secret.strip() and secret != NO_KEY]
@@ -116,13 +130,13 @@ class Endpoint:
 def _content_of(answer: Any) -> str:
     try:
         content = answer.choices[0].message.content
-    except (AttributeError, IndexError, TypeError):  # An endpoint of its own kind.
+    except (AttributeError, IndexError, TypeError):  # The endpoint class of the package.
         return ""
     return content if isinstance(content, str) else ""
 
 
 def _is_of_http(error: Exception) -> bool:
-    """An address that is none, a header that cannot be sent: the library below does not dress them up."""
+    """An address or header that cannot be sent: the library below raises these errors as they are."""
     return isinstance(error, UnicodeError) or type(error).__module__.startswith(("http", "h11"))
 
 

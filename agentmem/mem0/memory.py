@@ -1,4 +1,4 @@
-"""Memory with Mem0's methods. Each checks, translates, and asks the `agentmem.Memory` below."""
+"""Memory with Mem0's methods. Each one checks, translates, and calls the underlying `agentmem.Memory`."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -25,26 +25,29 @@ from agentmem.validation import MAX_LIMIT, check_threshold
 TOP_K = 20
 THRESHOLD = 0.1
 MEANING = 0.4
-"""What the cosine counts for in a score: no memory scores less than this share of it."""
+"""Weight of the cosine in a score: no memory scores less than this share of it."""
 PROCEDURAL = "procedural_memory"
 PAGE = 256
 UNSET: Any = object()
 
 
 class UnknownMemoryError(NotFoundError, InvalidInputError):
-    """No memory with this id can be changed; a ValueError, as it is with Mem0."""
+    """No memory with this id can be changed. It is a ValueError, as with Mem0."""
 
 
 class Memory:
-    """Mem0's Memory, in one file. Any number of threads may share it, any number of processes the file.
+    """Mem0's Memory, in one file. Any number of threads may share it, and any number of processes the file.
 
-    `config` is Mem0's dictionary, as for `from_config`. `llm` is any callable that takes chat messages and gives the
-    answer's text; it is asked by `add(infer=True)` only. `embedder` is as for `agentmem.Memory`. `store` is an
-    `agentmem.Memory` that is open already, and stays so.
+    Args:
+        config: Mem0's dictionary, as for `from_config`.
+        llm: A callable that takes chat messages and returns the answer's text. Only `add(infer=True)` calls it.
+        embedder: As for `agentmem.Memory`.
+        store: An open `agentmem.Memory`, which `close` leaves open.
 
     Raises:
-        InvalidInputError: the configuration has what is not supported; the message names it.
-        ModelError, StoreOpenError: as `agentmem.Memory`.
+        InvalidInputError: The configuration asks for an unsupported feature; the message names it.
+        ModelError: As for `agentmem.Memory`.
+        StoreOpenError: As for `agentmem.Memory`.
     """
 
     def __init__(
@@ -82,18 +85,28 @@ class Memory:
         llm: LanguageModel | None = None,
         embedder: Any = None,
     ) -> "Memory":
-        """A Memory as Mem0's dictionary describes it.
+        """Opens a Memory from Mem0's dictionary.
 
-        `vector_store` (qdrant, faiss or chroma with a `path`): the store is the file `agentmem.db` in that folder, or
-        `<collection_name>.agentmem.db` for a collection that is not named "mem0"; without a path it is in the folder of
-        `history_db_path`, else in the working folder. What Mem0 stored there is left alone; see `import_mem0`.
-        `embedder` (huggingface, fastembed): the model by its name. `llm` (openai, or another that speaks its protocol:
-        deepseek, lmstudio, ollama, vllm), with the extra `[llm]`; a callable may stand there too. The two parts are not
-        looked at when `embedder=` or `llm=` is given. `custom_instructions` goes to the language model; of what is
-        known, one answer of it updates or deletes no more than `max_changes` memories (5; with 0, `add` only adds).
+        `vector_store` (qdrant, faiss or chroma with a `path`) puts the store into the file `agentmem.db` of that
+        folder. A collection not named "mem0" gets `<collection_name>.agentmem.db`. Without a path the store is in the
+        folder of `history_db_path`, else in the working folder. Mem0's own files there stay untouched; see
+        `import_mem0`.
+
+        `embedder` (huggingface, fastembed) names the model. `llm` is openai, or a provider that speaks its protocol:
+        deepseek, lmstudio, ollama or vllm; it needs the extra `[llm]`. A callable may stand there too.
+        `custom_instructions` is passed to the language model. One answer updates or deletes at most `max_changes` known
+        memories (5 by default; with 0, `add` only adds).
+
+        Args:
+            config_dict: The dictionary.
+            llm: As for the class; the part `llm` is then ignored.
+            embedder: As for the class; the part `embedder` is then ignored.
+
+        Returns:
+            The open Memory.
 
         Raises:
-            InvalidInputError: something is not supported; the message names every such key.
+            InvalidInputError: Something is not supported; the message names every such key.
         """
         return cls(config_dict, llm=llm, embedder=embedder)
 
@@ -112,25 +125,36 @@ class Memory:
         prompt: str | None = None,
         skip_invalid: bool = False,
     ) -> Added:
-        """Remembers a text, a message, or a list of messages; those of the system are left out.
+        """Remembers a text, a message, or a list of messages, without the system's messages.
 
-        With `infer=False` each message is kept as it is. With `infer=True` the language model extracts facts (`prompt`
-        tells it what to look for), compares them with what is known of the owner, and what it adds, updates and deletes
-        is committed in one transaction; when others change what is known meanwhile, it is asked again. No more than
-        `max_changes` memories of the configuration are updated or deleted; the result says what was `withheld`, and
-        under which `call` the log names what changed. Where its answer cannot be read, nothing is added, or all the
-        facts are.
-        `memory_type="procedural_memory"` with an `agent_id` keeps one summary of what was done.
+        With `infer=False` each message is stored unchanged. With `infer=True` the language model extracts facts and
+        compares them with the known memories of the owner. What it adds, updates and deletes is one transaction. When
+        others change those memories meanwhile, it is asked again. At most `max_changes` memories of the configuration
+        are updated or deleted. The result names what was `withheld`, and the `call` under which the log names the
+        changes. Of an unreadable answer, either nothing or all facts are added.
 
-        `timestamp` (Unix seconds, ISO 8601, a datetime) dates the memories. From the end of the day `expiration_date`
-        in UTC they are seen no more; one with a zone is that moment. Owners in the metadata are dropped. Of a
-        long text the model reads the first 256 word pieces (or its own `max_tokens`); what follows is found by its
+        Of a long text the model reads the first 256 word pieces, or its own `max_tokens`. The rest is found by its
         words only.
 
+        Args:
+            messages: The text, message or messages.
+            user_id: The user. At least one of the three owners is required.
+            agent_id: The agent.
+            run_id: The run.
+            metadata: Stored with each memory, without any owners in it.
+            timestamp: The moment that dates the memories: Unix seconds, ISO 8601 or a datetime.
+            expiration_date: The last day, in UTC, on which they are seen. A value with a zone is that moment.
+            infer: Whether the language model extracts facts.
+            memory_type: "procedural_memory", with an `agent_id`, stores one summary of what was done.
+            prompt: What the language model shall look for.
+            skip_invalid: Whether to skip messages without role or text.
+
+        Returns:
+            `{"results": [...]}`, an entry for each memory that was added, updated or deleted.
+
         Raises:
-            InvalidInputError: no owner, or a message without role or text (unless `skip_invalid`); or `infer=True`, and
-                there is no language model.
-            LanguageModelError: it failed; nothing was written. Otherwise as `agentmem.Memory.add`.
+            InvalidInputError: No owner; a message without role or text; or `infer=True` without a language model.
+            LanguageModelError: The language model failed; nothing was written. Otherwise as `agentmem.Memory.add`.
         """
         named = owners(user_id=user_id, agent_id=agent_id, run_id=run_id)
         fields = fields_of(metadata, timestamp, expiration_date)
@@ -173,12 +197,22 @@ class Memory:
         if self._llm is None:
             raise InvalidInputError(
                 "There is no language model to extract facts; pass infer=False to keep the messages as they are, or "
-                "open the Memory with llm=, any callable that takes messages and returns text."
+                "open the Memory with llm=, a callable that takes messages and returns text."
             )
         return self._llm
 
     def get(self, memory_id: str) -> StoredMemory | None:
-        """The memory with this id, expired or not; None when there is none."""
+        """Returns the memory with this id, expired or not.
+
+        Args:
+            memory_id: The id.
+
+        Returns:
+            The memory, or None.
+
+        Raises:
+            InvalidInputError: The id cannot be one, or several homes have it.
+        """
         record = self.store.get(memory_id, show_expired=True)
         return None if record is None else items.stored(record)
 
@@ -193,11 +227,22 @@ class Memory:
         limit: int | None = None,
         show_expired: bool = False,
     ) -> Listing:
-        """The newest memories of an owner, `top_k` (or `limit`, the same; default 20) at most. Owners stand in
-        `filters` or are named; one is required.
+        """Lists the newest memories of an owner.
+
+        Args:
+            user_id: The user. At least one owner is required, here or in `filters`.
+            agent_id: The agent.
+            run_id: The run.
+            filters: Conditions, in Mem0's language.
+            top_k: The most memories to return, 20 by default.
+            limit: Another name of `top_k`.
+            show_expired: Whether to include expired memories.
+
+        Returns:
+            `{"results": [...]}`, newest first.
 
         Raises:
-            InvalidInputError: no owner, or something cannot be used.
+            InvalidInputError: No owner, or an argument cannot be used.
         """
         named, rest = owners_and_filters(filters, user_id=user_id, agent_id=agent_id, run_id=run_id)
         size = _size(top_k, limit)
@@ -222,16 +267,30 @@ class Memory:
         reference_date: Any = None,
         show_expired: bool = False,
     ) -> Found:
-        """The memories of an owner that are relevant to a question, best first, `top_k` (or `limit`, the same; default
-        20) at most. Owners stand in `filters` or are named; one is required.
+        """Finds the memories of an owner that are relevant to a question, best first.
 
-        The score is that of agentmem's hybrid search. `threshold` is, as with Mem0, the least cosine of query and
-        memory; what has a score that high is kept too. `rerank` changes nothing, as with Mem0 when no reranker is
-        configured. `reference_date` (a day, a moment, Unix seconds) asks as if it were then: of what is there now, what
-        was created later is left out, and what had not expired by then is not. `explain` adds `score_details`.
+        The score is that of agentmem's hybrid search.
+
+        Args:
+            query: The question.
+            user_id: The user. At least one owner is required, here or in `filters`.
+            agent_id: The agent.
+            run_id: The run.
+            filters: Conditions, in Mem0's language.
+            top_k: The most memories to return, 20 by default.
+            limit: Another name of `top_k`.
+            threshold: The least cosine, as with Mem0. A memory whose score is that high is kept too.
+            rerank: Changes nothing, as with Mem0 when no reranker is configured.
+            explain: Whether to add `score_details`.
+            reference_date: Asks as of that day or moment. Memories created later are left out; memories that expired
+                later are not.
+            show_expired: Whether to include expired memories.
+
+        Returns:
+            `{"results": [...]}`, best first.
 
         Raises:
-            InvalidInputError: no owner, a blank query, or something is out of range.
+            InvalidInputError: No owner, a blank query, or a value out of its range.
         """
         named, rest = owners_and_filters(filters, user_id=user_id, agent_id=agent_id, run_id=run_id)
         if not isinstance(query, str) or not query.strip():
@@ -261,11 +320,21 @@ class Memory:
         expiration_date: Any = UNSET,
         data: str | None = None,
     ) -> Confirmation:
-        """Gives a memory another text (`data` is the old name of `text`), further metadata, which are merged, or
-        another `expiration_date` (None: none). Owners in the metadata are dropped.
+        """Gives a memory another text, further metadata, or another expiry.
+
+        Args:
+            memory_id: The id.
+            text: The new text.
+            metadata: Merged with the present metadata, without any owners in it.
+            expiration_date: As for `add`; None removes it.
+            data: The old name of `text`.
+
+        Returns:
+            A confirmation, as Mem0's.
 
         Raises:
-            InvalidInputError: nothing to change was given, or it cannot be used; UnknownMemoryError: no such memory.
+            InvalidInputError: No change was given, or it cannot be used.
+            UnknownMemoryError: There is no such memory.
         """
         text = data if text is None else text
         if text is None and metadata is None and expiration_date is UNSET:
@@ -284,7 +353,17 @@ class Memory:
         return {"message": "Memory updated successfully!"}
 
     def delete(self, memory_id: str) -> Confirmation:
-        """Deletes a memory; its history stays. Raises UnknownMemoryError."""
+        """Deletes a memory; its history stays.
+
+        Args:
+            memory_id: The id.
+
+        Returns:
+            A confirmation, as Mem0's.
+
+        Raises:
+            UnknownMemoryError: There is no such memory.
+        """
         _, changes = self._to_change(memory_id)
         changes.delete(memory_id)
         if not _commit(changes, memory_id)[-1]:
@@ -294,7 +373,19 @@ class Memory:
     def delete_all(
         self, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> Confirmation:
-        """Deletes every memory of an owner, expired ones too. Raises InvalidInputError when no owner is named."""
+        """Deletes every memory of an owner, expired ones too.
+
+        Args:
+            user_id: The user. At least one of the three owners is required.
+            agent_id: The agent.
+            run_id: The run.
+
+        Returns:
+            A confirmation, as Mem0's.
+
+        Raises:
+            InvalidInputError: No owner is given.
+        """
         named = owners(user_id=user_id, agent_id=agent_id, run_id=run_id)
         self.store.delete_all(**named)
         expired = {"expires_at": {"lte": now()}}
@@ -307,7 +398,17 @@ class Memory:
         return {"message": "Memories deleted successfully!"}
 
     def history(self, memory_id: str) -> list[HistoryEntry]:
-        """Every event of a memory, oldest first, deleted or not; empty when there never was one."""
+        """Lists every event of a memory, deleted or not.
+
+        Args:
+            memory_id: The id.
+
+        Returns:
+            The events, oldest first; an empty list when there never was such a memory.
+
+        Raises:
+            InvalidInputError: The id cannot be one, or several homes have it.
+        """
         events = self.store.history(memory_id)
         if not events:
             return []
@@ -317,11 +418,15 @@ class Memory:
         return list(items.entries(events, record))
 
     def reset(self) -> None:
-        """Erases everything of everybody for good, history included."""
+        """Erases every memory of every owner for good, history included.
+
+        Raises:
+            StoreBusyError: Another process uses the store; nothing was erased.
+        """
         self.store.reset(confirm=True)
 
     def close(self) -> None:
-        """Ends, unless the store was given: then its owner closes it. May be called twice."""
+        """Closes the connections and the store. A store that was passed as `store=` stays open. May be called twice."""
         if self._endpoint is not None:
             self._endpoint.close()
         if self._owned:
@@ -339,7 +444,8 @@ class Memory:
         return f"agentmem.mem0.Memory({self.store!r})"
 
     def _to_change(self, memory_id: str) -> tuple[Record, Changes]:
-        """The memory, and what must come before its change: with Mem0 an expired one can be changed too."""
+        """Returns the memory, and the changes that come before its own: with Mem0 an expired memory can be changed
+        too."""
         record = self.store.get(memory_id, show_expired=True)
         if record is None:
             raise _unknown(memory_id)
@@ -368,7 +474,7 @@ def _opened(path: str, model: str | None, embedder: Any) -> Store:
 
 
 def _size(top_k: Any, limit: Any) -> int:
-    """How many are asked for; the two names mean the same."""
+    """Returns the number of results; both names mean the same."""
     if top_k is not None and limit is not None and top_k != limit:
         raise InvalidInputError(f"Both top_k={shorten(top_k)} and limit={shorten(limit)} were given; drop one of them.")
     name, size = ("top_k", top_k) if limit is None else ("limit", limit)
@@ -392,7 +498,7 @@ def _asked_then(end: datetime, filters: dict[str, Any], show_expired: bool) -> d
 def _commit(changes: Changes, memory_id: str) -> list[Any]:
     try:
         return changes.commit()
-    except NotFoundError:  # Gone since it was looked up.
+    except NotFoundError:  # It was deleted since the look-up.
         raise _unknown(memory_id) from None
 
 

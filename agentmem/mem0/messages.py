@@ -1,4 +1,4 @@
-"""What a caller says: messages as turns, metadata as what is stored."""
+"""Turns messages into turns, and an `add`'s metadata into stored fields."""
 
 import logging
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from agentmem.quoting import shorten
 logger = logging.getLogger("agentmem.mem0")
 
 IDENTITY = frozenset({*OWNERS, "actor_id"})
-"""Fixed when a memory is made, by arguments and messages; in metadata they are dropped."""
+"""Fields that arguments and messages set when a memory is made. In metadata they are dropped."""
 
 DERIVED = frozenset({"data", "hash", "id", "updated_at", "text_lemmatized"})
-"""Names in metadata that Mem0 overwrites with its own."""
+"""Names in metadata that Mem0 overwrites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What all memories of one `add` have. `role` is what the metadata say of it."""
+    """The fields that all memories of one `add` share. `role` is the one in the metadata."""
 
     metadata: dict[str, Any]
     role: str | None
@@ -41,10 +41,10 @@ class Fields:
 
 
 def turns_of(messages: Any, *, skip_invalid: bool) -> list[Turn]:
-    """The messages that are to be kept: a text is one of a user. Messages that only call tools hold no text.
+    """Returns the messages to store: a text counts as a user's. Messages that only call tools hold no text.
 
     Raises:
-        InvalidInputError: one has no role or no text, unless these are skipped.
+        InvalidInputError: A message has no role or no text, unless these are skipped.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -83,11 +83,12 @@ def _turn(message: Any) -> Turn | None:
 
 
 def fields_of(metadata: Any, timestamp: Any, expiration_date: Any) -> Fields:
-    """What an `add` says beside its messages. Mem0 takes `created_at`, `expiration_date` and `role` from the metadata
-    too.
+    """Returns the fields that an `add` gives beside its messages.
+
+    Mem0 reads `created_at`, `expiration_date` and `role` from the metadata too.
 
     Raises:
-        InvalidInputError: a date is none, or the metadata are no mapping.
+        InvalidInputError: A value is no date, or the metadata is no mapping.
     """
     plain = without_identity(metadata)
     timestamp = plain.pop("created_at", None) if timestamp is None else timestamp
@@ -104,7 +105,7 @@ def fields_of(metadata: Any, timestamp: Any, expiration_date: Any) -> Fields:
 
 
 def without_identity(metadata: Any) -> dict[str, Any]:
-    """The metadata without the names that are not the caller's to give."""
+    """Returns the metadata without the names that the caller may not set."""
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):

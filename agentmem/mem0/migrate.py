@@ -1,4 +1,4 @@
-"""Memories from Mem0: its local Qdrant folder and its history, with ids, owners, metadata and dates as they are."""
+"""Imports Mem0's memories from its local Qdrant folder and its history: ids, owners, metadata and dates stay."""
 
 import os
 import sqlite3
@@ -27,11 +27,11 @@ CHUNK = 256
 _OWN = frozenset({
     *OWNERS, "data", "hash", "id", "text_lemmatized", "created_at", "updated_at", "expiration_date", "role",
 })  # fmt: skip
-"""Keys of a payload that are no metadata."""
+"""Keys of a payload that are not metadata."""
 
 
 class Row(NamedTuple):
-    """An event of the history, with the columns that are read of it."""
+    """An event of the history, with the columns that are read."""
 
     memory_id: str
     event: str
@@ -43,8 +43,11 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Imported:
-    """What became of the memories: how many were stored, how many were there already (deleted ones too), and what was
-    wrong with the others, by their ids."""
+    """The outcome of an import.
+
+    `stored` counts new memories. `present` counts memories that were there already, deleted ones too. `failed` has the
+    error of every other memory by its id.
+    """
 
     stored: int = 0
     present: int = 0
@@ -59,21 +62,28 @@ def import_mem0(
     collection: str | None = None,
     progress: bool = False,
 ) -> Imported:
-    """Brings the memories of a local Qdrant folder of Mem0 (`vector_store.config.path`) into a store; `history` is its
-    `history_db_path`. The texts are embedded anew.
+    """Imports the memories of Mem0's local Qdrant folder (`vector_store.config.path`). The texts are embedded anew.
 
-    Ids, owners, roles, metadata, `created_at`, `updated_at` and expiration dates are kept, and with a history the
-    earlier texts of each memory with their dates; what Mem0 deleted has no owner any more and is left out. `collection`
-    is "mem0", or the only one there is. A memory whose id is there is left as it is, so that an import that was
-    interrupted goes on when it is called again. Commits 256 memories at a time, oldest first; one that cannot be
-    brought is told in `failed`, by its id, and keeps no other back. Nothing is written to the folder; nobody should
-    write to it meanwhile.
+    Ids, owners, roles, metadata, `created_at`, `updated_at` and expiration dates stay. Memories that Mem0 deleted have
+    no owner any more and are left out. A memory whose id is in the store already stays unchanged, so an interrupted
+    import resumes when called again. Commits 256 memories at a time, oldest first. A memory that fails is reported in
+    `failed` and holds back no other. Nothing is written to the folder; no process may write to it meanwhile.
+
+    Args:
+        memory: The store that receives the memories.
+        folder: The Qdrant folder.
+        history: Mem0's `history_db_path`. With it the earlier texts of each memory are imported with their dates.
+        collection: The collection's name: "mem0", or the only one, by default.
+        progress: Whether to show a bar.
+
+    Returns:
+        How many memories were stored, how many were there already, and the errors of the others.
 
     Raises:
-        StoreOpenError: a file cannot be read, or is not of Qdrant or Mem0.
-        InvalidInputError: there is no such collection.
-        StoreFullError, DeadlineError and what else `Memory.add` raises that is no memory's fault: what was committed
-            stays; call it again.
+        StoreOpenError: A file cannot be read, or is not Qdrant's or Mem0's.
+        InvalidInputError: There is no such collection.
+        StoreFullError: The disk is full; what was committed stays. Call it again.
+        DeadlineError: The embedder was too slow, likewise; and any error of `Memory.add` that is no memory's fault.
     """
     source = Path(folder).expanduser()
     imported = Imported()
@@ -92,7 +102,7 @@ def import_mem0(
 def _collection(folder: Path, collection: str | None) -> str:
     if collection is not None:
         return collection
-    # Beside the memories Mem0 keeps what it found in them, and something of its own.
+    # Mem0 has further collections for entities and for itself.
     names = [name for name in collections(folder) if not name.endswith("_entities") and name != "mem0migrations"]
     if COLLECTION in names or not names:
         return COLLECTION
@@ -109,7 +119,7 @@ def _age(point: Point) -> float:
 
 
 def _new(memory: Memory | ScopedMemory, found: Points, rows: Sequence[int], imported: Imported) -> Iterator[Point]:
-    """The points that the store never had."""
+    """Yields the points that the store never had."""
     for row in rows:
         try:
             with unquoted():
@@ -124,7 +134,7 @@ def _new(memory: Memory | ScopedMemory, found: Points, rows: Sequence[int], impo
 
 
 def _is_known(memory: Memory | ScopedMemory, point: Point) -> bool:
-    """Whether its home ever had it. What is wrong with its owners is said when it is stored."""
+    """Whether the memory's home ever had it. An unusable owner is reported when the memory is stored."""
     with suppress(InvalidInputError):
         home = Scope.of(**_owners(point)).home
         return home is not None and bool(memory.history(point.id, **dict([home])))
@@ -134,7 +144,7 @@ def _is_known(memory: Memory | ScopedMemory, point: Point) -> bool:
 def _bring(
     memory: Memory | ScopedMemory, brought: Sequence[Point], told: dict[str, list[Row]], imported: Imported
 ) -> None:
-    """All of them in one commit; when one is in the way, each in its own."""
+    """Stores the memories in one commit; when one of them fails, each in its own."""
     good: list[Point] = []
     changes = memory._changes()
     for point in brought:
@@ -148,7 +158,7 @@ def _bring(
         changes.commit()
         imported.stored += len(good)
         return
-    except DuplicateIdError:  # Somebody else imports too.
+    except DuplicateIdError:  # Another process imports too.
         if len(good) == 1:
             imported.present += 1
             return
@@ -174,7 +184,7 @@ def _gather(changes: Changes, point: Point, rows: Sequence[Row]) -> None:
 
 
 def _owners(point: Point) -> dict[str, Any]:
-    """As Mem0 reads them: without the spaces around them, and a number is a name too."""
+    """Returns an owner as Mem0 reads it: without the spaces around it. A number is a name too."""
     named = {name: point.payload.get(name) for name in OWNERS}
     return {name: str(value).strip() if isinstance(value, str | int) else value for name, value in named.items()}
 
@@ -189,7 +199,7 @@ def _earliest(rows: Sequence[Row]) -> datetime | None:
 
 
 def _date(text: Any) -> datetime | None:
-    """A date of the history, which may be missing or damaged: the memory comes without it."""
+    """Returns a date of the history. It may be missing or damaged; the memory is then imported without it."""
     try:
         return None if text is None else moment("date", text)
     except InvalidInputError:
@@ -197,7 +207,7 @@ def _date(text: Any) -> datetime | None:
 
 
 def _versions(content: Any, created_at: datetime, updated_at: datetime, rows: Sequence[Row]) -> list[PastVersion]:
-    """What the memory said, oldest first; the last is what the point says, whatever the history does."""
+    """Yields the texts of a memory, oldest first. The last one is the point's, whatever the history says."""
     earlier: list[PastVersion] = []
     for row in rows:
         before, after = _text(row.old_memory), _text(row.new_memory)
@@ -225,7 +235,7 @@ class _Past:
             raise StoreOpenError(f"This is no history of Mem0: its table has no {', '.join(missing)}.")
 
     def of(self, ids: Sequence[str]) -> dict[str, list[Row]]:
-        """The events of some memories, oldest first."""
+        """Returns the events of some memories, oldest first."""
         places = ", ".join("?" * len(ids))
         rows: dict[str, list[Row]] = {}
         for found in self._connection.execute(

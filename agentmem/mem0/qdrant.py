@@ -1,9 +1,9 @@
-"""The points of a local Qdrant folder, read as data.
+"""Reads the points of a local Qdrant folder as data.
 
-The folder has `meta.json`, which names the collections, and for each of them `collection/<name>/storage.sqlite` with
-one pickled point a row. A pickle can name any function and have it called, so none is looked up here: the classes of
-qdrant-client are replaced by one that only keeps what it is given, and whatever else a pickle names refuses its point.
-The file is read with the standard library's SQLite, as qdrant-client does, so that both may have it open.
+The folder has `meta.json`, which names the collections. Each collection has a file `collection/<name>/storage.sqlite`
+with one pickled point a row. A pickle can name any function and have it called, so no name is looked up here. A class
+that only keeps its arguments replaces the classes of qdrant-client; any other name refuses the point. The file is read
+with the standard library's SQLite, as qdrant-client does, so that both may have it open.
 """
 
 import io
@@ -22,25 +22,25 @@ from agentmem.errors import AgentMemError, InvalidInputError, StoreOpenError
 from agentmem.quoting import shape, shorten
 
 LARGEST_ROW = 8 * 1024 * 1024
-"""Bytes; a point with a vector of 4,096 dimensions and a long text has less than 1 % of it. The objects that a pickle
-makes may take sixty times its size."""
+"""Most bytes of a point. A vector of 4,096 dimensions with a long text has less than 1 % of it. The objects that a
+pickle makes may take sixty times its size."""
 
 BUSY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What Qdrant keeps of one memory beside its vector."""
+    """A memory's data in Qdrant beside its vector."""
 
     id: str
     payload: dict[str, Any]
 
 
 def collections(folder: Path) -> list[str]:
-    """The names of the collections in a folder.
+    """Returns the names of the collections in a folder.
 
     Raises:
-        StoreOpenError: it is not a folder of a local Qdrant.
+        StoreOpenError: It is not a local Qdrant folder.
     """
     path = folder / "meta.json"
     try:
@@ -48,20 +48,20 @@ def collections(folder: Path) -> list[str]:
         return sorted(str(name) for name in named)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-    except (ValueError, KeyError, TypeError, RecursionError) as error:  # With what stands in the file.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # The error's text would quote the file.
         reason = f"its meta.json names no collections, {type(error).__name__}"
     raise StoreOpenError(f"{str(folder)!r} is no folder of a local Qdrant ({reason}); pass the one that has meta.json.")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """Another product's SQLite file, to be read only.
+    """Opens another product's SQLite file for reading only.
 
     Raises:
-        StoreOpenError: it cannot be read; also within the block.
+        StoreOpenError: It cannot be read; also within the block.
     """
     try:
-        # Opened first by hand: SQLite's own message does not say which file, nor why.
+        # Opened by hand first, because SQLite's own message names neither the file nor the reason.
         with path.open("rb"):
             pass
         connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=BUSY_SECONDS)
@@ -71,7 +71,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
-    except AgentMemError:  # Some of which are OSErrors too.
+    except AgentMemError:  # Some of these are OSErrors too.
         raise
     except (OSError, sqlite3.Error) as error:
         raise StoreOpenError(f"{str(path)!r} cannot be read ({shorten(str(error))}); is it the right file?") from error
@@ -84,8 +84,11 @@ class Points:
         self._connection = connection
 
     def rows(self, age: Callable[[Point], float]) -> list[int]:
-        """The rows of all points, oldest first, unreadable ones before them. Reads everything and keeps some 100 bytes
-        a point. Of several rows of one point, which old versions wrote, only the latest counts."""
+        """Returns the rows of all points, oldest first, after the unreadable ones.
+
+        Reads everything and keeps some 100 bytes a point. Old versions wrote several rows for one point; only the
+        latest counts.
+        """
         latest: dict[str, tuple[float, int]] = {}
         for row, data in self._connection.execute("SELECT rowid, point FROM points ORDER BY rowid"):
             try:
@@ -97,20 +100,20 @@ class Points:
         return [row for _, row in sorted(latest.values())]
 
     def read(self, row: int) -> Point:
-        """Raises InvalidInputError when the row holds no point."""
+        """Returns the point of a row. Raises InvalidInputError when the row holds none."""
         found = self._connection.execute("SELECT point FROM points WHERE rowid = ?", (row,)).fetchone()
         if found is None:
-            raise InvalidInputError(f"The row {row} is gone; nobody else may write to the folder meanwhile.")
+            raise InvalidInputError(f"The row {row} is gone; let no other program write to the folder meanwhile.")
         return point_of(found[0])
 
 
 @contextmanager
 def points(folder: Path, collection: str) -> Iterator[Points]:
-    """The points of a collection.
+    """Opens the points of a collection.
 
     Raises:
-        InvalidInputError: there is no such collection.
-        StoreOpenError: the folder or the collection cannot be read.
+        InvalidInputError: There is no such collection.
+        StoreOpenError: The folder or the collection cannot be read.
     """
     if collection not in (names := collections(folder)):
         raise InvalidInputError(f"There is no collection {collection!r}; the folder has {', '.join(names) or 'none'}.")
@@ -143,10 +146,10 @@ class _Reader(pickle.Unpickler):
 
 
 def point_of(data: Any) -> Point:
-    """A point from its pickle.
+    """Returns a point from its pickle.
 
     Raises:
-        InvalidInputError: it is none.
+        InvalidInputError: It is no point.
     """
     try:
         value = _Reader(io.BytesIO(data)).load()
@@ -157,6 +160,6 @@ def point_of(data: Any) -> Point:
         if not isinstance(name, bool) and isinstance(name, str | int) and isinstance(payload, dict):
             return Point(str(name), payload)
         reason = f"id {shape(name)}, payload {shape(payload)}"
-    except Exception as error:  # A damaged pickle raises nearly anything, with what stands in it.
+    except Exception as error:  # A damaged pickle raises nearly any error, which quotes the file.
         reason = f"its pickle cannot be read, {type(error).__name__}"
     raise InvalidInputError(f"This is no point of Qdrant ({reason}).")

@@ -1,9 +1,9 @@
-"""What a language model answered: what stands after its reasoning, and of that whatever can be read.
+"""Reads a language model's answer: finds the end of its reasoning, and then all JSON that can be read.
 
-A model may think aloud first, in tags of any spelling, and draft there what it then rejects; it may repeat its
-question, break its JSON or be cut off in it. So nothing counts that stands before the end of its reasoning, or in
-reasoning that never ends; of several answers the last one counts; and of a broken one the items that are whole. Tags
-within a JSON string are a part of that text. Everything here takes time in proportion to the text.
+A model may think aloud first, in tags of any spelling, and draft answers there that it then rejects. It may repeat its
+question, break its JSON, or be cut off. So nothing counts before the end of the reasoning, or in reasoning that never
+ends. Of several answers the last one counts, and of a broken one its complete items. Tags within a JSON string are part
+of that text. Everything here takes time in proportion to the text.
 """
 
 import json
@@ -33,7 +33,7 @@ _ANSWERING = re.compile(
     r"answer|final|output|respon|result|json|code|pre|solution|reply|message|assistant|fact|memor|decision|data|tool|"
     r"function|html|body|div|span|xml|root|box|^[a-z]$|^[uo]l$|^li$"
 )
-"""Names of tags around which a model puts its answer. What stands in a pair of any other tags is no answer."""
+"""Names of tags that models put around an answer. The contents of any other pair of tags are no answer."""
 
 _TOKEN = re.compile(
     r"""[ \t\r\n]*+(?:
@@ -44,13 +44,15 @@ _TOKEN = re.compile(
 _ESCAPE = re.compile(r"\\(.)", re.S)
 _DECODER = json.JSONDecoder(strict=False)
 DEEPEST = 50
-"""Levels of JSON that are followed."""
+"""Most levels of JSON that are followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value of JSON in a text, between two places. What is not `whole` was broken or cut: it has the members that
-    were whole."""
+    """A value of JSON between two places of a text.
+
+    A value that is not `whole` was broken or cut; it has the members that were complete.
+    """
 
     content: Any
     whole: bool
@@ -59,12 +61,12 @@ class Value:
 
 
 def values_in(text: str) -> Iterator[Any]:
-    """The objects and lists of JSON in an answer, whatever stands around them."""
+    """Returns the objects and lists of JSON in an answer, whatever stands around them."""
     return (value.content for value in _answered(text, _MARK_OR_JSON)[1])
 
 
 def prose_of(text: str) -> str:
-    """The text after the reasoning, without a fence around all of it; nothing when the reasoning never ends."""
+    """Returns the text after the reasoning, without a fence around all of it. Empty when the reasoning never ends."""
     answer = text[_answered(text, _MARK_OR_CODE)[0] :].strip()
     for end in _LAST:
         answer = answer.removesuffix(end).rstrip()
@@ -76,8 +78,10 @@ def prose_of(text: str) -> str:
 
 
 def listed(answer: Any, *names: str) -> tuple[Sequence[Any], bool] | None:
-    """The list of an answer, and whether it is whole: the last one under one of the names, else the last one by itself,
-    or the last objects that stand one after the other."""
+    """Returns the list of an answer, and whether it is complete.
+
+    That is the last list under one of the names, else the last list that stands alone, or the last objects in sequence.
+    """
     values = _answered(answer, _MARK_OR_JSON)[1] if isinstance(answer, str) else [Value(answer, True, 0, 0)]
     for value in reversed(values):
         inner = value.content.values() if isinstance(value.content, Mapping) else ()
@@ -109,19 +113,20 @@ def _adjoin(text: str, before: Value, after: Value) -> bool:
 
 
 def text_of(item: Any, *names: str) -> str | None:
-    """What an item says, itself or under the first of the names that has text; None for "...", as in the question."""
+    """Returns the text of an item: the item, or its first name that has text. None for "...", which the question
+    has."""
     if isinstance(item, Mapping):
         item = next((item[name] for name in names if isinstance(item.get(name), str)), None)
     return item.strip() if isinstance(item, str) and item.strip(" \t\r\n.…") else None
 
 
 def _answered(text: str, pattern: re.Pattern[str]) -> tuple[int, list[Value]]:
-    """Where the answer begins, and the values of JSON in it, for the pattern that finds any. The other one passes code
-    over instead."""
+    """Returns where the answer begins, and its values of JSON, for the pattern that finds any. The other pattern skips
+    code."""
     values: list[Value] = []
     pairs = _Pairs()
     start, depth, in_channel, fenced, begun, at = 0, 0, False, True, 0, 0
-    # Within reasoning a quote or a brace means nothing: there only its end is looked for.
+    # Within reasoning a quote or a brace has no meaning: only the reasoning's end counts.
     while found := (_MARK if depth or in_channel else pattern).search(text, at):
         groups, at = found.groupdict(), found.end()
         if groups.get("json"):
@@ -153,7 +158,7 @@ def _answered(text: str, pattern: re.Pattern[str]) -> tuple[int, list[Value]]:
             start = at
             values.clear()
             pairs = _Pairs()
-    # A tag within a line of prose that never ends is spoken of.
+    # A tag within a line of prose that never closes is only mentioned.
     is_spoken_of = pattern is _MARK_OR_CODE and text[max(start, text.rfind("\n", 0, begun) + 1) : begun].strip(" \t")
     if in_channel or (depth and not is_spoken_of):
         return len(text), []
@@ -161,7 +166,7 @@ def _answered(text: str, pattern: re.Pattern[str]) -> tuple[int, list[Value]]:
 
 
 def _named(found: re.Match[str]) -> tuple[str, bool]:
-    """The name of a tag, and whether it is an end."""
+    """Returns the name of a tag, and whether it is a closing tag."""
     name = (found["name"] or found["square"] or "").replace("▁", "_").lower()
     return name, bool(found["slash"] or found["square_slash"]) or name.startswith("end")
 
@@ -170,11 +175,11 @@ class _Pairs:
     """Tags that mean neither reasoning nor an answer."""
 
     def __init__(self) -> None:
-        self._open: list[tuple[str, int]] = []  # Each with the number of values before it.
+        self._open: list[tuple[str, int]] = []  # Each tag with the number of values before it.
         self._names: Counter[str] = Counter()
 
     def meet(self, name: str, ends: bool, values: list[Value]) -> None:
-        """Drops the values that stand between two tags of the same name."""
+        """Drops the values between two tags of the same name."""
         if _ANSWERING.search(name):
             return
         if not ends:
@@ -190,12 +195,12 @@ class _Pairs:
 
 
 def _read(text: str, start: int) -> tuple[Value, int]:
-    """The value of JSON that begins at a place, as far as it goes, and where to go on looking. A comma too many is
-    overlooked."""
+    """Returns the value of JSON that begins at a place, as far as it can be read, and the place after it. A superfluous
+    comma is skipped."""
     containers: list[Any] = []
-    keys: list[str] = []  # Under which each of them stands in the one before.
+    keys: list[str] = []  # The key of each container in its parent.
     key, awaited, at = "", "value", start
-    quote = 0  # Where the text begins that stands right before, if one does.
+    quote = 0  # Where the text just before begins, if there is one.
     while (token := _TOKEN.match(text, at)) and token.lastgroup not in ("cut", "end"):
         mark, item = token["mark"], None
         if mark in ("{", "[") and awaited == "value" and len(containers) < DEEPEST:
@@ -238,7 +243,7 @@ def _read(text: str, start: int) -> tuple[Value, int]:
         else:
             containers[-1].append(item)
     kind = token.lastgroup if token else None
-    if kind not in ("cut", "end") and awaited == "after" and quote:  # What follows is no JSON: its quotes are in doubt.
+    if kind not in ("cut", "end") and awaited == "after" and quote:  # The rest is no JSON: its quotes are in doubt.
         containers[-1].pop(*([key] if isinstance(containers[-1], dict) else []))
     if kind == "cut" and token:
         quote = token.start("cut")
@@ -248,7 +253,7 @@ def _read(text: str, start: int) -> tuple[Value, int]:
 
 
 def _whole_members(containers: list[Any], keys: list[str]) -> Any:
-    """The outermost of containers that never closed; an object that is the member of a list is left out of it."""
+    """Returns the outermost of the containers that never closed, without an object that was a list's last member."""
     inner = containers.pop()
     while containers:
         key = keys.pop()
@@ -261,7 +266,7 @@ def _whole_members(containers: list[Any], keys: list[str]) -> Any:
 
 
 def _ends_reasoning(text: str, at: int) -> bool:
-    """Whether reasoning ends after a place that did not begin there."""
+    """Whether reasoning ends after a place, without having begun there."""
     depth = 0
     for found in _MARK.finditer(text, at):
         name, ends = _named(found)
@@ -275,7 +280,7 @@ def _ends_reasoning(text: str, at: int) -> bool:
 
 
 def _string(quoted: str) -> str:
-    """A text in quotes, with escapes that JSON does not have taken as they stand."""
+    """Returns the text in quotes. Escapes that JSON does not have stand for themselves."""
     if "\\" not in quoted:
         return quoted[1:-1]
     for attempt in (quoted, _ESCAPE.sub(lambda found: found[0] if found[1] in '"\\/bfnrtu' else found[1], quoted)):

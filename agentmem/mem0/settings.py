@@ -1,7 +1,7 @@
-"""Mem0's configuration in agentmem's terms.
+"""Translates Mem0's configuration.
 
-What decides where and with what is remembered is understood; what only tunes another store is left out of account; what
-asks for something that is not here is refused, all of it in one error.
+Keys that decide the place and the model are used. Keys that only tune another store are ignored. Keys that ask for an
+unsupported feature are refused, all of them in one error.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from agentmem.quoting import is_address, quote, shape
 
 FILE = "agentmem.db"
 COLLECTION = "mem0"
-"""Mem0's own name for a collection, whose store is FILE; that of another collection is named after it."""
+"""Mem0's default collection, whose store is FILE. The file of another collection is named after it."""
 
 _STORES = ("qdrant", "faiss", "chroma")
 _STORE_KEYS = frozenset(
@@ -31,7 +31,7 @@ _ENDPOINTS = {
     "openai": None, "openai_structured": None, "deepseek": "https://api.deepseek.com",
     "lmstudio": "http://localhost:1234/v1", "ollama": "http://localhost:11434", "vllm": "http://localhost:8000/v1",
 }  # fmt: skip
-"""Providers whose endpoints speak OpenAI's chat completions, and where they are unless the configuration says so."""
+"""Providers whose endpoints speak OpenAI's chat completions, with their default addresses."""
 _LLM_KEYS = frozenset({"model", "api_key", "temperature", "max_tokens", "top_p"})
 
 _PROVIDERS = frozenset(
@@ -43,7 +43,7 @@ _PROVIDERS = frozenset(
     vertex_ai_vector_search vllm weaviate xai zero_entropy
     """.split()  # noqa: SIM905 - read as a text
 )
-"""Names that Mem0 gives to what a configuration chooses from."""
+"""Mem0's names for the choices of a configuration."""
 
 _KEYS = frozenset({
     "vector_store", "embedder", "llm", "history_db_path", "version", "custom_instructions",
@@ -53,8 +53,8 @@ _KEYS = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a configuration says: the store's file, the embedding model (None: nothing), the language model and what it
-    is told, and how many memories one of its answers may change."""
+    """A configuration's settings: the store's file, the embedding model (None: not given), the language model and its
+    instructions, and how many memories one of its answers may change."""
 
     path: str
     model: str | None
@@ -64,10 +64,10 @@ class Settings:
 
 
 def read_settings(config: Any, *, own_embedder: bool, own_llm: bool) -> Settings:
-    """The settings of a configuration; its parts `embedder` and `llm` are not looked at where they are given otherwise.
+    """Returns the settings of a configuration. The parts `embedder` and `llm` are ignored where arguments replace them.
 
     Raises:
-        InvalidInputError: it is no mapping, or asks for what is not supported; the message names every such key.
+        InvalidInputError: It is no mapping, or asks for an unsupported feature; the message names every such key.
     """
     if not isinstance(config, Mapping):
         raise InvalidInputError(f"The configuration is {shape(config)}; pass Mem0's mapping.")
@@ -97,14 +97,14 @@ def _key(key: Any) -> str:
 
 
 class _Reading:
-    """One configuration; gathers what is not supported."""
+    """Reads one configuration and gathers its unsupported keys."""
 
     def __init__(self) -> None:
         self._refused: list[str] = []
 
     def refuse(self, key: str, value: Any, advice: str = "") -> None:
-        """Any value may be a secret: a password, an address with one. So only the names of Mem0's own providers are
-        shown, and of all others the kind."""
+        """Quotes a value. Any value may be a secret, such as a password or an address that has one. So only the names
+        of Mem0's own providers are shown, and of other values the type."""
         is_name = key.endswith("provider") and isinstance(value, str) and value in _PROVIDERS
         shown = f" = {value!r}" if is_name else f", {shape(value)}"
         self._refused.append(f"{key}{shown}{f' ({advice})' if advice else ''}")
@@ -116,7 +116,7 @@ class _Reading:
             )
 
     def path(self, config: Mapping[str, Any]) -> str:
-        """One file, in the folder of the vector store, else in that of the history, else in the working folder."""
+        """Returns one file: in the folder of the vector store, else of the history, else in the working folder."""
         inner = self._part("vector_store", config.get("vector_store"), _STORES, _STORE_KEYS)
         collection, folder, history = inner.get("collection_name"), inner.get("path"), config.get("history_db_path")
         collection = COLLECTION if collection is None else collection
@@ -133,7 +133,7 @@ class _Reading:
     def _folder(self, key: str, value: Any) -> Path:
         is_path = isinstance(value, str | Path) and str(value) != "" and "\0" not in str(value)
         if is_path and not is_address(str(value)):
-            with suppress(RuntimeError):  # Of a user who is not known here.
+            with suppress(RuntimeError):  # The home of an unknown user.
                 return Path(value).expanduser()
         self.refuse(key, value, "the path of a folder")
         return Path()
@@ -171,14 +171,14 @@ class _Reading:
         if provider == "ollama" and not str(base_url).rstrip("/").endswith("/v1"):
             base_url = f"{str(base_url).rstrip('/')}/v1"
         if api_key is None and provider in ("lmstudio", "ollama", "vllm"):
-            api_key = NO_KEY  # They ask for none, but the package does.
+            api_key = NO_KEY  # These providers want no key, but the package does.
         parameters = {key: inner[key] for key in ("temperature", "max_tokens", "top_p") if inner.get(key) is not None}
         return Endpoint(inner["model"], base_url=base_url, api_key=api_key, **parameters)
 
     def _part(
         self, name: str, part: Any, providers: tuple[str, ...], keys: frozenset[str], advice: str = ""
     ) -> Mapping[str, Any]:
-        """The `config` of a part of the configuration, empty when it is left out."""
+        """Returns the `config` of a part of the configuration, empty when it is missing."""
         if part is None:
             return {}
         if not isinstance(part, Mapping):

@@ -1,4 +1,4 @@
-"""What goes into the drop-in and comes out of it, as types."""
+"""The types of the drop-in's arguments and results."""
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -12,7 +12,7 @@ class ChatMessage(TypedDict):
 
 
 class _Promoted(TypedDict, total=False):
-    """What stands beside the text when the memory has it."""
+    """Fields beside the text, where the memory has them."""
 
     user_id: str
     agent_id: str
@@ -41,7 +41,7 @@ class StoredMemory(ListedMemory):
 
 
 class ScoreDetails(TypedDict):
-    """What a score is made of: `semantic_score` is the cosine, `bm25_score` what the words add to the score."""
+    """The parts of a score: `semantic_score` is the cosine, `bm25_score` the share of the words."""
 
     semantic_score: float
     bm25_score: float
@@ -59,19 +59,19 @@ class FoundMemory(StoredMemory):
 
 
 class Listing(TypedDict):
-    """What `get_all` gives."""
+    """The result of `get_all`."""
 
     results: list[ListedMemory]
 
 
 class Found(TypedDict):
-    """What `search` gives."""
+    """The result of `search`."""
 
     results: list[FoundMemory]
 
 
 class AddedMemory(TypedDict):
-    """What became of a message (then with `actor_id` and `role`) or of a fact; an update says what stood there."""
+    """The outcome of a message (with `actor_id` and `role`) or of a fact. An update has the previous text too."""
 
     id: str
     memory: str
@@ -82,8 +82,11 @@ class AddedMemory(TypedDict):
 
 
 class Added(TypedDict):
-    """What `add` gives. Where a language model had memories updated or deleted, `call` is the id under which the log
-    names them; `withheld` is what it would have had changed beyond `max_changes`, and was not."""
+    """The result of `add`.
+
+    Where a language model had memories updated or deleted, `call` is the id under which the log names them. `withheld`
+    has the changes beyond `max_changes`, which were not made.
+    """
 
     results: list[AddedMemory]
     call: NotRequired[str]
@@ -91,7 +94,7 @@ class Added(TypedDict):
 
 
 class Confirmation(TypedDict):
-    """What `update`, `delete` and `delete_all` give."""
+    """The result of `update`, `delete` and `delete_all`."""
 
     message: str
 

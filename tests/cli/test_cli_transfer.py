@@ -131,7 +131,7 @@ def test_what_mem0_stored_is_brought_once(run, tmp_path):
     assert run("search", "what do I drink?", "--user", "ana", "--db", db).stdout.count("I drink tea") == 1
     again = run("import-mem0", folder, "--db", db)
     assert again.stdout == "0 memories imported, 1 there already.\n"
-    assert "was not brought" in again.stderr
+    assert "was not imported" in again.stderr
     assert run("import-mem0", tmp_path / "nowhere").exit_code == 2
 
 

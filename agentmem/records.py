@@ -1,7 +1,7 @@
-"""What goes in and comes out: Record, Match, Event, Page, Scope, and the checks on what a caller hands over.
+"""The values that callers pass and receive: Record, Match, Event, Page, Scope; and drafts, which are checked.
 
-Everything here is immutable and knows nothing of models or databases. A `Draft` that exists is valid: whatever is wrong
-with an argument is said when it is made, in the caller's thread, before anything is queued or written.
+They are immutable and know nothing of models or databases. An existing `Draft` is valid: its constructor reports a bad
+argument in the caller's thread, before anything is queued or written.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ from agentmem.timestamps import now, to_microseconds
 from agentmem.validation import check_content, check_expiry, check_metadata, check_name, check_time
 
 SHOWN_CHARACTERS = 60
-"""Of a content, in a `repr`."""
+"""Most characters of a content in a `repr`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Record:
-    """One memory as it is stored. Times are aware, in UTC; `metadata` is this record's own copy."""
+    """One memory. Times are aware, in UTC; `metadata` is this record's own copy."""
 
     id: str
     content: str
@@ -36,7 +36,11 @@ class Record:
     expires_at: datetime | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as values of JSON: times in ISO 8601 with their offset, the metadata a copy."""
+        """Returns the fields as values of JSON.
+
+        Returns:
+            The fields by name: times in ISO 8601 with their offset, the metadata a copy.
+        """
         fields: dict[str, Any] = {each.name: getattr(self, each.name) for each in dataclass_fields(self)}
         for name, value in fields.items():
             if isinstance(value, datetime):
@@ -58,8 +62,11 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Match:
-    """A record found by a search. `score` runs from 0 to 1, higher is better; `explanation` says how it came about
-    when the search was asked to explain, and is None otherwise."""
+    """A record found by a search. `score` runs from 0 to 1; higher is better.
+
+    `explanation` has the parts of the score when the search was asked for it with `explain=True`, and is None
+    otherwise.
+    """
 
     record: Record
     score: float
@@ -71,7 +78,11 @@ class Match:
         return self.record.content
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns `score`, `record` as in `Record.to_dict`, and `explanation` (None without one), as values of JSON."""
+        """Returns the match as values of JSON.
+
+        Returns:
+            `score`, `record` as in `Record.to_dict`, and `explanation` (None without one).
+        """
         explanation = None if self.explanation is None else copy_json(dict(self.explanation))
         return {"score": self.score, "record": self.record.to_dict(), "explanation": explanation}
 
@@ -81,7 +92,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What can change about a memory, as it stood at one moment, and since when (`updated_at`)."""
+    """The changeable fields of a memory at one moment, and the time since which they held (`updated_at`)."""
 
     content: str
     metadata: dict[str, Any]
@@ -91,9 +102,12 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of a memory's history. `seq` orders all events of a store. `what` is "add", "update", "delete",
-    "expire" (some time after `expires_at` has passed) or "restore"; `before` is None where nothing was visible before,
-    `after` where nothing is visible afterwards. `at` is when it was committed."""
+    """One entry of a memory's history. `seq` orders all events of a store.
+
+    `what` is "add", "update", "delete", "restore", or "expire", which follows some time after `expires_at`. `before` is
+    None where nothing was visible before, and `after` where nothing is visible afterwards. `at` is the time of the
+    commit.
+    """
 
     seq: int
     memory_id: str
@@ -105,8 +119,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Page:
-    """Some records of a listing; hand `next` to `after=` for the following page, None means there is none. It iterates
-    and indexes as the list of its records does."""
+    """A page of a listing. It iterates and indexes like the list of its records.
+
+    Pass `next` as `after=` for the following page; None means that there is none.
+    """
 
     records: list[Record]
     next: str | None
@@ -133,8 +149,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose memories: each owner that is named must match. An empty scope means every owner and is only made by
-    `all_scopes=True`."""
+    """The owners of the memories in question: each named owner must match.
+
+    An empty scope means every owner; only `all_scopes=True` creates it.
+    """
 
     user_id: str | None = None
     agent_id: str | None = None
@@ -142,10 +160,19 @@ class Scope:
 
     @classmethod
     def of(cls, user_id: Any, agent_id: Any, run_id: Any, *, all_scopes: bool = False) -> "Scope":
-        """The scope of a call.
+        """Returns the scope of a call.
+
+        Args:
+            user_id: The user.
+            agent_id: The agent.
+            run_id: The run.
+            all_scopes: Whether no owner is named, and all are meant.
+
+        Returns:
+            The scope.
 
         Raises:
-            InvalidInputError: no owner is named (or one is, together with `all_scopes`), or a name cannot be one.
+            InvalidInputError: No owner is named, or one is together with `all_scopes`, or a name cannot be used.
         """
         scope = cls(check_name("user_id", user_id), check_name("agent_id", agent_id), check_name("run_id", run_id))
         if all_scopes and scope:
@@ -161,13 +188,17 @@ class Scope:
         return not (self.user_id is None and self.agent_id is None and self.run_id is None)
 
     def owners(self) -> list[tuple[str, str]]:
-        """The owners that are named, as pairs of field and value, the widest first."""
+        """Returns the named owners.
+
+        Returns:
+            Pairs of field and value, the widest owner first.
+        """
         named = (("user_id", self.user_id), ("agent_id", self.agent_id), ("run_id", self.run_id))
         return [(name, value) for name, value in named if value is not None]
 
     @property
     def home(self) -> Home:
-        """Where a memory of exactly this scope lives."""
+        """The home of a memory of exactly this scope."""
         if self.user_id is not None:
             return "user_id", self.user_id
         if self.run_id is not None:
@@ -175,10 +206,18 @@ class Scope:
         return None if self.agent_id is None else ("agent_id", self.agent_id)
 
     def narrowed(self, user_id: Any, agent_id: Any, run_id: Any) -> "Scope":
-        """This scope with further owners named.
+        """Returns this scope with further owners.
+
+        Args:
+            user_id: The user.
+            agent_id: The agent.
+            run_id: The run.
+
+        Returns:
+            The narrower scope.
 
         Raises:
-            InvalidInputError: an owner is named that differs from this scope's own.
+            InvalidInputError: An owner differs from this scope's own.
         """
         asked = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
         for name, value in self.owners():
@@ -192,7 +231,8 @@ class Scope:
 
 
 def copy_json(value: Any) -> Any:
-    """A copy of a value of JSON that shares nothing with it. Numbers of numpy become Python's, sequences lists."""
+    """Returns a copy of a value of JSON that shares nothing with it. Numbers of numpy become Python's, sequences
+    lists."""
     if isinstance(value, Mapping):
         return {str(key): copy_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -201,14 +241,17 @@ def copy_json(value: Any) -> Any:
 
 
 def owners_of(record: Record) -> Scope:
-    """Exactly the scope that a memory is of."""
+    """The exact scope of a memory."""
     return Scope(record.user_id, record.agent_id, record.run_id)
 
 
-@dataclass(slots=True)  # Not frozen, which would make it three times as slow to make; nobody changes it.
+@dataclass(slots=True)  # Not frozen, which would take three times as long to make; no code changes it.
 class Draft:
-    """A checked memory that is not stored yet. `metadata_json` is None when there is no metadata; with `dedupe` it is
-    stored only when no visible memory has this text and exactly this scope."""
+    """A checked memory that is not stored yet.
+
+    `metadata_json` is None when there is no metadata. With `dedupe` it is stored only when no visible memory has this
+    text and exactly this scope.
+    """
 
     id: str
     id_given: bool
@@ -237,7 +280,7 @@ class Draft:
         ttl: Any = None,
         dedupe: bool = False,
     ) -> "Draft":
-        """Raises: InvalidInputError naming the argument, its value and what to do."""
+        """Checks the fields. Raises InvalidInputError with the argument, its value and the next step."""
         check_content(content, config)
         metadata, metadata_json = check_metadata(metadata, config)
         moment = now()
@@ -256,11 +299,11 @@ class Draft:
         )
 
     def expired(self, moment: int) -> bool:
-        """Whether it is not to be seen any more at a moment, in microseconds."""
+        """Whether it has expired at a moment, in microseconds."""
         return self.expires_at is not None and to_microseconds(self.expires_at) <= moment
 
     def record(self) -> Record:
-        """The record that this draft becomes once it is committed."""
+        """Returns the record of this draft after its commit."""
         scope = self.scope
         return Record(
             self.id, self.content, scope.user_id, scope.agent_id, scope.run_id, self.role, self.metadata,
@@ -268,9 +311,9 @@ class Draft:
         )  # fmt: skip
 
 
-@dataclass(slots=True)  # Like Draft.
+@dataclass(slots=True)  # Not frozen, like Draft.
 class Embedded:
-    """A text's vector on its way into the store: the digest of text and home, and the float16 bytes."""
+    """A text's vector for the store: the digest of text and home, and the float16 bytes."""
 
     digest: bytes
     vector: bytes

@@ -68,19 +68,13 @@ class HashEmbedder:
 
     Args:
         dimension: The number of values in a vector.
+        fast: Whether the vectors have a fast half, like those of `minilm-mixed`: the second half of the values.
 
     Raises:
-        InvalidInputError: `dimension` is no whole number from 1 to 65,536.
+        InvalidInputError: `dimension` is no whole number from 1 to 65,536, or 1 with `fast`.
     """
 
     def __init__(self, dimension: int = 64, *, fast: bool = False) -> None:
-        """
-        Args:
-            fast: Whether the vectors have a fast half, like those of `minilm-mixed`: the second half of the numbers.
-
-        Raises:
-            InvalidInputError: There can be no such dimension.
-        """
         if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 + fast <= dimension <= 65_536:
             raise InvalidInputError(f"dimension is {dimension!r}; pass a whole number from {1 + fast} to 65,536.")
         self.dimension = dimension
@@ -108,7 +102,14 @@ class HashEmbedder:
         return vectors / np.float32(2**0.5) if self.fast_share else vectors
 
     def embed_fast(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        """The fast halves, float32 (n, dimension), the first half of the numbers zero. Only with `fast=True`."""
+        """Returns the fast halves of texts' vectors. Only with `fast=True`.
+
+        Args:
+            texts: The texts, each of any length.
+
+        Returns:
+            float32 of shape (n, dimension); the first half of the values is zero.
+        """
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         slow = self.dimension // 2
         for row, text in enumerate(texts):
@@ -117,7 +118,8 @@ class HashEmbedder:
 
 
 def _fast_vector(text: str, dimension: int) -> Vector:
-    """Of other directions than `_text_vector` with as many numbers, so that the halves can be told apart: its last."""
+    """Returns a vector in other directions than `_text_vector` with as many values, so that the halves can be told
+    apart."""
     vector = _text_vector(text, 2 * dimension)[dimension:]
     return vector / np.linalg.norm(vector)
 

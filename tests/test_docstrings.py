@@ -1,31 +1,104 @@
-"""`help(...)` reads well: every public name says what it is, every call what it raises."""
+"""`help(...)` reads well: every public name is described, and every call names its arguments, result and errors."""
 
+import ast
+import importlib
 import inspect
 import pydoc
 import re
+import textwrap
+from dataclasses import is_dataclass
 
 import pytest
 
 import agentmem
 from agentmem import Memory, ScopedMemory, errors
 
-CLASSES = [value for name in agentmem.__all__ if inspect.isclass(value := getattr(agentmem, name))]
-CALLS = {
-    f"{owner.__name__}.{name}": call
-    for owner in (Memory, ScopedMemory)
-    for name, call in inspect.getmembers(owner, inspect.isfunction)
-    if not name.startswith("_")
+PUBLIC = {
+    "agentmem": agentmem.__all__,
+    "agentmem.embedding.catalog": ["find_model"],
+    "agentmem.integrations.flask": ["AgentMem"],
+    "agentmem.mem0": importlib.import_module("agentmem.mem0").__all__,
+    "agentmem.mem0.llm": ["Endpoint"],
+    "agentmem.mem0.migrate": ["import_mem0", "Imported"],
+    "agentmem.models": importlib.import_module("agentmem.models").__all__,
+    "agentmem.quantize": ["quantize", "Quantized"],
+    "agentmem.testing": ["HashEmbedder", "contents", "owners", "metadata", "filters"],
 }
+NAMES = {
+    f"{module}.{name}": getattr(importlib.import_module(module), name)
+    for module, names in PUBLIC.items()
+    for name in names
+}
+CLASSES = {name: value for name, value in NAMES.items() if inspect.isclass(value)}
 ERRORS = {name for name, value in vars(errors).items() if inspect.isclass(value)}
 
 
-@pytest.mark.parametrize("public", CLASSES, ids=lambda each: each.__name__)
-def test_every_public_class_and_what_it_offers_is_described(public):
+def function_of(member: object) -> object:
+    """Returns the function behind a method, a class method or a property, and None for anything else."""
+    if isinstance(member, property):
+        return member.fget
+    member = getattr(member, "__func__", member)
+    return member if inspect.isfunction(member) else None
+
+
+METHODS = {
+    f"{owner}.{name}": function
+    for owner, public in CLASSES.items()
+    for base in public.__mro__
+    for name, member in vars(base).items()
+    if base.__module__.startswith("agentmem.") and not name.startswith("_") and not isinstance(member, property)
+    if (function := function_of(member))
+}
+FUNCTIONS = {name: value for name, value in NAMES.items() if inspect.isfunction(value)} | METHODS
+IN_PROSE = {name for name, value in FUNCTIONS.items() if value.__module__ == "agentmem.memory"}
+"""Their arguments and results stand in the text of the call."""
+CALLS = {name.rpartition("agentmem.")[2]: FUNCTIONS[name] for name in IN_PROSE}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_class_and_what_it_offers_is_described(name):
+    public = CLASSES[name]
     assert public.__doc__
     assert not public.__doc__.startswith(f"{public.__name__}("), "the one that dataclasses make"
-    for name, member in vars(public).items():
-        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property | classmethod)):
-            assert inspect.getdoc(member), f"{public.__name__}.{name}"
+    for member_name, member in vars(public).items():
+        if not member_name.startswith("_") and function_of(member):
+            assert inspect.getdoc(member), f"{name}.{member_name}"
+
+
+def section(described: str, title: str) -> str:
+    """Returns the section of a docstring, or nothing."""
+    found = re.search(rf"^{title}:\n((?:(?:    .*)?\n?)+)", described, re.M)
+    return found[1] if found else ""
+
+
+def raises_itself(function: object) -> bool:
+    """Whether an error is raised in the function's own text."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return any(isinstance(node, ast.Raise) and node.exc is not None for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - IN_PROSE))
+def test_every_call_has_a_section_for_its_arguments_its_result_and_its_errors(name):
+    function = FUNCTIONS[name]
+    described = inspect.getdoc(function) or ""
+    signature = inspect.signature(function)
+    named = set(re.findall(r"^    \*{0,2}(\w+)(?: \([^)]*\))?: ", section(described, "Args"), re.M))
+    assert named == signature.parameters.keys() - {"self", "cls"}
+    assert (section(described, "Returns") != "") == (signature.return_annotation not in (None, "None"))
+    if raises_itself(function):
+        assert section(described, "Raises")
+    for error in re.findall(r"^    (\w+): ", section(described, "Raises"), re.M):
+        assert error in ERRORS | {"ImportError", "RuntimeError", "UnknownMemoryError"}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_makes_an_object_is_described_with_its_class(name):
+    public = CLASSES[name]
+    by_hand = "__init__" in vars(public) and not is_dataclass(public) and public.__module__ != "agentmem.memory"
+    if by_hand:
+        parameters = inspect.signature(public.__init__).parameters
+        named = set(re.findall(r"^    \*{0,2}(\w+): ", section(inspect.getdoc(public), "Args"), re.M))
+        assert named == parameters.keys() - {"self"}
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -52,7 +125,7 @@ def test_every_argument_of_a_call_is_explained_there_or_where_it_is_said_to_be(n
 
 def test_the_help_of_a_memory_begins_with_an_example_and_names_every_call():
     told = inspect.getdoc(Memory)
-    public = {name.partition(".")[2] for name in CALLS}
+    public = {name.rpartition(".")[2] for name in CALLS}
     assert public <= set(re.findall(r"`(\w+)`", told))
     assert "with Memory(" in told.partition("To remember:")[0]
     page = pydoc.plain(pydoc.render_doc(Memory))

@@ -222,7 +222,7 @@ class Session:
         self._set("filters", value)
 
     def limit(self, rest: str) -> None:
-        """N: at most so many matches."""
+        """N: the most matches of an answer."""
         if not rest.isascii() or not rest.isdigit() or not 1 <= int(rest[:9]) <= 1_000_000:
             raise InvalidInputError(f"The limit is {rest!r}; give a whole number from 1 to 1,000,000.")
         self._set("limit", int(rest))

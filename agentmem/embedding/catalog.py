@@ -47,16 +47,22 @@ KNOWN = {
 
 
 def find_model(name: str, *, dimension: int | None = None) -> ModelCard:
-    """The card of a bundled model, of a folder, or of a repository of the hub that was downloaded before: `org/name`,
-    the revision that was downloaded last, or `org/name@` and the 40 digits of its commit. A folder has the graph
-    (`model.onnx` or `onnx/model.onnx`) and `tokenizer.json`; what neither its `model.toml` nor the files of
-    sentence-transformers say of it is found out by hashing and running the model, which takes a moment.
+    """Returns the card of a model on this machine. Never reaches the network.
 
-    A bundled name counts before a folder, and a folder before the hub. With `dimension`, only so many numbers of a
-    vector are kept, the first ones. Never reaches the network.
+    A bundled name comes before a folder, and a folder before the hub. A folder has the graph (`model.onnx` or
+    `onnx/model.onnx`) and `tokenizer.json`. What neither its `model.toml` nor the files of sentence-transformers state
+    is found by hashing and running the model, which takes a moment.
+
+    Args:
+        name: A bundled model, a folder, or a downloaded repository. `org/name` is the revision downloaded last,
+            `org/name@` with the 40 digits of a commit is that one.
+        dimension: The number of values kept of a vector, the first ones; all by default.
+
+    Returns:
+        The card.
 
     Raises:
-        ModelError: there is no such model here (for one of the hub, how to fetch it), or its card is damaged.
+        ModelError: There is no such model here (the message says how to download it), or its card is damaged.
     """
     folder = _folder_of(name)
     if folder is None:

@@ -36,7 +36,7 @@ def make_file(path: str, *, like: str) -> int:
     """Creates a file with the mode, group and owner of the file `like`, and returns a descriptor to read and write it.
 
     Only root can change the owner, only root and members can change the group. Where the group cannot be set, the
-    file's own group gets the permissions of everybody else. Where `like` is no file (a store in memory), the mode is
+    file's own group gets the permissions of all others. Where `like` is no file (a store in memory), the mode is
     0600.
 
     Raises:

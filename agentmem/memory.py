@@ -42,8 +42,8 @@ from agentmem.platform.signals import require_room
 from agentmem.progress import stages, with_progress
 from agentmem.quoting import is_address, shorten
 from agentmem.records import Draft, Event, Match, Page, Record, Scope, owners_of
-from agentmem.search.owner_index import Shelves
-from agentmem.search.searcher import Mode, Question, Retriever
+from agentmem.search.index_cache import IndexCache
+from agentmem.search.searcher import Mode, Question, Searcher
 from agentmem.stats import Stats, VacuumReport
 from agentmem.storage.interface import Snapshot
 from agentmem.storage.operations import Delete, Restore, Update
@@ -488,13 +488,13 @@ class _Calls(ABC):
     ) -> list[list[Match]]:
         """The shelves hold what is visible now; whoever asks for something else has some of his own, for this once."""
         engine = self._engine
-        retriever = lens.retriever if usual else Retriever(Shelves(lens.embedder.dimension, 0))
+        searcher = lens.searcher if usual else Searcher(IndexCache(lens.embedder.dimension, 0))
         began = time.perf_counter()
         matches: list[list[Match]] = []
         for question in questions:
             if matches and snapshot.deadline is not None:
                 snapshot.deadline.check()
-            matches.append(retriever.search(snapshot, question))
+            matches.append(searcher.search(snapshot, question))
         engine.timings.record("search", (time.perf_counter() - began) / len(questions))
         return matches
 
@@ -1025,9 +1025,9 @@ class Memory(_Calls):
         return Stats(
             **engine.store.stats(),
             model=engine.embedder.name,
-            shelves=len(engine.shelves),
-            shelf_bytes=engine.shelves.bytes,
-            shelves_evicted=engine.shelves.evicted,
+            shelves=len(engine.index_cache),
+            shelf_bytes=engine.index_cache.bytes,
+            shelves_evicted=engine.index_cache.evicted,
             timings=engine.timings.percentiles(),
             background_errors=engine.timings.errors.latest(),
             **engine.embedder.stats(),

@@ -119,8 +119,8 @@ def sealing(memory: Memory, texts: list[str]) -> dict[str, Any]:
         for mode in MODES:
             figures[f"search, {mode}, no graphs yet"] = measure.percentiles(times(memory, texts, mode=mode))
         began, cpu, graphs = time.perf_counter(), time.process_time(), sealed_graphs(memory)[0]
-    memory._engine.shelves.seal()
-    vectors = sum(len(part.segment.vectors) for part in memory._engine.shelves._shelves["user_id", OWNER]._parts)
+    memory._engine.index_cache.seal()
+    vectors = sum(len(part.segment.vectors) for part in memory._engine.index_cache._indexes["user_id", OWNER]._parts)
     share = (segments - graphs) / max(1, segments)
     figures["graphs, vectors a second"] = {
         "clock": vectors * share / (time.perf_counter() - began),

@@ -85,9 +85,9 @@ def main() -> None:
             memory.add_batch(world.items())
             for _ in range(2):  # The second search reuses the segments that the first one sealed.
                 memory.search("what is near?", user_id=name_of(0))
-                memory._engine.shelves.seal()
+                memory._engine.index_cache.seal()
             memory.search("what is near?", user_id=name_of(0))
-            [part] = memory._engine.shelves._shelves["user_id", name_of(0)]._parts
+            [part] = memory._engine.index_cache._indexes["user_id", name_of(0)]._parts
             rows = costs(part.segment, queries)
             rows |= graphs(np.array(part.segment.vectors), queries)
     measure.report("One segment; times in microseconds", rows, options)

@@ -12,7 +12,7 @@ from agentmem.engine.deferred import Backlog
 from agentmem.engine.runtime import Lenses
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, started
-from agentmem.search.owner_index import Shelves
+from agentmem.search.index_cache import IndexCache
 from agentmem.stats import Timings
 from agentmem.storage.open import open_store
 from agentmem.storage.types import Erased, Keep
@@ -49,14 +49,14 @@ class Engine:
         return self.lenses.current.embedder
 
     @property
-    def shelves(self) -> Shelves:
+    def index_cache(self) -> IndexCache:
         """Likewise."""
-        return self.lenses.current.shelves
+        return self.lenses.current.index_cache
 
     def forget(self, erased: Erased) -> int:
         """Lets go of what is kept in memory of erased memories, and says how many they were."""
         self.lenses.forget(erased.digests)
-        self.shelves.drop([*erased.owners, None])
+        self.index_cache.drop([*erased.owners, None])
         return erased.count
 
     def close(self) -> None:

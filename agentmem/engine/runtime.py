@@ -21,8 +21,9 @@ from agentmem.errors import ClosedError, ModelError, ModelMismatchError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, condition
-from agentmem.search.owner_index import Shelves, Unsealed
-from agentmem.search.searcher import Retriever
+from agentmem.search.index_cache import IndexCache
+from agentmem.search.owner_index import Unsealed
+from agentmem.search.searcher import Searcher
 from agentmem.search.segments.builder import Sealer
 from agentmem.stats import Timings
 from agentmem.storage.interface import Store
@@ -50,8 +51,8 @@ class Lens:
     source: Source
     model: StoredModel
     embedder: Embedder
-    shelves: Shelves
-    retriever: Retriever
+    index_cache: IndexCache
+    searcher: Searcher
 
     @property
     def identity(self) -> str:
@@ -60,7 +61,7 @@ class Lens:
     def close(self) -> None:
         """Answers everyone who waits for the model, and ends its work in the background."""
         self.embedder.close()
-        self.shelves.close()
+        self.index_cache.close()
 
 
 class Lenses:
@@ -111,11 +112,11 @@ class Lenses:
         embedder = Embedder(source, self._config, self._store.vectors, self._timings)
         sealer = Sealer(self._store, embedder.identity, self._timings.errors)
         in_int8 = self._config.shelf_vectors == "int8"
-        shelves = Shelves(embedder.dimension, self._config.shelf_bytes, sealer, in_int8=in_int8)
+        index_cache = IndexCache(embedder.dimension, self._config.shelf_bytes, sealer, in_int8=in_int8)
         model = StoredModel(
             embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
         )
-        return Lens(source, model, embedder, shelves, Retriever(shelves))
+        return Lens(source, model, embedder, index_cache, Searcher(index_cache))
 
     def _found(self, stored: StoredModel) -> ModelCard:
         """The model that a store says it is of, wherever it is on this machine."""
@@ -157,7 +158,7 @@ class Lenses:
             except ModelMoved:
                 self.follow(lens)
             except Unsealed as found:
-                lens.shelves.seal_tail(found.owner, again=found.owner in sealed, deadline=deadline)
+                lens.index_cache.seal_tail(found.owner, again=found.owner in sealed, deadline=deadline)
                 sealed.add(found.owner)
                 if deadline is not None:
                     deadline.check()

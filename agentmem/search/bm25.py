@@ -52,8 +52,8 @@ class TermsView:
 
 
 class Terms:
-    """The growing terms of a shelf. Only appended to, or moved into new arrays, so that a view stays true; guarded by
-    the lock of its shelf."""
+    """The growing terms of an index. Only appended to, or moved into new arrays, so that a view stays true; guarded by
+    the lock of its index."""
 
     def __init__(self) -> None:
         self._low = np.empty(0, np.uint16)

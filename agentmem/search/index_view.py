@@ -1,4 +1,4 @@
-"""A view: a shelf as it stands between two changes of its owner's memories."""
+"""A view: an index as it stands between two changes of its owner's memories."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -16,11 +16,11 @@ from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import NEVER, Keys
 
 FILTERS_KEPT = 8
-"""Filters whose answers a shelf keeps: the same few come again and again, with other queries."""
+"""Filters whose answers an index keeps: the same few come again and again, with other queries."""
 
 
 class Answer(NamedTuple):
-    """Which places satisfied a filter at a moment, by the change `seq`: the first ones of a shelf, and those of its
+    """Which places satisfied a filter at a moment, by the change `seq`: the first ones of an index, and those of its
     parts."""
 
     seq: int
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 class Answers:
     """What the database answered of the filters that were asked last, by their digests: a filter may be large. Shared
-    by the views of a shelf for as long as its places only become more; may be used from any thread."""
+    by the views of an index for as long as its places only become more; may be used from any thread."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Answer] = {}
@@ -48,8 +48,8 @@ class Answers:
         self._kept[asked] = answer
 
 
-class View:
-    """A shelf as it stands between two changes: n places. Shared by all threads that search meanwhile; what several
+class IndexView:
+    """An index as it stands between two changes: n places. Shared by all threads that search meanwhile; what several
     searches need is worked out by the first (threads that come together find the same).
 
     Attributes:
@@ -80,7 +80,7 @@ class View:
         self._searchable: Places | None = None
 
     def passing(self, snapshot: Snapshot, scope: Scope, filters: Filter | None) -> list[Mask]:
-        """Which of the places that a snapshot sees are of a scope and satisfy a filter: those of the shelf, and then
+        """Which of the places that a snapshot sees are of a scope and satisfy a filter: those of the index, and then
         those of each part. Not to be changed. The database is asked once for all searches with the same filter, and
         afterwards only about what has changed."""
         if snapshot.seq < self._seq:

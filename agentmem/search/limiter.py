@@ -1,6 +1,6 @@
-"""Lanes: how many searches compute at once. Of large owners as many do as there are cores.
+"""Limiter: bounds how many searches compute at the same time. For large owners, that is one a core.
 
-numpy lets go of the GIL around every operation on more than 500 numbers, and takes it back among all the threads that
+numpy releases the GIL around every operation on more than 500 numbers, and then competes for it with all threads that
 search. Of an owner of 1,000,000, ten threads that all computed at once searched 70 times a second, and 117 times where
 two of them did while the others waited once; four threads 93 and 121 times, two 119 and 127 times, one 112 and 113
 (medians of 3 alternated rounds, 2 cores).
@@ -19,19 +19,19 @@ from agentmem.platform.signals import Lock
 T = TypeVar("T")
 
 CLOSE_WAIT_SECONDS = 1.0
-"""How long the end waits for what is being computed. A search takes some milliseconds."""
+"""How long `close` waits for running searches. A search takes some milliseconds."""
 
 PATIENCE_SECONDS = 0.05
-"""How long work that can wait does so. Of an owner of 1,000,000, to which four threads add while graphs are built, a
-search takes p50 28, p90 37, p95 40 ms like this, and 29, 42, 46 where the builder never waits (medians of 3 alternated
-rounds of 400 searches, 2 cores)."""
+"""How long background work waits for searches. Of an owner of 1,000,000, to which four threads add while graphs are
+built, a search takes p50 28, p90 37, p95 40 ms like this, and 29, 42, 46 where the builder never waits (medians of 3
+alternated rounds of 400 searches, 2 cores)."""
 
 
-class Lanes:
+class Limiter:
     """May be called from any thread, and in signal handlers."""
 
     def __init__(self, count: Callable[[], int]) -> None:
-        """`count` is asked when a lane is first needed: to look for the cores takes a fifth of what opening does."""
+        """Calls `count` when a lane is first needed: counting the cores takes a fifth of the time to open a store."""
         self._count = count
         self._next = itertools.count()
         self._inside: set[int] = set()
@@ -42,13 +42,13 @@ class Lanes:
         return [Lock() for _ in range(self._count())]
 
     def within(self, work: Callable[[bool], T]) -> T:
-        """What the work returns, when there is a lane for it; it is told whether there was a core for a part of it.
+        """Runs `work` once a lane is free, and returns its result. Passes it whether another core is free.
 
         Raises:
             ClosedError: the memory was closed meanwhile.
         """
         thread = threading.get_ident()
-        if thread in self._inside:  # It struck amid its own thread's work, which goes on only after it.
+        if thread in self._inside:  # A signal handler, amid a search of its own thread.
             return work(False)
         self._inside.add(thread)
         try:
@@ -60,16 +60,16 @@ class Lanes:
             self._inside.discard(thread)
 
     def _one(self) -> Lock:
-        """A free one, if there is any."""
+        """Returns a free lane, else the next in turn."""
         free = (lock for lock in self._locks if not lock.locked())
         return next(free, self._locks[next(self._next) % len(self._locks)])
 
     def let_pass(self) -> None:
-        """Waits for who is inside, a moment at most: for work that can wait, and shares their cores."""
+        """Waits a moment at most for running searches. Background work on the same cores calls it."""
         self._wait(PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """Lets nobody in any more, and waits (bounded) for who is inside: USearch ends the process when the interpreter
+        """Refuses further work and waits (bounded) for running work: USearch ends the process when the interpreter
         ends amid a search."""
         self._closed = True
         self._wait(CLOSE_WAIT_SECONDS)

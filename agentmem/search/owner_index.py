@@ -1,29 +1,23 @@
-"""Shelves: the vectors and the terms of one owner in memory, scanned exactly.
+"""Owner index: the vectors and the terms of one owner in memory, scanned exactly.
 
-A shelf is loaded from the store when its owner is first searched and caught up by `seq` before every search, so that
+An index is loaded from the store when its owner is first searched and caught up by `seq` before every search, so that
 it sees the commits of every thread and process. Nothing is told to it: adding to an owner that nobody searches costs
 nothing. Whatever it proposes is checked against the database afterwards.
 """
 
 import math
 import mmap
-import os
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.deadline import Deadline
 from agentmem.errors import REPAIR_HINT, StoreDamagedError
-from agentmem.platform.cpu import usable_cores
-from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock
 from agentmem.search.bm25 import Mask, Terms
-from agentmem.search.index_view import FILTERS_KEPT, Answers, View
+from agentmem.search.index_view import FILTERS_KEPT, Answers, IndexView
 from agentmem.search.kernels import in_steps
-from agentmem.search.limiter import Lanes
 from agentmem.search.runs import run_numbers
 from agentmem.search.segments.builder import Sealer
 from agentmem.search.segments.compaction import DEAD_SHARE
@@ -37,27 +31,27 @@ VIEW_BYTES = 17 + FILTERS_KEPT
 SEALED_BYTES = 5 + FILTERS_KEPT
 """What a sealed memory takes: how many terms it has, and flags."""
 
-SHELF_BYTES = 10_240
-"""What a shelf takes beside its places: its objects, and the answers of filters. Measured as the growth of RSS over
+INDEX_BYTES = 10_240
+"""What an index takes beside its places: its objects, and the answers of filters. Measured as the growth of RSS over
 5,000 owners with one memory each: 4.7 KB, and 4.9 KB more when eight filters were asked of each."""
 
 MAPPED_BYTES = 65_536
 """Of an array, from which on it is a mapping of its own, whose pages are a sixteenth of that."""
 
 SLACK = 64
-"""Dead places that a shelf may always have; beyond, it is packed anew when a quarter of it is dead."""
+"""Dead places that an index may always have; beyond, it is packed anew when a quarter of it is dead."""
 
 
 class Unsealed(Exception):
     """What an owner has that is not sealed fills segments, which are to be written before he is searched: it may be
-    more than goes into memory. See `Shelves.seal_tail`."""
+    more than goes into memory. See `IndexCache.seal_tail`."""
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(owner)
         self.owner = owner
 
 
-class Shelf:
+class OwnerIndex:
     """The memories of one owner, as far as a search looks at them. Places are only appended to and marked dead, so that
     a view stays true to its moment while others go on; `view` may be called from any thread."""
 
@@ -72,17 +66,17 @@ class Shelf:
         if in_int8:
             self._columns["steps"] = (np.float32, ())
         # Guards: everything below. Held while the changes are read, so that threads that arrive together at a new
-        # shelf load it once instead of each for itself.
+        # index load it once instead of each for itself.
         self._lock = Lock()
         self._reset()
-        self.charged_bytes = 0  # What Shelves counts for this shelf; guarded by the lock of Shelves.
+        self.charged_bytes = 0  # What IndexCache counts for this index; guarded by the lock of IndexCache.
         self.to_seal = False
         self.is_empty = False
         self.bytes = 0
 
     def _reset(self) -> None:
         """Has it be one that has not begun."""
-        self._view: View | None = None
+        self._view: IndexView | None = None
         self._seq = 0
         self._count = self._dead = self._newest_key = 0
         self._arrays, self._terms, self._answers = self._allocated(0), Terms(), Answers()
@@ -92,8 +86,8 @@ class Shelf:
     def _allocated(self, capacity: int) -> dict[str, npt.NDArray[Any]]:
         return {name: _allocated((capacity, *shape), kind) for name, (kind, shape) in self._columns.items()}
 
-    def view(self, snapshot: Snapshot) -> View:
-        """The shelf with at least every change that the snapshot sees (perhaps newer ones, of other threads).
+    def view(self, snapshot: Snapshot) -> IndexView:
+        """The index with at least every change that the snapshot sees (perhaps newer ones, of other threads).
 
         Raises:
             Unsealed: there is too much to load.
@@ -109,11 +103,11 @@ class Shelf:
                 self._adopt(snapshot)
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
-                self._view = View(self._seq, columns, self._terms.view(), self._parts, self._answers)
+                self._view = IndexView(self._seq, columns, self._terms.view(), self._parts, self._answers)
                 self.to_seal = self._is_to_seal()
                 held = sum(array[: self._count].nbytes for array in self._arrays.values())
                 self.bytes = (
-                    SHELF_BYTES + held + self._terms.size + VIEW_BYTES * self._count
+                    INDEX_BYTES + held + self._terms.size + VIEW_BYTES * self._count
                     + SEALED_BYTES * self._parts.places
                 )  # fmt: skip
                 self.is_empty = self._count == self._dead and not len(self._parts)
@@ -160,7 +154,7 @@ class Shelf:
         self._seq = snapshot.seq
 
     def _adopt(self, snapshot: Snapshot) -> None:
-        """Looks at the list of segments, which has changed; of what is sealed now the shelf lets go."""
+        """Looks at the list of segments, which has changed; of what is sealed now the index lets go."""
         listed = snapshot.listed_segments(self._owner)
         if [each.key for each in listed] != self._parts.keys:  # Else those of others have changed.
             try:
@@ -280,106 +274,3 @@ def _allocated(shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[An
 
 def _first(opened: Opened) -> int:
     return opened[0].first
-
-
-class Shelves:
-    """The shelves of the owners searched last, within a number of bytes; may be called from any thread."""
-
-    def __init__(
-        self, dimension: int, limit_bytes: int, sealer: Sealer | None = None, *, in_int8: bool = False
-    ) -> None:
-        """Without a sealer, nothing is sealed and no segment is looked for."""
-        self._dimension = dimension
-        self._in_int8 = in_int8
-        self._limit_bytes = limit_bytes
-        self._sealer = sealer
-        self._start()
-
-    def _start(self) -> None:
-        self._lock = Lock()  # Guards: _shelves and its order, bytes, evicted.
-        self.turn = Lanes(lambda: 1)  # For searches that take turns.
-        self.lanes = Lanes(usable_cores)  # For those in large owners.
-        if self._sealer is not None:
-            self._sealer.let_pass = self.lanes.let_pass
-        self._shelves: OrderedDict[Owner, Shelf] = OrderedDict()
-        self._epoch = 0  # Of the snapshots that they were read from.
-        self.bytes = 0
-        self.evicted = 0
-        self._pid = os.getpid()  # Last, see Restartable.
-
-    def view(self, owner: Owner, snapshot: Snapshot) -> View:
-        """The shelf of an owner, loaded or caught up; shelves not used for longest make room for it.
-
-        Raises:
-            Unsealed: there is too much to load.
-        """
-        if self._pid != os.getpid():
-            restart(self, self._restart)
-        with self._lock:
-            if snapshot.epoch > self._epoch:
-                self._epoch, self.bytes = snapshot.epoch, 0
-                self._shelves.clear()
-            shelf = self._shelves.get(owner)
-            if snapshot.epoch < self._epoch:  # A read that began before; its shelf is for this once.
-                shelf = Shelf(owner, self._dimension, None, in_int8=self._in_int8)
-            elif shelf is None:
-                shelf = self._shelves[owner] = Shelf(owner, self._dimension, self._sealer, in_int8=self._in_int8)
-            else:
-                self._shelves.move_to_end(owner)
-        view = shelf.view(snapshot)
-        if shelf.is_empty:
-            # Nothing is kept of owners that have nothing: anybody may ask about any number of them.
-            self.drop([owner])
-            return view
-        if shelf.bytes != shelf.charged_bytes:
-            self._charge(owner, shelf)
-        if shelf.to_seal and self._sealer is not None:
-            self._sealer.wake(owner)
-        return view
-
-    def _charge(self, owner: Owner, shelf: Shelf) -> None:
-        evicted = []  # Their memory is given back when nobody waits for the lock.
-        with self._lock:
-            if self._shelves.get(owner) is shelf:
-                self.bytes += shelf.bytes - shelf.charged_bytes
-                shelf.charged_bytes = shelf.bytes
-            while self.bytes > self._limit_bytes and len(self._shelves) > 1:
-                _, unused = self._shelves.popitem(last=False)
-                self.bytes -= unused.charged_bytes
-                self.evicted += 1
-                evicted.append(unused)
-
-    def drop(self, owners: Iterable[Owner]) -> None:
-        """Lets go of the shelves of some owners; the next search loads them anew."""
-        with self._lock:
-            for owner in owners:
-                shelf = self._shelves.pop(owner, None)
-                if shelf is not None:
-                    self.bytes -= shelf.charged_bytes
-
-    def seal_tail(self, owner: Owner, *, again: bool, deadline: Deadline | None = None) -> None:
-        """Seals what is too much to load, as far as it can be until the deadline. When that is asked for again, nothing
-        helps, and it is loaded."""
-        if self._sealer is not None and again:
-            self._sealer.give_up(owner, whether=True)
-        elif self._sealer is not None:
-            self._sealer.seal_tail(owner, deadline)
-
-    def seal(self) -> None:
-        """Has what was found to be sealed sealed, and waits for it."""
-        if self._sealer is not None:
-            self._sealer.wait()
-
-    def close(self) -> None:
-        """Ends the work in the background, within seconds, and searches that compute."""
-        if self._sealer is not None:
-            self._sealer.close()
-        self.lanes.close()
-
-    def _restart(self) -> None:
-        # A thread that stayed behind in a fork may have been changing what is there, or searching a graph.
-        abandon(self._shelves)
-        self._start()
-
-    def __len__(self) -> int:
-        return len(self._shelves)

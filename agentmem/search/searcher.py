@@ -1,4 +1,4 @@
-"""One search over the store: candidates from the shelves, the decision from the database."""
+"""One search over the store: candidates from the indexes, the decision from the database."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from agentmem.filters import FieldPath, Filter
 from agentmem.records import Match, Record, Scope
 from agentmem.search.bm25 import Keywords, Mask, find_keywords, keyword_scores
-from agentmem.search.index_view import View
-from agentmem.search.owner_index import Shelves
+from agentmem.search.index_cache import IndexCache
+from agentmem.search.index_view import IndexView
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
     VECTOR_WEIGHT,
@@ -93,15 +93,15 @@ WIDER = 8
 """Times as many, when these were too few."""
 
 
-class Retriever:
+class Searcher:
     """Searches; may be called from any thread."""
 
-    def __init__(self, shelves: Shelves) -> None:
-        self._shelves = shelves
+    def __init__(self, cache: IndexCache) -> None:
+        self._cache = cache
 
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
-        view = self._shelves.view(shelf_owner(question.scope), snapshot)
+        view = self._cache.view(index_owner(question.scope), snapshot)
         if not len(view.parts):
             return self._exact(snapshot, view, question)
         # What lowers scores, or leaves some out, may bring matches to light that were not among the best.
@@ -111,7 +111,7 @@ class Retriever:
         wider = 1
         while True:
             find = partial(_pool, snapshot, view, visible[0], passing, question, wider)
-            blocks, pool = self._shelves.lanes.within(find)
+            blocks, pool = self._cache.limiter.within(find)
             ranking = _ranked_pool(snapshot, question, blocks, pool)
             matches = _matches(snapshot, question, ranking, ranking.scores())
             enough = len(matches) >= question.limit and not (orders_anew and matches[-1].score < ranking.floor)
@@ -119,7 +119,7 @@ class Retriever:
                 return matches
             wider *= WIDER
 
-    def _exact(self, snapshot: Snapshot, view: View, question: Question) -> list[Match]:
+    def _exact(self, snapshot: Snapshot, view: IndexView, question: Question) -> list[Match]:
         visible = view.visible(snapshot.moment)
         [passing, *_] = _passing(snapshot, view, [visible], question)
         in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
@@ -128,7 +128,7 @@ class Retriever:
             ranking = _ranked(snapshot, view, visible, passing, question)
             return ranking, ranking.scores()
 
-        ranking, scores = self._shelves.turn.within(rank) if in_turn else rank(False)
+        ranking, scores = self._cache.one.within(rank) if in_turn else rank(False)
         return _matches(snapshot, question, ranking, scores)
 
 
@@ -152,8 +152,8 @@ def _matches(snapshot: Snapshot, question: Question, ranking: Ranking, scores: S
     return matches
 
 
-def shelf_owner(scope: Scope) -> Owner:
-    """Whose shelf serves a scope: the user's, who is likely to be searched in other ways too; else the run's, which is
+def index_owner(scope: Scope) -> Owner:
+    """Whose index serves a scope: the user's, who is likely to be searched in other ways too; else the run's, which is
     small; the agent's only alone, since one agent may serve everybody."""
     for owner in (("user_id", scope.user_id), ("run_id", scope.run_id), ("agent_id", scope.agent_id)):
         if owner[1] is not None:
@@ -161,8 +161,8 @@ def shelf_owner(scope: Scope) -> Owner:
     return None
 
 
-def _passing(snapshot: Snapshot, view: View, visible: list[Mask], question: Question) -> list[Mask]:
-    """Which of the visible places, of the shelf and of its parts, are asked about. Before ranking, never after: of the
+def _passing(snapshot: Snapshot, view: IndexView, visible: list[Mask], question: Question) -> list[Mask]:
+    """Which of the visible places, of the index and of its parts, are asked about. Before ranking, never after: of the
     ten best of everything, none may pass a filter."""
     if question.filters is None and len(question.scope.owners()) <= 1:
         return visible
@@ -170,7 +170,7 @@ def _passing(snapshot: Snapshot, view: View, visible: list[Mask], question: Ques
     return [seen & asked for seen, asked in zip(visible, passing, strict=False)]
 
 
-def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, question: Question) -> Ranking:
+def _ranked(snapshot: Snapshot, view: IndexView, visible: Mask, passing: Mask, question: Question) -> Ranking:
     cosines = None if question.vector is None else np.clip(view.scores(question.vector), 0.0, 1.0)
     keywords = find_keywords(view.terms, visible, question.terms)
     match question.mode:
@@ -193,7 +193,7 @@ def _ranked(snapshot: Snapshot, view: View, visible: Mask, passing: Mask, questi
 
 
 def _pool(
-    snapshot: Snapshot, view: View, visible: Mask, passing: list[Mask], question: Question, wider: int, spare: bool
+    snapshot: Snapshot, view: IndexView, visible: Mask, passing: list[Mask], question: Question, wider: int, spare: bool
 ) -> tuple[list[Block], Pool]:
     """The candidates of an owner with segments, so many times as many as usual, and the blocks that they are from."""
     rest, *sealed = passing
@@ -248,7 +248,7 @@ def _factors(
 
 
 def _relevance(
-    view: View, mode: Mode, places: npt.NDArray[np.intp], cosines: Scores | None, keywords: Keywords
+    view: IndexView, mode: Mode, places: npt.NDArray[np.intp], cosines: Scores | None, keywords: Keywords
 ) -> Scores:
     if mode == "vector" and cosines is not None:
         return cosines[places]

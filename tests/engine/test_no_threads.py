@@ -126,7 +126,7 @@ def test_segments_are_built_once_there_are_threads_again(open_memory, monkeypatc
         assert "builds segments" in " ".join(memory.stats().background_errors)
         assert not has_graphs(memory)
     memory.search("number 8", user_id="ana")
-    memory._engine.shelves._sealer.wait()
+    memory._engine.index_cache._sealer.wait()
     assert has_graphs(memory)
 
 

@@ -288,7 +288,7 @@ def test_a_child_forked_while_its_parent_closes_ends_by_itself(store_path):
         closing.start()
         while not memory._engine._closing.locked():
             pass
-        with memory._engine.shelves._lock:
+        with memory._engine.index_cache._lock:
             pid = os.fork()
             if not pid:
                 signal.alarm(30)

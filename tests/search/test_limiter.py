@@ -7,13 +7,13 @@ import pytest
 
 from agentmem import ClosedError
 from agentmem.search import limiter as lanes
-from agentmem.search.limiter import Lanes
+from agentmem.search.limiter import Limiter
 
 
 class Inside:
     """Somebody who computes until he is told to end."""
 
-    def __init__(self, among: Lanes) -> None:
+    def __init__(self, among: Limiter) -> None:
         self.spare: bool | None = None
         self._entered, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=among.within, args=(self._compute,))
@@ -45,7 +45,7 @@ def assert_ended(thread: threading.Thread) -> None:
 
 
 def test_as_many_are_inside_as_there_are_lanes_and_each_knows_of_a_free_one():
-    among = Lanes(lambda: 2)
+    among = Limiter(lambda: 2)
     first = Inside(among)
     second = Inside(among)
     assert (first.spare, second.spare) == (True, False)
@@ -56,7 +56,7 @@ def test_as_many_are_inside_as_there_are_lanes_and_each_knows_of_a_free_one():
 
 
 def test_an_error_goes_through_and_leaves_the_lane_free():
-    among = Lanes(lambda: 1)
+    among = Limiter(lambda: 1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             among.within(lambda spare: 1 // 0)
@@ -64,13 +64,13 @@ def test_an_error_goes_through_and_leaves_the_lane_free():
 
 
 def test_who_is_inside_may_enter_again():
-    among = Lanes(lambda: 1)
+    among = Limiter(lambda: 1)
     assert among.within(lambda spare: among.within(lambda spare: "within")) == "within"
     assert among.within(lambda spare: "afterwards") == "afterwards"
 
 
 def test_what_can_wait_lets_searches_pass_a_moment_at_most(monkeypatch):
-    among = Lanes(lambda: 2)
+    among = Limiter(lambda: 2)
     among.let_pass()  # Nobody has been there.
     someone = Inside(among)
     monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 0.05)
@@ -82,7 +82,7 @@ def test_what_can_wait_lets_searches_pass_a_moment_at_most(monkeypatch):
 
 
 def test_the_end_waits_for_who_is_inside_and_lets_nobody_in(monkeypatch):
-    among = Lanes(lambda: 1)
+    among = Limiter(lambda: 1)
     someone = Inside(among)
     refused = []
 
@@ -97,7 +97,7 @@ def test_the_end_waits_for_who_is_inside_and_lets_nobody_in(monkeypatch):
     assert_ended(refused_one)
     assert refused
     monkeypatch.setattr(lanes, "CLOSE_WAIT_SECONDS", 0.05)
-    hanging = Lanes(lambda: 1)
+    hanging = Limiter(lambda: 1)
     someone = Inside(hanging)
     hanging.close()
     someone.end()

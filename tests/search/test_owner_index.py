@@ -1,4 +1,4 @@
-"""Shelves: loaded in parts, caught up, evicted; whatever happens on the way, a search finds each memory once."""
+"""IndexCache: loaded in parts, caught up, evicted; whatever happens on the way, a search finds each memory once."""
 
 import gc
 import threading

@@ -560,12 +560,12 @@ def test_a_filter_asked_about_an_earlier_moment_says_nothing_of_the_present(tmp_
         thing = memory.add("a thing", user_id="ana", metadata={"color": "blue"})
         memory.search("a thing", user_id="ana")
         condition, scope = parse_filters({"color": "blue"}), Scope(user_id="ana")
-        shelves = memory._engine.shelves
+        cache = memory._engine.index_cache
         with memory._engine.store.snapshot() as earlier:
             assert earlier.seq
             memory.update(thing.id, metadata={"color": "red"})
             memory.search("a thing", user_id="ana")  # The shelf is beyond the snapshot now.
-            view = shelves.view(("user_id", "ana"), earlier)
+            view = cache.view(("user_id", "ana"), earlier)
             [passing] = view.passing(earlier, scope, condition)
             assert passing[view.keys == earlier.keys(scope, condition)].all()
         assert memory.search("a thing", user_id="ana", filters={"color": "blue"}) == []

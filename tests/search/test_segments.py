@@ -68,7 +68,7 @@ def seal(memory: Memory, **scope) -> int:
     scope = scope or {"user_id": "ana"}
     for _ in range(3):  # The first adopts what others did, the last what the second one had sealed.
         memory.search("word1", **scope)
-        memory._engine.shelves.seal()
+        memory._engine.index_cache.seal()
     return sealed(memory, **scope)
 
 
@@ -135,8 +135,8 @@ def test_the_first_search_of_a_large_owner_seals_him_and_graphs_follow(open_memo
     assert with_graphs(memory) == [False] * 4
     assert (match.explanation["plan"], match.explanation["graphs"]) == ("segments", 0)
     assert match.explanation["why"].startswith("450 memories are asked about, ")
-    shelf = memory._engine.shelves._shelves["user_id", "ana"]
-    assert shelf._count == 50  # The others are in files.
+    index = memory._engine.index_cache._indexes["user_id", "ana"]
+    assert index._count == 50  # The others are in files.
     assert_like_exact(memory)
     pause.release()
     assert seal(memory) == 4
@@ -154,7 +154,7 @@ def test_what_another_process_is_sealing_is_waited_for_and_then_loaded(open_memo
     assert not other._engine.store.lease(TAILS, claimant(), LEASE_SECONDS)
     memory.search("word1", user_id="ana")
     assert sealed(memory) == 0
-    assert memory._engine.shelves._shelves["user_id", "ana"]._count == 250
+    assert memory._engine.index_cache._indexes["user_id", "ana"]._count == 250
     assert_like_exact(memory)
 
 
@@ -175,7 +175,7 @@ def test_two_handles_that_search_a_large_owner_first_at_once_seal_him_once(open_
     for each in searching:
         each.join(60)
     for memory in (one, other):
-        assert memory._engine.shelves._shelves["user_id", "ana"]._count == 50
+        assert memory._engine.index_cache._indexes["user_id", "ana"]._count == 50
         assert_like_exact(memory)
     assert sealed(one) == 4
     graphs.release()
@@ -187,7 +187,7 @@ def test_what_was_sealed_meanwhile_is_let_go_of_and_not_loaded_anew(open_memory,
     memory.search("word1", user_id="ana")  # Seals 100 of them.
     memory.add_batch(items(130, seed=2))
     memory.search("word1", user_id="ana")  # Has the sealer begin.
-    memory._engine.shelves.seal()
+    memory._engine.index_cache.seal()
     memory.update(records[-1].id, content="a kettle sings")  # Its range is sealed by now.
     loaded = []
     states = Snapshot.states
@@ -276,10 +276,10 @@ def test_whoever_comes_when_the_tail_is_sealed_gives_nothing_up(open_memory):
         each.start()
     for each in searching:
         each.join(60)
-    assert memory._engine.shelves._sealer.can_seal(("user_id", "ana"))
+    assert memory._engine.index_cache._sealer.can_seal(("user_id", "ana"))
     memory.add_batch(items(450, seed=2))
     memory.search("word1", user_id="ana")
-    assert memory._engine.shelves._shelves["user_id", "ana"]._count < SIZE
+    assert memory._engine.index_cache._indexes["user_id", "ana"]._count < SIZE
     assert_like_exact(memory, limit=50)
 
 
@@ -287,12 +287,12 @@ def test_a_filter_answered_for_a_later_state_is_no_answer_for_an_earlier_one(ope
     """Two readers of one moment: the clock stands still, or was put back."""
     memory = open_memory()
     records = memory.add_batch(items(30))
-    shelves, scope = memory._engine.shelves, Scope(user_id="ana")
+    cache, scope = memory._engine.index_cache, Scope(user_id="ana")
     condition = parse_filters({"metadata.n": 3}, None)
     memory.search("word1", user_id="ana")
     with memory._engine.store.snapshot() as earlier:
         assert earlier.seq == 30
-        view = shelves.view(("user_id", "ana"), earlier)
+        view = cache.view(("user_id", "ana"), earlier)
         memory.update(records[5].id, metadata={"n": 3})
         memory.search("word1", user_id="ana", filters={"metadata.n": 3})
         [mask] = view.passing(earlier, scope, condition)
@@ -369,7 +369,7 @@ def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graph
 
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_threads_that_search_at_once_find_what_each_finds_alone(open_memory, graphs, monkeypatch, cores):
-    monkeypatch.setattr("agentmem.search.owner_index.usable_cores", lambda: cores)
+    monkeypatch.setattr("agentmem.search.index_cache.usable_cores", lambda: cores)
     memory = open_memory()
     memory.add_batch(items(450))
     seal(memory)
@@ -426,7 +426,7 @@ def test_a_search_that_fails_amid_its_graphs_says_so_and_keeps_nobody_out(open_m
 
 
 def test_a_signal_handler_may_search_amid_a_search(open_memory, graphs, monkeypatch):
-    monkeypatch.setattr("agentmem.search.owner_index.usable_cores", lambda: 1)
+    monkeypatch.setattr("agentmem.search.index_cache.usable_cores", lambda: 1)
     memory, small = open_memory(), open_memory(":memory:")
     memory.add_batch(items(450))
     seal(memory)
@@ -469,7 +469,7 @@ def test_the_interpreter_may_end_while_threads_search_graphs(store_path):
                 [" ".join(f"word{words.randrange(200)}" for _ in range(8)) for _ in range(4200)], user_id="ana"
             )
             memory.search("word1", user_id="ana")
-            memory._engine.shelves.seal()
+            memory._engine.index_cache.seal()
 
         def search():
             with suppress(ClosedError):
@@ -545,15 +545,15 @@ def test_where_nothing_is_to_be_sealed_nothing_is_written(open_memory):
     memory = open_memory()
     memory.add_batch(items(250))
     seal(memory)
-    parts = memory._engine.shelves._shelves["user_id", "ana"]._parts
+    parts = memory._engine.index_cache._indexes["user_id", "ana"]._parts
     with memory._engine.store.snapshot() as before:
         assert before.segments
     memory.add("one more", user_id="ben")
-    memory._engine.shelves._sealer.wake(("user_id", "ana"))
+    memory._engine.index_cache._sealer.wake(("user_id", "ana"))
     seal(memory)
     with memory._engine.store.snapshot() as after:
         assert after.segments == before.segments
-    assert memory._engine.shelves._shelves["user_id", "ana"]._parts is parts
+    assert memory._engine.index_cache._indexes["user_id", "ana"]._parts is parts
 
 
 def test_small_segments_become_one(open_memory):
@@ -613,7 +613,7 @@ def test_others_see_it(open_memory):
     seal(first)
     seal(second)  # Whichever of them is at it.
     assert found(second, "word1 word7") == before == found(first, "word1 word7")
-    assert {part.listed.first for part in second._engine.shelves._shelves["user_id", "ana"]._parts} == {1, 101}
+    assert {part.listed.first for part in second._engine.index_cache._indexes["user_id", "ana"]._parts} == {1, 101}
     record = second.add("only here: zeppelin", user_id="ana")
     assert found(first, "zeppelin", mode="keyword")[0][0] == record.content
 
@@ -654,7 +654,7 @@ def test_the_folder_can_be_thrown_away(open_memory):
     again = open_memory(memory.path)
     [match, *_] = again.search("word1 word2", user_id="ana", explain=True)
     assert match.explanation["plan"] == "segments"  # The search made them, rather than load everything.
-    assert again._engine.shelves._shelves["user_id", "ana"]._count == 50
+    assert again._engine.index_cache._indexes["user_id", "ana"]._count == 50
     assert_like_exact(again)
     assert seal(again) == 2
     assert len(files(again)) == 2
@@ -771,7 +771,7 @@ def test_a_kill_while_sealing_loses_nothing_and_it_is_taken_up_again(open_memory
             failpoints.arm(point, failpoints.kill, after=1)
             doomed = Memory(store_path, embedder=HashEmbedder())
             doomed.search("word1", user_id="ana")
-            doomed._engine.shelves.seal()
+            doomed._engine.index_cache.seal()
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -811,7 +811,7 @@ def test_a_purge_while_a_segment_is_built_keeps_it_off_the_list(open_memory, poi
     assert memory.purge(records[5].id) == 1  # It does not wait: nobody writes a segment amid a read.
     pause.release()
     searching.join()
-    memory._engine.shelves.seal()
+    memory._engine.index_cache.seal()
     vector = HashEmbedder().embed([records[5].content])[0].astype("<f2").tobytes()
     assert not any(vector in file.read_bytes() for file in [Path(memory.path), *files(memory)])
     assert seal(memory) == 1
@@ -822,8 +822,8 @@ def test_what_is_built_in_the_background_lets_searches_pass(open_memory):
     memory = open_memory()
     memory.add_batch(items(250))
     passed = []
-    memory._engine.shelves._sealer.let_pass = lambda: passed.append(True)
-    memory._engine.shelves.seal_tail(("user_id", "ana"), again=False)
+    memory._engine.index_cache._sealer.let_pass = lambda: passed.append(True)
+    memory._engine.index_cache.seal_tail(("user_id", "ana"), again=False)
     assert with_graphs(memory) == [False, False]
     assert not passed  # A search waits for this.
     assert seal(memory) == 2
@@ -873,7 +873,7 @@ else:
     with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
         memory.add_batch([f"text {number}" for number in range(60)], user_id="ana")
         memory.search("text 3", user_id="ana")
-        memory._engine.shelves.seal()
+        memory._engine.index_cache.seal()
         assert memory.stats().segments == 1
 with Memory(":memory:") as memory:
     try:

@@ -176,12 +176,12 @@ def test_another_process_lets_go_of_what_was_erased(open_memory, store_path):
         from agentmem.testing import HashEmbedder
 
         with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
-            shelf = memory._engine.shelves
+            cache = memory._engine.index_cache
             print(len(memory.search("tea", user_id="ana", limit=50)), flush=True)
             sys.stdin.readline()
             print(len(memory.search("tea", user_id="ana", limit=50)), flush=True)
             with memory._engine.store.snapshot() as snapshot:
-                print(int(shelf.view(("user_id", "ana"), snapshot).live.sum()), flush=True)
+                print(int(cache.view(("user_id", "ana"), snapshot).live.sum()), flush=True)
     """
     child = start_python(code, store_path, stdin=-1)
     assert child.stdout is not None

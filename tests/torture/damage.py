@@ -109,7 +109,7 @@ def build(folder: str, seed: int) -> dict[str, list[Answers]]:
     sealing.SEGMENT = SEGMENT
     with Memory(path, embedder=HashEmbedder()) as memory:
         ask(memory)
-        memory._engine.shelves.seal()
+        memory._engine.index_cache.seal()
         ask(memory)
         assert memory.stats().segments > 1
     copy("sealed")

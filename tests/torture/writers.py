@@ -286,7 +286,7 @@ def look(path: str, texts: list[tuple[str, str]], finish: bool = False) -> dict[
         seen["unfound"] = []
         for _ in range(2 if finish else 0):  # Seals what is left, and then searches in that.
             memory.search("anything", user_id="ana")
-            memory._engine.shelves.seal()
+            memory._engine.index_cache.seal()
         for user, text in texts:
             matches = memory.search(text, user_id=user, limit=1, mode="vector")
             if [match.record.content for match in matches] != [text]:

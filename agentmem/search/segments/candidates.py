@@ -25,7 +25,7 @@ from agentmem.search.bm25 import (
     statistics_of,
     weigh,
 )
-from agentmem.search.index_view import View
+from agentmem.search.index_view import IndexView
 from agentmem.search.kernels import Vectors
 from agentmem.search.segments.maxscore import Lookup, highest
 from agentmem.search.segments.reader import Part
@@ -158,9 +158,9 @@ class Segmented:
 
 
 class Rest:
-    """The shelf itself, which is not sealed yet."""
+    """The index itself, which is not sealed yet."""
 
-    def __init__(self, view: View, passing: Mask, query: Vectors | None) -> None:
+    def __init__(self, view: IndexView, passing: Mask, query: Vectors | None) -> None:
         self._view = view
         self._cosines = None if query is None else view.scores(query)  # Once, whatever is asked of it.
         self.passing = passing
@@ -208,7 +208,7 @@ class Choice(NamedTuple):
 class Words:
     """The words of a query in all blocks: those of the parts, and the rest, which comes last."""
 
-    def __init__(self, view: View, visible: Mask, moment: int, terms: Mapping[int, str]) -> None:
+    def __init__(self, view: IndexView, visible: Mask, moment: int, terms: Mapping[int, str]) -> None:
         """`visible` (n,) are places of the rest."""
         sought = np.fromiter(terms, np.uint32)
         self._view = view

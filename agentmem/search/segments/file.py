@@ -62,8 +62,8 @@ class Segment:
     """A sealed segment: n places by key, m distinct vectors. May be read from any thread.
 
     Attributes:
-        keys, created_at, expires_at: int64 (n,), as those of a shelf; `keys` ascending.
-        runs: int64 (n,), as those of a shelf.
+        keys, created_at, expires_at: int64 (n,), as those of an index; `keys` ascending.
+        runs: int64 (n,), as those of an index.
         order: uint32 (n,), the places by run and key; `rank`, where each place stands in it.
         vector: uint32 (n,), the vector of each place, or NO_VECTOR.
         starts, members: the places of each vector v are members[starts[v] : starts[v + 1]].

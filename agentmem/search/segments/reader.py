@@ -1,4 +1,4 @@
-"""The sealed part of a shelf: which of the places of its segments still count.
+"""The sealed part of an index: which of the places of its segments still count.
 
 A memory is where its last change puts it: in the segment (or the unsealed rest) whose range has the number of that
 change. Whatever an older segment has of it is dead.

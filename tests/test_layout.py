@@ -35,6 +35,7 @@ MAY_IMPORT = {
 
 IMPORTERS = {
     "Stemmer": {"analyzer"},
+    "anyio": {"server.mcp"},
     "apsw": {"storage.sqlite.database.*"},
     "click": {"cli.*"},
     "flask": {"integrations.flask"},
@@ -42,10 +43,12 @@ IMPORTERS = {
     "langgraph": {"integrations.langgraph"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
+    "mcp": {"server.mcp"},
     "numkong": {"search.kernels"},
     "onnx": {"embedding.quantization.onnx_graph"},
     "onnxruntime": {"embedding.onnx_model", "search.segments.file"},
     "openai": {"mem0.llm"},
+    "pydantic": {"server.*"},
     "tokenizers": {"embedding.onnx_model"},
     "tqdm": {"progress"},
     "usearch": {"search.segments.file"},

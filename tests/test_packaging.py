@@ -194,11 +194,11 @@ def test_each_extra_can_be_installed(installed, distributions, extra):
     run(str(installed), "-m", "pip", "install", "--quiet", "--dry-run", wheel, env=clean_environment())
 
 
-def test_the_extra_for_servers_is_asked_for_by_name_and_is_all_that_flask_needs(installed, distributions, tmp_path):
+def test_the_extra_for_flask_is_asked_for_by_name_and_is_all_that_flask_needs(installed, distributions, tmp_path):
     without = [str(installed), "-c", "import agentmem.integrations.flask"]
     done = subprocess.run(without, capture_output=True, text=True, timeout=600, env=clean_environment(), cwd=tmp_path)
-    assert "pip install 'agentmem[server]'" in done.stderr
-    wheel = f"{distributions['wheel']}[server]"
+    assert "pip install 'agentmem[flask]'" in done.stderr
+    wheel = f"{distributions['wheel']}[flask]"
     run(str(installed), "-m", "pip", "install", "--quiet", wheel, env=clean_environment())
     assert run(str(installed), "-c", FLASK_PROGRAM, cwd=tmp_path, env=clean_environment()) == "Prefers window seats\n"
     assert run(str(installed), "-m", "gunicorn", "--version").startswith("gunicorn")

@@ -28,6 +28,7 @@ main = Commands(
         "import": "porting",
         "import-mem0": "porting",
         "list": "finding",
+        "mcp": "serving",
         "models": "models",
         "purge": "forgetting",
         "reembed": "models",

@@ -53,7 +53,7 @@ try:
     from werkzeug.local import LocalProxy
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"agentmem.integrations.flask needs Flask ({error}); pip install 'agentmem[server]'."
+        f"agentmem.integrations.flask needs Flask ({error}); pip install 'agentmem[flask]'."
     ) from error
 
 if TYPE_CHECKING:

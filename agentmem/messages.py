@@ -1,6 +1,6 @@
 """Chat messages in the OpenAI format, as items of `add_batch`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentmem.errors import InvalidInputError
@@ -32,6 +32,23 @@ def item_of_message(message: Any, metadata: Mapping[str, Any] | None) -> dict[st
     if message.get("name") is not None and (item["metadata"] is None or isinstance(item["metadata"], Mapping)):
         item["metadata"] = {**(item["metadata"] or {}), "name": message["name"]}
     return item
+
+
+def items_of_messages(messages: Iterable[Any], metadata: Mapping[str, Any] | None) -> dict[int, dict[str, Any]]:
+    """Returns the messages that hold text as items of `add_batch`, by their positions.
+
+    Raises:
+        InvalidInputError: A message is unusable; the error names its position.
+    """
+    items = {}
+    for position, message in enumerate(messages):
+        try:
+            item = item_of_message(message, metadata)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"Message {position}: {error}") from None
+        if item is not None:
+            items[position] = item
+    return items
 
 
 def text_of(content: Any) -> Any:

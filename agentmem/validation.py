@@ -2,15 +2,18 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from agentmem.config import Config
 from agentmem.errors import InvalidInputError, TooLongError
-from agentmem.quoting import _key, quote, shorten, with_kind
+from agentmem.platform.paths import absolute, is_utf8
+from agentmem.quoting import _key, is_address, quote, shorten, with_kind
 from agentmem.timestamps import now, to_microseconds
 
 FIELDS = frozenset(
@@ -324,3 +327,28 @@ def _plain(where: str, value: Any, depth: int, room: _Room) -> Any:
         case list() | tuple():
             return [_plain(f"{where}[{position}]", item, depth - 1, room) for position, item in enumerate(value)]
     raise InvalidInputError(f"{where} is {with_kind(value)}, which is not JSON; convert it first.")
+
+
+def check_path(path: Any) -> str:
+    """Returns the whole path of a store's file, or ":memory:".
+
+    Raises:
+        InvalidInputError: It is no path, or an address, or not UTF-8.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.") from None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidInputError(f"path is {shorten(path)}; pass the path of a file, or ':memory:'.")
+    if is_address(text):  # Its folder would not be found, and the message name the address with its password.
+        raise InvalidInputError(f"path is the address {shorten(text)}; pass the path of a file, or ':memory:'.")
+    if not is_utf8(text):
+        raise InvalidInputError(f"path is {shorten(path)}, which is not UTF-8; choose another name.")
+    whole = text if text == ":memory:" else absolute(text)
+    if not is_utf8(whole):
+        raise InvalidInputError(
+            f"path is {shorten(path)} in the working folder {str(Path.cwd())!r}, which is not UTF-8; use a folder with "
+            "another name."
+        )
+    return whole

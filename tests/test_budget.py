@@ -79,7 +79,7 @@ def test_many_queries_end_by_their_timeout_while_their_words_and_tokens_are_foun
 
     queries = [f"text {number}" for number in range(250)]
     with monkeypatch.context() as patched:
-        patched.setattr("agentmem.memory.query_terms", slowly)
+        patched.setattr("agentmem.engine.search.query_terms", slowly)
         with pytest.raises(DeadlineError):
             memory.search_batch(queries, user_id="ana", timeout=0.2)
     assert 1 < len(found) < 100

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from agentmem.analyzer import stored_terms
+from agentmem.deadline import Deadline
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
@@ -114,24 +115,28 @@ class Changes:
         metadata: Mapping[str, Any] | None = None,
         replace_metadata: bool = False,
         expires_at: datetime | Keep | None = KEEP,
+        ttl: float | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
-        """Gives a memory a new version; one that has expired must be restored before. Its result is the Record.
+        """Gives a memory a new version; one that has expired must be restored before. Its result is the Record. The
+        words of the text are found by the deadline.
 
         Raises:
             NotFoundError: there is no such memory, expired ones included; `commit` raises it too.
         """
         config = self._engine.config
-        scope = self._whose(user_id, agent_id, run_id)
         check_id(id)
+        scope = self._whose(user_id, agent_id, run_id)
+        if content is not None:
+            check_content(content, config)
         checked = None if metadata is None else check_metadata(metadata, config)[0]
-        revision = Revision(content, None, checked, replace_metadata, new_expiry(expires_at, None))
+        revision = Revision(content, None, checked, replace_metadata, _new_expiry(expires_at, ttl))
         if content is None:
             self._append(Update(id, scope, revision))
             return
-        check_content(content, config)
-        old = require(self._engine, id, scope, show_expired=True)
+        old = _require(self._engine, id, scope)  # Before the text is embedded for nothing.
         whose = owners_of(old)
-        revision = replace(revision, terms=stored_terms(content, old.created_at))
+        revision = replace(revision, terms=stored_terms(content, old.created_at, deadline))
         self._append(self._embedded(Update(id, whose, revision), content, whose))
 
     def delete(
@@ -182,21 +187,21 @@ def _insert_of(draft: Draft) -> Insert:
 
 
 @again
-def require(engine: Engine, id: str, scope: Scope, *, show_expired: bool = False) -> Record:
-    """Returns the visible memory of a scope with this id.
+def _require(engine: Engine, id: str, scope: Scope) -> Record:
+    """Returns the memory of a scope with this id, visible or expired.
 
     Raises:
         NotFoundError: there is none.
     """
-    with engine.store.snapshot(show_expired=show_expired) as snapshot:
+    with engine.store.snapshot(show_expired=True) as snapshot:
         record = snapshot.get(id, scope)
     if record is None:
         raise not_found(id, scope)
     return record
 
 
-def new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
-    """What an update makes of the expiry; `expires_at=None` together with a `ttl` contradict each other too."""
+def _new_expiry(expires_at: Any, ttl: Any) -> datetime | Keep | None:
+    """Returns the expiry that an update sets; `expires_at=None` and a `ttl` contradict each other too."""
     if isinstance(expires_at, Keep):
         return expires_at if ttl is None else check_expiry(None, ttl, now())
     if expires_at is None and ttl is not None:

@@ -8,7 +8,9 @@ from typing import Any, Protocol, TypeVar
 from agentmem.analyzer import stored_terms
 from agentmem.config import Durability
 from agentmem.deadline import Deadline
-from agentmem.embedding.embedder import Sent
+from agentmem.embedding.batch import Answer
+from agentmem.embedding.collector import Ticket
+from agentmem.embedding.embedder import Sent, to_store
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -213,6 +215,32 @@ def one_ahead(chunks: Iterable[C], store: Callable[[C], object]) -> None:
     finally:
         if ahead is not None:
             store(ahead)
+
+
+def remember(engine: Engine, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
+    """Stores one memory with its vector. It has no position, so its error comes unchanged."""
+    return engine.lenses.through(partial(_remember, engine, draft, timeout))
+
+
+def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[Record | AgentMemError]:
+    """The worker that makes the vector puts the write into the next commit. This thread sleeps until it is committed,
+    or is woken to lead that commit."""
+    embedder, deadline = lens.embedder, Deadline(timeout)
+    [insert] = inserts_of([draft], deadline)
+    commit = engine.store.prepare([insert], model=lens.identity)
+
+    def enqueue(answers: list[Answer]) -> None:
+        [insert.vector] = to_store(ticket.digests, answers)
+        commit.enqueue()
+
+    ticket = Ticket(1, enqueue)
+    try:
+        embedder.submit(ticket, [draft.content], [draft.scope.home], "document", urgent=True, timeout=timeout)
+        return commit.result(deadline.left, of=timeout)
+    except BaseException:
+        commit.cancel()
+        embedder.cancel(ticket)
+        raise
 
 
 def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | AgentMemError]:

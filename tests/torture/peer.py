@@ -20,7 +20,7 @@ SECONDS = 60
 """After which a call of the other process counts as hung."""
 
 _TINY = {
-    "agentmem.engine.writer.CHUNK": 3, "agentmem.memory.CHUNK": 3, "agentmem.engine.writer.DEFERRED_CHUNK": 2,
+    "agentmem.engine.writer.CHUNK": 3, "agentmem.engine.search.CHUNK": 3, "agentmem.engine.writer.DEFERRED_CHUNK": 2,
     "agentmem.engine.writer.URGENT_TEXTS": 1, "agentmem.engine.deferred.CHUNK": 2,
     "agentmem.storage.sqlite.group_commit.GROUP_LIMIT": 2, "agentmem.storage.sqlite.transaction.GATHERED_LIMIT": 2,
     "agentmem.storage.sqlite.expiry.SWEEP_LIMIT": 2,

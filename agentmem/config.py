@@ -31,57 +31,53 @@ class Config:
     """
 
     durability: Durability = "full"
-    """`"full"`: an acknowledged write survives a power cut; it costs one fsync a commit, which concurrent callers
-    share. `"process"`: it survives a crash of the process, but a power cut may take the last commits; no fsync.
-    `add_batch` takes a level of its own."""
+    """`"full"`: an acknowledged write survives a power cut, for one fsync a commit, which concurrent callers share.
+    `"process"`: it survives a crash of the process, without an fsync. `add_batch` takes a level of its own."""
 
     timeout: float = 60.0
-    """Seconds that a call may wait for its embedding, analyse its text, or read. Then it raises `DeadlineError` or
+    """Seconds that a call may wait for its embedding, analyse its text, or read, before `DeadlineError` or
     `OverloadedError`. A call's own `timeout=` comes first."""
 
     busy_timeout: float = 10.0
-    """Seconds that a write may wait for another process's transaction before `StoreBusyError`."""
+    """Seconds that a write may wait for another process before `StoreBusyError`."""
 
     workers: int | None = None
-    """Model runs at the same time, one core each. `None`: the usable cores (affinity and cgroup quota), at most 16.
-    `None` is 1 for `minilm-static`, which only looks tokens up, and for an `embedder=` of your own. By setting it you
-    promise that your embedder is thread-safe."""
+    """Model runs at the same time, one core each. `None`: the usable cores, at most 16; but 1 for a model that only
+    looks tokens up, and for an `embedder=` of your own, which must be thread-safe to set more."""
 
     batch_tokens: int = 320
-    """Most padded tokens in one run. Larger batches gain nothing on a CPU and make others wait (measured in
-    perf/README.md); an accelerator wants more."""
+    """Most padded tokens in one run. More gains nothing on a CPU (perf/README.md) and makes others wait; an accelerator
+    wants more."""
 
     queue_tokens: int = 1_000_000
-    """Tokens that may wait for the model, over all callers, before further callers block (back-pressure)."""
+    """Tokens that may wait for the model before further callers block (back-pressure)."""
 
     pending_limit: int = 100_000
-    """Deferred memories that may wait for their vectors before further deferred adds block (back-pressure)."""
+    """Deferred memories that may wait for their vectors before further deferred adds block."""
 
     cache_bytes: int = 64 * MIB
     """Memory for vectors of recently embedded texts, about 1 KB each; a quarter of it for queries."""
 
     shelf_bytes: int = 256 * MIB
-    """Memory for the vectors and terms of owners that are being searched: about 1 KB a memory, and 13 bytes of one in a
-    segment (agentmem/search/README.md)."""
+    """Memory for the indexes of owners that are being searched: about 1 KB a memory, 13 bytes of one in a segment."""
 
     shelf_vectors: Literal["float16", "int8"] = "float16"
-    """The type of those vectors' values. `"int8"` saves two fifths of that memory and finds the same within .001 of
-    R@10 (measured in perf/README.md)."""
+    """The type of their vectors. `"int8"` saves two fifths of that memory, for a loss within .001 of R@10
+    (perf/README.md)."""
 
     max_content_bytes: int = 1_000_000
-    """Longest text, in bytes of UTF-8. The model itself reads the first `max_tokens` word pieces of it."""
+    """Longest text, in bytes of UTF-8. The model reads the first `max_tokens` word pieces of it."""
 
     max_metadata_bytes: int = 100_000
     """Largest metadata of one memory, in bytes of JSON."""
 
     indexed_metadata: tuple[str, ...] | None = None
-    """Metadata keys, such as `("topic", "place.city")`, whose filters an index answers: equality with texts and
-    numbers, lists of them, and order. Without an index, a filter reads every memory of the owner. Opening the store
-    creates missing indexes, while others wait, and drops those of keys no longer named. `None` leaves them unchanged.
-    Each index makes adding slower (measured in perf/README.md)."""
+    """Metadata keys, such as `("topic", "place.city")`, that get an index: filters for equality, membership and order
+    then need not read every memory of the owner. Opening the store creates missing indexes and drops those of other
+    keys; `None` changes nothing. Each makes adding slower (perf/README.md)."""
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    """onnxruntime execution providers, in order of preference. Others than the CPU need their build of onnxruntime."""
+    """onnxruntime execution providers, in order of preference; others than the CPU need their build of onnxruntime."""
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):

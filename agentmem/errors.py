@@ -16,15 +16,15 @@ class AgentMemError(Exception):
 
 
 class InvalidInputError(AgentMemError, ValueError):
-    """An argument cannot be used; nothing was queued or written."""
+    """An argument cannot be used; nothing was written."""
 
 
 class TooLongError(InvalidInputError):
-    """A text, or the JSON of its metadata, has more bytes than `Config` allows; nothing was queued or written."""
+    """A text, or the JSON of its metadata, has more bytes than `Config` allows; nothing was written."""
 
 
 class DuplicateIdError(InvalidInputError):
-    """The home already has a memory, perhaps a deleted one, with the id given to `add`; nothing was written."""
+    """The home has a memory of this id already, perhaps a deleted one; nothing was written."""
 
 
 class NotFoundError(AgentMemError, LookupError):
@@ -40,8 +40,7 @@ class OverloadedError(AgentMemError, TimeoutError):
 
 
 class DeadlineError(AgentMemError, TimeoutError):
-    """The answer did not come within the timeout. Nothing was written, unless the message says otherwise, and a retry
-    is safe."""
+    """No answer came in time. Unless the message says otherwise, nothing was written; a retry is safe."""
 
 
 class EmbeddingError(AgentMemError, RuntimeError):
@@ -49,7 +48,7 @@ class EmbeddingError(AgentMemError, RuntimeError):
 
 
 class LanguageModelError(AgentMemError, RuntimeError):
-    """The language model that was to extract facts failed or cannot be reached; nothing was written."""
+    """The language model that extracts facts failed or cannot be reached; nothing was written."""
 
 
 class ModelError(AgentMemError):
@@ -57,7 +56,7 @@ class ModelError(AgentMemError):
 
 
 class ModelMismatchError(ModelError):
-    """Another model than the requested one made the store's vectors, or that model is not on this machine."""
+    """Another model made the store's vectors, or the store's model is not on this machine."""
 
 
 class StoreError(AgentMemError):
@@ -65,27 +64,26 @@ class StoreError(AgentMemError):
 
 
 class StoreOpenError(StoreError):
-    """The path cannot be opened as a store: a directory, unreadable, not a database, or of another application."""
+    """The path cannot be opened as a store: a directory, unreadable, or no database of agentmem."""
 
 
 class StoreBusyError(StoreError, TimeoutError):
-    """Another process kept a lock longer than `Config.busy_timeout`. Nothing was written, unless the message says
-    otherwise, and a retry is safe."""
+    """Another process kept a lock longer than `Config.busy_timeout`. Unless the message says otherwise, nothing was
+    written; a retry is safe."""
 
 
 class StoreFullError(StoreError):
-    """The disk, a quota or the allowed size of a file is full. The message says what takes the room and what became of
-    the call. Reading, deleting and erasing still work."""
+    """The disk, a quota or a size limit is full; the message says what became of the call. Reading, deleting and
+    erasing still work."""
 
 
 class StoreLostError(StoreError):
-    """The store is no longer at its path: deleted, moved, or replaced by another file. Nothing was acknowledged;
-    `backup` saves what the process still has."""
+    """The store is no longer at its path: deleted, moved or replaced. Nothing was acknowledged; `backup` saves what the
+    process still has."""
 
 
 class OutcomeUnknownError(StoreError):
-    """The disk failed in the commit and could not be asked afterwards: the write is stored either whole or not at
-    all."""
+    """The disk failed in the commit and could not be asked afterwards: the write is stored whole, or not at all."""
 
 
 class StoreReadOnlyError(StoreError):

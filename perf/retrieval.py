@@ -5,7 +5,9 @@ category, text, gold). Each turn is a memory of the user `conv` and the run `con
 evidence is a search for that user. R@k is the mean share of a question's evidence among the first k matches.
 
 The ablation takes one part of the ranking away at a time. Weights were tuned on the first three conversations and
-confirmed on the others, so both halves are reported.
+confirmed on the others, so both halves are reported. The thresholds are asked of the first ten matches in every mode:
+the share of the evidence found among them that passes, how many matches pass, and how many of those are evidence. Below
+them stands the share of the questions for which nothing passes.
 """
 
 import json
@@ -28,6 +30,7 @@ from agentmem.search.searcher import Mode
 
 DEPTHS = (1, 5, 10)
 TUNED = 3
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 Scores = dict[str, dict[str, list[float]]]
 
@@ -94,6 +97,27 @@ def ask(
     return scores, calls
 
 
+def thresholds(search: Callable[..., Any], questions: list[dict[str, Any]], mode: str) -> dict[str, Any]:
+    """Returns what each threshold leaves of the first ten matches of all questions."""
+    answers = [
+        [(match.score, match.record.id in question["gold"]) for match in matches]
+        for question in questions
+        for matches in [search(question["text"], user_id=question["conv"], limit=10, mode=mode)]
+    ]
+    found = sum(right for matches in answers for _, right in matches)
+    figures = {}
+    for threshold in THRESHOLDS:
+        kept = [[right for score, right in matches if score >= threshold] for matches in answers]
+        matches, right = sum(map(len, kept)), sum(map(sum, kept))
+        figures[f"{mode}, threshold {threshold}"] = {
+            "evidence kept": right / found,
+            "matches": matches / len(kept),
+            "right of these": right / matches if matches else 0.0,
+            "questions without a match": sum(not each for each in kept) / len(kept),
+        }
+    return figures
+
+
 def means(scores: Scores, prefix: str) -> dict[str, Any]:
     return {
         f"{prefix}, {group}": {name: float(np.mean(values)) for name, values in scores[group].items()}
@@ -122,6 +146,7 @@ def main() -> None:
         for mode in get_args(Mode):
             scores, calls = ask(partial(memory.search, mode=mode), questions, groups if mode == "hybrid" else halves)
             figures |= means(scores, mode) | {f"{mode}, search": measure.percentiles(calls)}
+            figures |= thresholds(memory.search, questions, mode)
         # Their queries are cached now.
         for part, changes in PARTS.items():
             with changed(changes):

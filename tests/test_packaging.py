@@ -165,6 +165,8 @@ def test_the_wheel_and_the_source_distribution_carry_the_models_and_every_module
         for file in folder.iterdir():
             assert f"agentmem/models/{folder.name}/{file.name}" in wheel
             assert f"agentmem/models/{folder.name}/{file.name}" in sdist
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "agentmem").rglob("*.md") if "models" not in path.parts}
+    assert {"agentmem/GUIDE.md", "agentmem/storage/README.md"} <= pages <= wheel & sdist
     assert {"agentmem/py.typed", "agentmem/cli/demo.jsonl", "agentmem/calibration.txt"} <= wheel
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "agentmem").rglob("*.py")}
     assert modules <= wheel, "a package that setup.cfg does not name"

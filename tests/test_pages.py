@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 import agentmem
-from agentmem import Config, Memory, errors, filters
+from agentmem import Config, Memory, errors, filters, models
 from agentmem.cli import exit_codes as exits
 from agentmem.cli import main
 from agentmem.search import ranking
 from tests import mem0_peer
 from tests.command_line import every_command
 from tests.frameworks import ADAPTERS, framework
+from tests.loopback_hub import serving
+from tests.tiny_models import VOCABULARY, Tiny, write_model
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted(
@@ -36,7 +38,11 @@ SNIPPETS = [
     for page, text in PAGES.items()
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S), 1)
 ]
-LARGEST_README = 12 * 1024
+LARGEST = {
+    "README.md": 12, "agentmem/README.md": 10, "agentmem/GUARANTEES.md": 8, "agentmem/SECURITY.md": 4,
+    "agentmem/GUIDE.md": 12, "agentmem/integrations/README.md": 10,
+}  # fmt: skip
+"""Most KB of a page; a room's page has 7."""
 
 
 def section(title: str) -> str:
@@ -65,8 +71,9 @@ def one_line(text: str | None) -> str:
 
 
 def test_there_are_two_commands_to_set_up():
-    [block] = re.findall(r"```sh\n(.*?)```", section("Set up"), re.S)
-    assert block.splitlines() == ["python -m pip install -e '.[test]' && agentmem demo", "python -m pytest"]
+    to_use, to_work_on = re.findall(r"```sh\n(.*?)```", section("Set up"), re.S)
+    assert [line.split()[:2] for line in to_use.splitlines()] == [["pip", "install"]] * 2
+    assert to_work_on.splitlines() == ["python -m pip install -e '.[test]' && agentmem demo", "python -m pytest"]
 
 
 def test_the_extras_are_those_of_the_package():
@@ -88,6 +95,35 @@ def test_the_code_runs(page, number, code, tmp_path, monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
 
 
+ON_A_HUB = [
+    (page, number, code)
+    for page, text in PAGES.items()
+    for number, code in enumerate(re.findall(r"^```py\n(.*?)^```", text, re.M | re.S), 1)
+]
+
+
+@pytest.mark.parametrize(("page", "number", "code"), ON_A_HUB, ids=[f"{page} {at}" for page, at, _ in ON_A_HUB])
+def test_the_code_that_needs_a_hub_runs_against_one_on_this_machine(page, number, code, tmp_path, monkeypatch, capsys):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "AGENTMEM_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    monkeypatch.setenv("AGENTMEM_MODELS", str(tmp_path / "downloaded"))
+    monkeypatch.chdir(tmp_path)
+    texts = [" ".join(VOCABULARY[4 + (start + word) % 9] for word in range(1 + start % 7)) for start in range(160)]
+    graph = Tiny(width=384, heads=4, layers=1).build()
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        source = write_model(tmp_path / "source", pooling="cls", graph=graph, config={"hidden_size": 384})
+        for repository in re.findall(r'"([\w-]+/[\w.-]+)"', code):
+            hub.publish(repository, source)
+            if "download(" not in code:
+                models.download(repository)
+        namespace = {"__name__": "readme", "some_hundred_texts": texts}
+        exec(compile(code, f"{page}, snippet {number}", "exec"), namespace)
+        if "memory" in namespace:
+            namespace["memory"].close()
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_code_stands_outside_a_snippet(page):
     prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.M | re.S)
@@ -103,10 +139,32 @@ def test_every_picture_and_page_that_is_named_is_there(page):
         assert (ROOT / named).exists(), named
 
 
-def test_the_readme_is_short_and_leads_to_every_page():
-    assert len(README.encode()) <= LARGEST_README
+ROOMS = [page for page in PAGES if re.fullmatch(r"agentmem/\w+/README\.md", page)]
+
+
+@pytest.mark.parametrize("page", [*LARGEST, *ROOMS])
+def test_a_page_is_short(page):
+    assert len(PAGES[page].encode()) <= LARGEST.get(page, 7) * 1024
+
+
+def test_every_room_has_a_page_that_names_its_files_and_what_it_may_import():
+    rooms = {path.parent for path in (ROOT / "agentmem").glob("*/__init__.py")}
+    assert {str(room.relative_to(ROOT) / "README.md") for room in rooms} == set(ROOMS)
+    for room in rooms:
+        page = PAGES[str(room.relative_to(ROOT) / "README.md")]
+        assert "It may import" in page, room
+        named = set(re.findall(r"(\w+)\.py\b", page))
+        assert {path.stem for path in room.glob("*.py")} - {"__init__"} <= named, room
+
+
+def test_the_readme_has_no_links_that_only_a_checkout_can_follow():
+    """It is shown on the package index too, where pages and pictures of the checkout are not."""
+    assert [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("https://")] == []
+
+
+def test_the_readme_leads_to_every_page():
     told = {name for cell, _ in rows(section("Read on"), "| page | holds |") for name in names(cell)}
-    rooms = {"agentmem/storage/README.md", "agentmem/engine/README.md"}  # For whoever changes them.
+    rooms = {f"agentmem/{room}/README.md" for room in ("storage", "engine", "platform")}  # For their developers.
     pages = {page for page in PAGES if "ISSUE_TEMPLATE" not in page and page != "README.md"}
     assert told == pages - rooms
 

@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from agentmem.config import Config
+    from agentmem.context import Context, Template
     from agentmem.errors import (
         AgentMemError,
         ClosedError,
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "config": ("Config",),
+    "context": ("Context", "Template"),
     "errors": (
         "AgentMemError", "ClosedError", "DeadlineError", "DuplicateIdError", "EmbeddingError", "InvalidInputError",
         "LanguageModelError", "ModelError", "ModelMismatchError", "NotFoundError", "OutcomeUnknownError",
@@ -62,12 +64,12 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AgentMemError", "ClosedError", "Config", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
+    "AgentMemError", "ClosedError", "Config", "Context", "DeadlineError", "DuplicateIdError", "EmbeddingError", "Event",
     "ImportReport", "InvalidInputError", "LanguageModelError", "Match", "Memory", "ModelError", "ModelMismatchError",
     "NotFoundError",
     "OutcomeUnknownError", "OverloadedError", "Page", "Record", "Scope", "ScopedMemory", "Stats", "StoreBusyError",
     "StoreDamagedError", "StoreError", "StoreFullError", "StoreLostError", "StoreOpenError", "StoreReadOnlyError",
-    "TooLongError", "VacuumReport", "Version", "__version__",
+    "Template", "TooLongError", "VacuumReport", "Version", "__version__",
 ]  # fmt: skip
 
 

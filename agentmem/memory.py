@@ -3,12 +3,22 @@
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from agentmem.config import Config, Durability
+from agentmem.context import (
+    LEAST_TOKENS,
+    MATCHES_AT_LEAST,
+    Context,
+    Template,
+    assemble,
+    check_max_tokens,
+    estimate_tokens,
+)
 from agentmem.deadline import Deadline
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.embedder import GivenEmbedder
@@ -27,6 +37,7 @@ from agentmem.platform.signals import require_room
 from agentmem.progress import stages, with_progress
 from agentmem.quoting import shorten
 from agentmem.records import Draft, Event, Match, Page, Record, Scope
+from agentmem.search.ranking import is_relevant
 from agentmem.search.searcher import Mode, Question
 from agentmem.stats import Stats, VacuumReport
 from agentmem.storage.operations import Delete, Restore
@@ -35,6 +46,7 @@ from agentmem.validation import (
     check_half_life,
     check_id,
     check_limit,
+    check_name,
     check_past,
     check_path,
     check_threshold,
@@ -322,6 +334,7 @@ class _Calls(ABC):
         recency: timedelta | float | None = None,
         importance: str | None = None,
         collapse: bool = False,
+        relevant_only: bool = False,
         between: Between = None,
         show_expired: bool = False,
         as_of: datetime | None = None,
@@ -352,6 +365,8 @@ class _Calls(ABC):
             importance: A metadata key with numbers from 0 to 1. The score stays at 1; it is halved at 0 and without a
                 number.
             collapse: Keeps only the best of memories with equal content.
+            relevant_only: Leaves out of these matches what is hardly an answer. Kept are scores from 0.25 and cosines
+                from 0.4 (mode "vector": from 0.4; "keyword": from 0.15), as measured for all-MiniLM-L6-v2.
             between: Two aware datetimes. Keeps memories whose `created_at` is at or after the first and before the
                 second; None is no bound.
             show_expired: Finds expired memories too. Reads every memory of the owner.
@@ -373,8 +388,8 @@ class _Calls(ABC):
         [matches] = self.search_batch(
             [query], user_id=user_id, agent_id=agent_id, run_id=run_id, filters=filters, limit=limit,
             threshold=threshold, mode=mode, recency=recency, importance=importance, collapse=collapse,
-            between=between, show_expired=show_expired, as_of=as_of, explain=explain, all_scopes=all_scopes,
-            timeout=timeout,
+            relevant_only=relevant_only, between=between, show_expired=show_expired, as_of=as_of, explain=explain,
+            all_scopes=all_scopes, timeout=timeout,
         )  # fmt: skip
         return matches
 
@@ -392,6 +407,7 @@ class _Calls(ABC):
         recency: timedelta | float | None = None,
         importance: str | None = None,
         collapse: bool = False,
+        relevant_only: bool = False,
         between: Between = None,
         show_expired: bool = False,
         as_of: datetime | None = None,
@@ -406,7 +422,7 @@ class _Calls(ABC):
         Args:
             queries: Any iterable of texts.
             user_id, agent_id, run_id, filters, limit, threshold, mode, recency, importance: As in `search`.
-            collapse, between, show_expired, as_of, explain, all_scopes: As in `search`.
+            collapse, relevant_only, between, show_expired, as_of, explain, all_scopes: As in `search`.
             timeout: Seconds for each chunk (default: `Config.timeout`).
 
         Returns:
@@ -424,11 +440,87 @@ class _Calls(ABC):
         asked = Question(
             mode, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
             parse_filters(filters, between), check_limit(limit), check_threshold(threshold), check_half_life(recency),
-            None if importance is None else number_path(importance), collapse, explain,
+            None if importance is None else number_path(importance), collapse, explain or relevant_only,
         )  # fmt: skip
-        return search(
+        results = search(
             self._engine, asked, queries, seconds, show_expired=show_expired, as_of=check_time("as_of", as_of)
         )
+        if relevant_only:
+            results = [[match for match in matches if is_relevant(match)] for matches in results]
+            if not explain:
+                results = [[replace(match, explanation=None) for match in matches] for matches in results]
+        return results
+
+    def context(
+        self,
+        query: str,
+        *,
+        max_tokens: int = 1000,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        mode: Mode = "hybrid",
+        recency: timedelta | float | None = None,
+        importance: str | None = None,
+        relevant_only: bool = False,
+        between: Between = None,
+        as_of: datetime | None = None,
+        exclude: Iterable[str] = (),
+        exclude_roles: Iterable[str] = (),
+        count_tokens: Callable[[str], int] | None = None,
+        template: Template | None = None,
+        all_scopes: bool = False,
+        timeout: float | None = None,
+    ) -> Context:
+        """Returns the best memories for a message, as a text for a prompt with at most `max_tokens` tokens.
+
+        The memories stand by day, oldest first, with numbers by which an answer can cite them. Each is one line of
+        quoted data, whatever it holds. Near duplicates are left out, and so are memories whose text is the query: the
+        message itself may have been added before.
+
+        Args:
+            query: The message that the prompt is to answer.
+            max_tokens: The budget for the whole text.
+            user_id, agent_id, run_id, filters, mode, recency, importance: As in `search`.
+            relevant_only, between, as_of, all_scopes, timeout: As in `search`.
+            exclude: Ids of memories to leave out.
+            exclude_roles: Roles to leave out, such as "assistant".
+            count_tokens: Counts the tokens of a text. By default the store's model does; a token is taken for each
+                three bytes where an embedder of your own has no tokenizer.
+            template: Another way to write the text.
+
+        Returns:
+            A Context: `str(context)` is the text, `context.matches` are the memories in it.
+
+        Raises:
+            InvalidInputError, EmbeddingError, OverloadedError, DeadlineError: As in `search`.
+        """
+        check_max_tokens(max_tokens)
+        if template is not None and not isinstance(template, Template):
+            raise InvalidInputError(f"template is {shorten(template)}; pass a Template.")
+        for name, given in (("exclude", exclude), ("exclude_roles", exclude_roles)):
+            if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+                raise InvalidInputError(f"{name} is {shorten(given)}; pass a list of texts.")
+        excluded, roles = set(map(check_id, exclude)), [check_name("role", role) for role in exclude_roles]
+        wanted = filters
+        if roles:
+            wanted = {"AND": [*([filters] if filters else []), {"role": {"nin": roles}}]}
+        matches = self.search(
+            query, user_id=user_id, agent_id=agent_id, run_id=run_id, filters=wanted, mode=mode, recency=recency,
+            importance=importance, relevant_only=relevant_only, between=between, as_of=as_of, all_scopes=all_scopes,
+            limit=len(excluded) + MATCHES_AT_LEAST + max_tokens // LEAST_TOKENS, timeout=timeout,
+        )  # fmt: skip
+        said = query.strip()
+        others = [match for match in matches if match.record.id not in excluded and match.content.strip() != said]
+        return assemble(others, max_tokens, self._counter(count_tokens), template or Template())
+
+    def _counter(self, count_tokens: Callable[[str], int] | None) -> Callable[[Sequence[str]], Sequence[int]]:
+        if count_tokens is not None:
+            if not callable(count_tokens):
+                raise InvalidInputError(f"count_tokens is {shorten(count_tokens)}; pass a function of a text.")
+            return lambda texts: [count_tokens(text) for text in texts]
+        return lambda texts: self._engine.embedder.count_tokens(texts) or estimate_tokens(texts)
 
     def _deadline(self, timeout: Any = None) -> Deadline:
         """Returns the deadline of a call that begins now, by its `timeout` or else that of the Config."""
@@ -956,11 +1048,11 @@ class Memory(_Calls):
             for match in memory.search("where does she like to sit?", user_id="ana"):
                 print(match.score, match.record.content)
 
-    To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`. To read: `get`, `get_all`,
-    `count`, `scopes`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good `purge`, `reset`.
-    For an owner's own view: `scope`. For deferred memories: `flush`. To look after the file: `stats`, `check`,
-    `repair`, `backup`, `vacuum`, and to another model `reembed`. To files and from files: `export`, `import_`. At the
-    end: `close`.
+    To remember: `add`, `add_batch`, `add_messages`. To find: `search`, `search_batch`, `context`. To read: `get`,
+    `get_all`, `count`, `scopes`, `history`. To change: `update`, `delete`, `delete_all`, `restore`, and for good
+    `purge`, `reset`. For an owner's own view: `scope`. For deferred memories: `flush`. To look after the file: `stats`,
+    `check`, `repair`, `backup`, `vacuum`, and to another model `reembed`. To files and from files: `export`, `import_`.
+    At the end: `close`.
 
     Every call about memories names an owner: at least one of `user_id`, `agent_id`, `run_id`. To read across owners,
     pass `all_scopes=True`. A call by id may name no owner, for administration. Times are aware datetimes.

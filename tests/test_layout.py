@@ -14,8 +14,8 @@ ROOT = Path(agentmem.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 GROUND = {
-    "analyzer", "config", "deadline", "errors", "fields", "filters", "ids", "messages", "platform", "progress",
-    "quoting", "records", "stats", "timestamps", "validation",
+    "analyzer", "config", "context", "deadline", "errors", "fields", "filters", "ids", "messages", "platform",
+    "progress", "quoting", "records", "stats", "timestamps", "validation",
 }  # fmt: skip
 """What every room may stand on."""
 

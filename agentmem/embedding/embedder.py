@@ -309,6 +309,15 @@ class Embedder:
         except Exception as error:
             self._timings.errors.note("loading the model", error, logger)
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Returns the number of tokens of each text, to its end; None of a given embedder, which has no tokenizer. May
+        load the model."""
+        if not isinstance(self._source, ModelCard):
+            return None
+        encoder, _ = self._load()
+        counts: list[int] = cast(Any, encoder).count(texts)
+        return counts
+
     def cancel(self, ticket: Ticket) -> None:
         """The caller gave up: what only it waits for and what has not begun is dropped."""
         if self._collector is not None:

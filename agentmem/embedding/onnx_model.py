@@ -99,6 +99,13 @@ class Model:
         [ids] = self._tokens([text[: self._longest]])
         return ids, len(ids)
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, to its end, without the marks that the model wants around it."""
+        return [
+            sum(len(part.ids) - sum(part.special_tokens_mask) for part in (encoding, *encoding.overflowing))
+            for encoding in self._tokenizer.encode_batch(list(texts))
+        ]
+
     def run(self, items: Sequence[Any]) -> Vectors:
         """Vectors, float32 (n, dimension), of prepared texts; padded to the longest of them."""
         return self._vectors(items)

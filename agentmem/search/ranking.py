@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.records import Match
 from agentmem.search.bm25 import Keywords, Numbers, Places, keyword_scores
 
 KEYWORD_WEIGHT = 0.6
@@ -24,6 +25,10 @@ VECTOR_NEIGHBOURS = (0.2, 0.1)
 
 TOGETHER = 100_000
 """Numbers that are computed at once: enough that numpy's calls cost little, few enough for a processor's cache."""
+
+RELEVANT = {"hybrid": 0.25, "vector": 0.4, "keyword": 0.15}
+"""Least scores of matches that are relevant, by mode; in a hybrid search a cosine of `RELEVANT["vector"]` does as well.
+Measured for all-MiniLM-L6-v2: perf/README.md."""
 
 RECENCY_WEIGHT = 0.5
 """The part of its score that an endlessly old memory loses when recency is asked for."""
@@ -103,3 +108,11 @@ def importance_factors(importances: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     """What is left of a score with an importance; below 0 counts as 0, above 1 as 1."""
     factors: npt.NDArray[np.float64] = 1 - IMPORTANCE_WEIGHT * (1 - np.clip(importances, 0.0, 1.0))
     return factors
+
+
+def is_relevant(match: Match) -> bool:
+    """Whether a match, which must have its explanation, is likely to be an answer."""
+    told = match.explanation
+    assert told is not None
+    mode = told["mode"]
+    return match.score >= RELEVANT[mode] or (mode == "hybrid" and told["cosine"] >= RELEVANT["vector"])

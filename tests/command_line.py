@@ -76,7 +76,7 @@ class Terminal:
         return self.shown[start : found.end()]
 
     def code(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Returns its exit code, once it has ended."""
         deadline = time.monotonic() + SECONDS
         while not self._ended:
             assert self._more(deadline), f"it did not end: {self.shown!r}"
@@ -88,7 +88,7 @@ class Terminal:
             return False
         try:
             read = os.read(self._controller, 65536)
-        except OSError:  # As Linux says that nobody holds the other end any more.
+        except OSError:  # Linux reports so that the other end is closed.
             read = b""
         self._ended = not read
         self.shown += read.decode(errors="replace")

@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 RAM = Path("/dev/shm")
 if os.access(RAM, os.W_OK) and shutil.disk_usage(RAM).free > 2 << 30:
-    # The stores of the tests lie in RAM: syncing to a disk proves nothing here, since nobody's power is cut.
+    # The stores of the tests lie in RAM: syncing to a disk proves nothing here, because no power is cut.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(RAM))
 
 settings.register_profile(
@@ -55,7 +55,7 @@ class Clock:
         return self.now
 
     def wait(self, seconds: float) -> datetime:
-        """The moment after so many seconds, or before, when they are negative."""
+        """Moves the clock by this number of seconds, which may be negative."""
         self.now += timedelta(seconds=seconds)
         return self.now
 

@@ -24,8 +24,11 @@ BEGAN = 1_750_000_000_000_000
 
 
 def make_store(path: Path, memories: Sequence[dict[str, Any]], *, schema: int = 6, checksums: bool = True) -> None:
-    """A store of a schema with these memories: `id`, owners, and `versions`, the texts that each had, the last of which
-    it has; `pending`: its vector is still to come."""
+    """Makes a store of a schema with these memories.
+
+    A memory has an `id`, owners, and `versions`: its texts, the last of which it has now. `pending` means that its
+    vector is still to come.
+    """
     if schema >= CHECKED_SINCE:  # A new connection, for only then are checksums written.
         connection = apsw.Connection(str(path), vfs=checked_vfs())
         connection.reserve_bytes("main", 8)
@@ -80,8 +83,8 @@ def make_store(path: Path, memories: Sequence[dict[str, Any]], *, schema: int = 
 
 
 def turn_back(path: Path) -> None:
-    """Makes one of schema 6 of a store of the present schema in which no two homes have an id; without the vectors of
-    texts that were replaced."""
+    """Turns a store of the present schema, in which no two homes share an id, into one of schema 6. The vectors of
+    replaced texts are left out."""
     connection = apsw.Connection(str(path), vfs=checked_vfs())
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("ALTER TABLE vector RENAME COLUMN home_digest TO digest")

@@ -14,7 +14,7 @@ agentmem = AgentMem()
 
 @agentmem.owner
 def owner():
-    """The server in front of the application has signed the user in and says who it is."""
+    """The server in front of the application has signed the user in and passes the name."""
     return {"user_id": request.headers.get("X-User") or abort(401)}
 
 

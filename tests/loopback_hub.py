@@ -45,13 +45,13 @@ class Hub:
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides of the entries of files."""
     token: str | None = None
-    """Asked of whoever wants anything of the first server."""
+    """Required of every request to the first server."""
     stalls: dict[str, int] = field(default_factory=dict)
-    """After how many bytes a transfer of a file brings no more, for as long as it is said here and somebody waits."""
+    """After how many bytes the transfer of a file stalls, while the entry is here and the client waits."""
     gate: threading.Event = field(default_factory=threading.Event)
     """Files wait for it; it is open at first."""
     arrived: threading.Event = field(default_factory=threading.Event)
-    """Somebody has asked for a file."""
+    """A client has requested a file."""
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in hub.stalls:
             self.connection.settimeout(60)
             with suppress(OSError):
-                self.connection.recv(1)  # Until whoever asked hangs up.
+                self.connection.recv(1)  # Until the client hangs up.
 
     def say(self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None) -> None:
         self.send_response(status)

@@ -1,4 +1,4 @@
-"""What a call may take: reads end by their timeout, whatever their filters ask, and nobody else waits for them."""
+"""The time that a call may take: reads end by their timeout, whatever their filters are, and hold up no other call."""
 
 import io
 import json

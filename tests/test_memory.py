@@ -674,7 +674,7 @@ def test_a_message_is_named_by_its_position_among_all_that_were_given(before, wr
     with Memory(":memory:", embedder=Fussy(), config=Config(max_content_bytes=100)) as memory:
         memory.add("x", user_id="ana", id="taken")
         messages = [each or {"role": "user", "content": "fine"} for each in before]
-        deferred = defer and "poison" not in str(wrong)  # What fails later fails nobody's call.
+        deferred = defer and "poison" not in str(wrong)  # A later failure fails no call.
         with pytest.raises(AgentMemError, match=f"^Message {len(before)}: "):
             memory.add_messages([*messages, wrong], user_id="ana", defer=deferred)
         assert memory.count(user_id="ana") == 1

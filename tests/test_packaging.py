@@ -1,5 +1,7 @@
-"""The wheel and the source distribution: what is in them and said of them; and that the wheel, installed into an empty
-environment, works without any network, and with each of its extras."""
+"""The wheel and the source distribution: their contents and their metadata.
+
+The wheel, installed into an empty environment, works without any network, and with each of its extras.
+"""
 
 import os
 import re

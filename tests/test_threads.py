@@ -248,7 +248,7 @@ def test_a_poisonous_text_among_a_hundred_harms_only_itself(open_memory, trick, 
     answers = outcomes([lambda text=text: memory.add(text, user_id="ben") for text in ("poison", *texts[:20])])
     assert [type(answer) for answer in answers] == [EmbeddingError] + [Record] * 20
     assert memory.count(all_scopes=True) == 119
-    assert memory.stats().vectors == 99 + 20  # Of ana, and of ben, who shares none of hers.
+    assert memory.stats().vectors == 99 + 20  # Of ana and ben, without a common memory.
     assert memory.search("good text 7", user_id="ana")[0].record.content == "good text 7"
 
 

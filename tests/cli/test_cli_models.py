@@ -107,4 +107,4 @@ def test_a_store_is_moved_to_another_model_and_used_with_it(filled, db):
     assert filled("reembed", "--give-up").exit_code == 0
     assert filled("reembed", "no-such-model").exit_code != 0
     assert filled("check").stdout == "healthy\n"
-    filled("reembed", "all-MiniLM-L6-v2")  # As it was, for those who look at it afterwards.
+    filled("reembed", "all-MiniLM-L6-v2")  # Kept as it was, for a later look.

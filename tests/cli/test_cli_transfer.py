@@ -148,7 +148,7 @@ def test_a_bar_that_an_interrupt_tore_out_of_its_block_is_ended(capfd):
 
 
 def test_an_interrupt_never_aborts_the_process_that_it_ends(start, tmp_path):
-    """The run of the model that nobody waits for any more ends before the process does."""
+    """A model run that no caller waits for any more ends before the process does."""
     file = tmp_path / "texts.jsonl"
     file.write_text(jsonl(*(f"text number {number}" for number in range(600))))
     for attempt in range(6):

@@ -92,7 +92,7 @@ def test_watching_costs_little_and_holds_nothing_up(busy, start):
     seconds = time.monotonic() - began
     assert processor_seconds(process.pid) - before <= seconds / 2
     for record in busy.get_all(user_id="ana"):
-        assert busy.purge(record.id) == 1  # Waits for whoever reads.
+        assert busy.purge(record.id) == 1  # Waits for the reader.
     process.send_signal(signal.SIGINT)
     assert finished(process)[0] == 0
 

@@ -1,4 +1,4 @@
-"""The line and the collector alone, with a made-up model: how batches are cut, and that everyone is answered once."""
+"""The queue and the collector alone, with a made-up model: batches are cut, and every request is answered once."""
 
 import gc
 import math

@@ -199,7 +199,7 @@ def test_what_is_not_there_is_told(hub, commit):
     with pytest.raises(ModelError, match="check the name and the revision"):
         models.download(NAME, revision="no-such-branch")
     with pytest.raises(ModelError, match="cannot be reached"):
-        models.download(NAME, endpoint="http://127.0.0.1:9")  # Nobody listens at discard's port here.
+        models.download(NAME, endpoint="http://127.0.0.1:9")  # No server listens at discard's port here.
 
 
 @pytest.mark.parametrize(

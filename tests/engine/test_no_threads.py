@@ -1,5 +1,7 @@
-"""Where the system gives no more threads (a limit of a container): every call does its work or says why not, what is
-stored is never told as a failure, and all is as before once there are threads again."""
+"""Where the system gives no more threads (a limit of a container): every call does its work or reports why not.
+
+A stored write is never reported as a failure, and everything works as before once there are threads again.
+"""
 
 import gc
 import logging

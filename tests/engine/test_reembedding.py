@@ -1,4 +1,4 @@
-"""A store moves to another model: while everybody goes on, in one moment, without losing a vector."""
+"""A store moves to another model: while others use it, in one moment, without losing a vector."""
 
 import io
 import json
@@ -338,7 +338,7 @@ def test_an_import_that_was_on_its_way_is_done_again(open_memory, on_error):
     ("way", "on_error"), [("add_batch", "raise"), ("add_batch", "return"), ("import_", "raise"), ("import_", "skip")]
 )
 def test_texts_that_waited_for_the_model_that_is_left_go_to_the_new_one(open_memory, way, on_error):
-    """The old model answers what is in its line with ClosedError, which nobody is told."""
+    """The old model answers the texts in its queue with ClosedError, which no caller sees."""
     held = threading.Event()
 
     def hold(_: list[str]) -> None:

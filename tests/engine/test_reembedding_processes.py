@@ -1,4 +1,4 @@
-"""A move to another model among several processes: whoever is killed, and whoever has the store open."""
+"""A move to another model among several processes: killed ones, and ones that have the store open."""
 
 import os
 import shutil
@@ -203,7 +203,7 @@ def test_other_processes_follow_to_the_new_model_with_their_next_call(store_path
         finally:
             for follower in (searcher, adder):
                 finish(follower.child)
-    with Memory(store_path) as memory:  # Whoever names no model gets the store's.
+    with Memory(store_path) as memory:  # A process that names no model gets the store's.
         assert memory.stats().model == "minilm-static"
         assert memory.search(facts[7], user_id="ana", mode="vector")[0].score > 0.99
     with pytest.raises(ModelMismatchError, match=r"made by 'minilm-static'.*reembed\('all-MiniLM-L6-v2'\)"):

@@ -1,4 +1,4 @@
-"""The extension for Flask: three lines in an application, nobody else's memories, real servers that fork and die."""
+"""The extension for Flask: three lines in an application, no other user's memories, real servers that fork and die."""
 
 import gc
 import http.client
@@ -44,7 +44,7 @@ EMBEDDER = HashEmbedder()
 @pytest.fixture
 def make_app(store_path):
     """Applications with the settings that are given, by default on `store_path` with a HashEmbedder."""
-    everything = []  # An application that nobody holds closes by itself, when it likes.
+    everything = []  # An application without references is closed whenever the collector runs.
 
     def make(extension: AgentMem | None = None, **settings) -> SimpleNamespace:
         app = Flask("app", instance_path=str(store_path.parent / "instance"))
@@ -64,7 +64,7 @@ def make_app(store_path):
 
 @pytest.fixture
 def notes(store_path):
-    """The example application, and a way to call it as somebody."""
+    """The example application, and a way to call it as a user."""
     app = flask_app.create_app(AGENTMEM_PATH=store_path, AGENTMEM_EMBEDDER=EMBEDDER, TESTING=True)
     client = app.test_client()
 
@@ -728,8 +728,8 @@ def test_requests_of_gunicorn_that_do_wrong_or_close_the_memory_disturb_no_other
 
 
 def retire_one(server: Server, workers: set[int]) -> None:
-    """Has one worker end before the others: of two that close at the same moment, each may take the other for the one
-    who merges the log."""
+    """Ends one worker before the others: of two that close at the same moment, each may expect the other to merge the
+    log."""
     server.process.send_signal(signal.SIGTTOU)
     deadline = time.monotonic() + SECONDS
     while all(Path(f"/proc/{worker}").exists() for worker in workers):

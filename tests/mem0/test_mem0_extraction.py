@@ -252,7 +252,7 @@ def test_what_is_deleted_while_the_model_thinks_is_new_again(memory, known):
 
 @pytest.mark.parametrize("event", ["UPDATE", "DELETE", "NONE"])
 def test_two_that_learn_at_once_see_what_the_other_has_learnt(memory, event):
-    """Both are shown "Lives in Rome" before either has decided; whoever comes second is asked again."""
+    """Both are shown "Lives in Rome" before either has decided; the second one is asked again."""
     memory.add("Lives in Rome", user_id="ana", metadata={"sure": True})
     both = threading.Barrier(2, timeout=SECONDS)
     first_done = threading.Event()

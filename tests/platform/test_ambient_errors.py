@@ -1,5 +1,8 @@
-"""Errors that strike anywhere: a stack that is full, what a signal handler, a trace function or another thread raises.
-The caller gets that very error, or its result; nobody else is held up, and a sound store is never called damaged."""
+"""Errors that strike anywhere: a full stack, errors of a signal handler, a trace function or another thread.
+
+The struck caller gets that very error, or its result. No other caller is held up, and a sound store is never called
+damaged.
+"""
 
 import ctypes
 import inspect

@@ -1,5 +1,7 @@
-"""Servers fork, with Python's hooks and without, whatever the other threads are doing: the child works, the parent goes
-on, nothing hangs, and neither takes the other's locks or log away."""
+"""Servers fork, with Python's hooks and without, whatever the other threads are doing.
+
+The child works, the parent continues, nothing hangs, and neither takes the other's locks or log away.
+"""
 
 import signal
 import sys
@@ -116,7 +118,7 @@ def test_without_fork_hooks_a_parent_that_closes_does_not_take_the_log_from_unde
 @pytest.mark.parametrize("end", ["sys.exit(0)", "memory.close()", "del memory; gc.collect()", "os._exit(0)"])
 def test_without_fork_hooks_a_child_that_ends_takes_neither_locks_nor_log_from_its_parent(store_path, form, end):
     """Another process that opens and closes the file meanwhile would merge and delete the log, if the parent's locks
-    were gone; the parent would write into a file that nobody sees."""
+    were gone. The parent would then write into a file without a name."""
     run_without_hooks(
         f"""
         import gc, subprocess
@@ -225,7 +227,7 @@ BUSY = """
 
 
 def test_forks_go_through_while_many_threads_read_write_defer_and_close(store_path):
-    """More readers than ever make a pause by themselves: a fork must make one, or the child inherits their locks."""
+    """More readers than ever pause on their own: a fork must make a pause, or the child inherits their locks."""
     run_python(
         textwrap.dedent(BUSY)
         + textwrap.dedent(
@@ -257,7 +259,8 @@ def test_forks_go_through_while_many_threads_read_write_defer_and_close(store_pa
 
 
 def test_a_child_forked_while_its_parent_closes_ends_by_itself(store_path):
-    """The lock that only one thread closes under, and the one on shelves, are not held for ever by who is not there."""
+    """The child does not wait for locks of threads that it does not have: the closing lock, and the one of the
+    indexes."""
     run_python(
         """
         import os, signal, sys, threading, warnings

@@ -1,4 +1,5 @@
-"""Several processes on one file: writers queue, everybody sees everything, the dead and the frozen hold nobody up."""
+"""Several processes on one file: writers queue, every process sees every commit, dead and frozen ones hold up no
+other."""
 
 import os
 import signal
@@ -145,7 +146,7 @@ def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
     assert finish(waiting) == "heard\n"
 
 
-# -- everybody sees everything ------------------------------------------------------------------------------------
+# -- every process sees every commit -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ def test_the_backlog_of_a_process_that_was_killed_or_stopped_is_taken_over_at_on
         """,
         store_path,
     )
-    assert child.stdout.readline() == "works\n"  # So it has claimed the backlog.
+    assert child.stdout.readline() == "works\n"  # So it holds the lease of the deferred work.
     child.send_signal(how)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)  # The dead stays a zombie.
     memory = open_memory(config=Config(pending_limit=3))

@@ -1,5 +1,8 @@
-"""Ctrl-C at every moment of a call: an exception is raised at each point, one after the other, where Python looks for
-signals, and everything has to go on as if that call had never been, or had come to its end."""
+"""Ctrl-C at every moment of a call: an exception is raised at each point where Python looks for signals, one after the
+other.
+
+Afterwards everything must work as if the call had never been made, or had completed.
+"""
 
 import dis
 import gc
@@ -41,7 +44,7 @@ class Interrupter:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         before = sys.gettrace()
-        gc.disable()  # What the collector calls at any moment is nobody's call.
+        gc.disable()  # Calls of the garbage collector at any moment belong to no caller.
         sys.settrace(self._trace)
         try:
             yield

@@ -1,4 +1,4 @@
-"""How many searches compute at once, and who waits for whom."""
+"""How many searches compute at once, and which ones wait."""
 
 import threading
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from agentmem.search.limiter import Limiter
 
 
 class Inside:
-    """Somebody who computes until he is told to end."""
+    """A search that computes until the test ends it."""
 
     def __init__(self, among: Limiter) -> None:
         self.spare: bool | None = None
@@ -71,7 +71,7 @@ def test_who_is_inside_may_enter_again():
 
 def test_what_can_wait_lets_searches_pass_a_moment_at_most(monkeypatch):
     among = Limiter(lambda: 2)
-    among.let_pass()  # Nobody has been there.
+    among.let_pass()  # No search has come yet.
     someone = Inside(among)
     monkeypatch.setattr(lanes, "PATIENCE_SECONDS", 0.05)
     among.let_pass()

@@ -564,7 +564,7 @@ def test_a_filter_asked_about_an_earlier_moment_says_nothing_of_the_present(tmp_
         with memory._engine.store.snapshot() as earlier:
             assert earlier.seq
             memory.update(thing.id, metadata={"color": "red"})
-            memory.search("a thing", user_id="ana")  # The shelf is beyond the snapshot now.
+            memory.search("a thing", user_id="ana")  # The index is beyond the snapshot now.
             view = cache.view(("user_id", "ana"), earlier)
             [passing] = view.passing(earlier, scope, condition)
             assert passing[view.keys == earlier.keys(scope, condition)].all()

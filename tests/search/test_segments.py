@@ -95,7 +95,7 @@ def found(memory: Memory, query: str, **options) -> list[tuple[str, float]]:
 
 
 def assert_like_exact(memory: Memory, *, queries: int = 8, least: float = 1.0, **options) -> None:
-    """The same memories with the same scores as a store finds that has all of them on a shelf."""
+    """Compares with the scores of a store that has all memories in an index in memory."""
     with Memory(":memory:", embedder=HashEmbedder()) as plain:
         plain.add_batch(
             {
@@ -117,7 +117,7 @@ def assert_like_exact(memory: Memory, *, queries: int = 8, least: float = 1.0, *
 def test_a_large_owner_is_sealed_by_who_searches_it_and_finds_the_same(open_memory):
     memory = open_memory()
     memory.add_batch(items(450))
-    assert sealed(memory) == 0  # Adding to an owner that nobody searches costs nothing.
+    assert sealed(memory) == 0  # Adding to an owner that is not searched costs nothing.
     assert seal(memory) == 4
     assert len(files(memory)) == 4
     assert_like_exact(memory)
@@ -808,7 +808,7 @@ def test_a_purge_while_a_segment_is_built_keeps_it_off_the_list(open_memory, poi
     assert pause.reached.wait(30)
     if earlier:
         searching.join()
-    assert memory.purge(records[5].id) == 1  # It does not wait: nobody writes a segment amid a read.
+    assert memory.purge(records[5].id) == 1  # It does not wait: segments are never written amid a read.
     pause.release()
     searching.join()
     memory._engine.index_cache.seal()
@@ -860,7 +860,7 @@ def test_a_child_of_a_fork_searches_segments_of_its_own(open_memory):
 
 @pytest.mark.parametrize("first", ["segments", "usearch"])
 def test_a_model_can_be_used_after_segments_and_never_crashes(tmp_path, first):
-    """To import onnxruntime after usearch ends the process, whoever does it."""
+    """Importing onnxruntime after usearch ends the process, in any code."""
     program = """
 import sys
 from agentmem import Memory, ModelError

@@ -315,7 +315,7 @@ def key_of(rows: dict[int, Row], id: str, scope: Scope) -> int | None:
 
 
 class MemoryCommit:
-    """A batch that is committed by whoever queues it."""
+    """A batch that its caller commits."""
 
     def __init__(self, commit: Callable[[], list[Any]]) -> None:
         self._commit = commit

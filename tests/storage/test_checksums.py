@@ -395,7 +395,7 @@ def test_a_mistake_of_our_own_is_not_called_damage(open_memory):
 
 
 SOUND = ("1,2", "5,6", "7,8", "1,1", bytes(8), 4, 4, bytes(12), "1,2", '["ana", null]', '[null, "run"]')
-"""Two memories as a shelf reads them, each column as one value."""
+"""Two memories as an index reads them, each column as one value."""
 
 
 @pytest.mark.parametrize(("column", "value"), [(1, "5"), (2, None), (3, "1"), (7, bytes(8)), (8, "3"), (10, "[null]")])

@@ -294,8 +294,10 @@ def test_an_embedder_without_memory_fails_its_text_and_nobody_elses(open_memory)
 
 
 def test_a_clock_that_goes_back_keeps_order_claims_and_expiry_in_hand(open_memory, clock):
-    """What was written after the change comes after in the history, whatever the clock says; nothing stays hidden or
-    claimed longer than it would have been under the later clock, and nothing expired comes back to life unseen."""
+    """Later writes come later in the history, whatever the clock says.
+
+    Nothing stays hidden or leased longer than under the later clock, and no expired memory comes back to life unseen.
+    """
     memory = open_memory()
     first = memory.add("before the change", user_id="ana")
     short = memory.add("for an hour", user_id="ana", ttl=3600)

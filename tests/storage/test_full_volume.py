@@ -1,5 +1,7 @@
-"""A volume without room: everything acknowledged is there, deleting works, what erases makes room again, and the errors
-say what is so. Limits on the size of a file, and no folder for temporary files, likewise."""
+"""A volume without room: every acknowledged write is there, deleting works, and erasing makes room again.
+
+The errors say what is so. Limits on the size of a file, and no folder for temporary files, are tested likewise.
+"""
 
 import errno
 import os

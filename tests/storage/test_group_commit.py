@@ -144,7 +144,7 @@ def test_a_leader_that_is_interrupted_hands_over_and_takes_only_its_own_write_aw
 
 
 def four_in_one_commit(steps, commits, pool):
-    """Those who wait for four writes that are in one transaction now, led by the first of them."""
+    """The threads that wait for four writes of one transaction, led by the first of them."""
     writes = [Write(note(f"note {number}")) for number in range(4)]
     first = pool.submit(commits.commit, note("first"))
     assert steps.began.acquire(timeout=SECONDS)
@@ -182,8 +182,8 @@ def test_a_commit_that_went_through_is_not_done_again_whatever_its_leader_is_tol
 
 
 def test_a_second_interrupt_while_it_is_asked_what_became_of_the_commit_tells_nobody_an_error(steps):
-    """The first interrupt strikes just after the commit, the second in the recovery from it: what is stored stays
-    stored, once, and those who wait for it are told so by the next leader."""
+    """The first interrupt strikes just after the commit, the second in the recovery from it. The write is stored once,
+    and the next leader reports that to the waiting threads."""
 
     def interrupt() -> None:
         failpoints.disarm()
@@ -257,7 +257,7 @@ def test_many_threads_that_change_one_memory_leave_a_history_without_gaps(memory
 
 @contextmanager
 def room_for(memory: Memory, pages: int) -> Iterator[None]:
-    """As if the disk had room for so many more pages only."""
+    """Simulates a disk with room for this number of pages."""
     database = memory._engine.store._database
     with database.writing() as connection:
         used = connection.pragma("page_count")

@@ -1,4 +1,4 @@
-"""Who may read a store may read what is made beside it, and nobody else: modes, groups and owners."""
+"""Readers of a store may read the files beside it, and no others may: modes, groups and owners."""
 
 import os
 import stat

@@ -1,5 +1,7 @@
-"""The files of an open store are read, copied, removed, moved or replaced: what was acknowledged is in the file at its
-path, or nothing is acknowledged."""
+"""The files of an open store are read, copied, removed, moved or replaced.
+
+Acknowledged writes are in the file at its path, or nothing is acknowledged.
+"""
 
 import os
 import shutil

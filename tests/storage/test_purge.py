@@ -76,7 +76,7 @@ def test_one_memory_goes_with_its_past_its_vectors_and_its_place_in_searches(mem
     assert memory.stats().vectors == 4
     moment = memory.history(other.id)[0].at
     assert memory.purge(first.id) == 1
-    assert memory.stats().vectors == 2  # Ben's tea and the cello: nobody else has black tea.
+    assert memory.stats().vectors == 2  # Ben's tea and the cello: no other memory mentions black tea.
     assert (memory.get(first.id), memory.history(first.id), memory.get(first.id, as_of=moment)) == (None, [], None)
     assert [match.record for match in memory.search("tea", user_id="ana", as_of=moment)] == [other]
     assert [match.record for match in memory.search("tea", user_id="ana", limit=5)] == [other]

@@ -1,4 +1,4 @@
-"""Damage: check names it, repair mends what is derived and saves what can be read."""
+"""Damage: `check` names it, `repair` rebuilds derived data and saves what can be read."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Vacuum gives back what nobody needs, changes no answer, and may be ended at any moment."""
+"""Vacuum frees what no call needs, changes no answer, and may be ended at any moment."""
 
 import os
 import signal
@@ -144,7 +144,7 @@ def test_a_vector_that_somebody_comes_to_need_meanwhile_stays(open_memory):
     seen = steps._vectors
 
     def looked_at():
-        """Whoever vacuums has decided; now others write."""
+        """The vacuum has decided what to drop; now others write."""
         yield from seen()
         memory.add("tea", user_id="ana", run_id="new")
         changed = memory.add("milk", user_id="ana", run_id="new")
@@ -460,7 +460,7 @@ def test_the_command_gives_space_back_and_asks_before_it_erases(filled, db):
     told = filled("vacuum")
     assert told.exit_code == 0
     assert "1 deleted memory stays" in told.stdout
-    assert filled("vacuum", "--deleted-before", "0s").exit_code == 2  # Nobody is there to be asked.
+    assert filled("vacuum", "--deleted-before", "0s").exit_code == 2  # There is no terminal to ask at.
     assert "1 erased" not in filled("vacuum", "--deleted-before", "1h", "--yes").stdout
     told = filled("vacuum", db, "--deleted-before", "0s", "--yes", "--full", "--json")
     assert '"purged": 1' in told.stdout

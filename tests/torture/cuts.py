@@ -1,6 +1,9 @@
-"""Power cuts: a store on a disk that keeps unsynced writes aside; at random moments the files are made as a cut would
-leave them, and a fresh process looks at them. With durability "full" all that was acknowledged must be there; with
-"process" the last commits may be missing, as long as what is there is what a shorter run would have left."""
+"""Power cuts: a store on a disk that keeps unsynced writes aside.
+
+At random moments the files are made as a cut would leave them, and a fresh process opens them. With durability "full"
+every acknowledged write must be there. With "process" the last commits may be missing, but the rest must be what a
+shorter run would have left.
+"""
 
 import json
 import random
@@ -33,8 +36,10 @@ CUTS_A_RUN = 20
 
 
 def write_and_cut(folder: str, seed: int, durability: Any) -> dict[str, Any]:
-    """Writes into a store, with cuts on the way: `spoken` is what the writers said, each of `cuts` a folder and how
-    much had been said by then."""
+    """Writes into a store, with cuts on the way.
+
+    `spoken` has the writers' reports. Each of `cuts` is a folder, and the number of reports by then.
+    """
     chance = random.Random(seed)
     disk = Disk()
     spoken: list[bytes] = []

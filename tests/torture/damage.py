@@ -1,9 +1,13 @@
-"""Damage: a file of a store is truncated, zeroed, flipped in some bits, overwritten or swapped for an older one; a
-process of its own then asks everything of it. It must end, by itself and in time; and every answer is right, or an
-AgentMemError, or `check` names a problem. A consistent older store is right too, since nothing in it can tell: the log
-lost its tail or is gone (what SQLite makes of an invalid frame is the end of the log, as after a crash), or all of the
-files are older copies. Nor can anything tell, but no case of these met it, of a page written whole in the place of
-another, or not at all, where trees, digests and histories still agree: its checksum is that of its content."""
+"""Damage: a file of a store is truncated, zeroed, flipped in some bits, overwritten or swapped for an older one.
+
+A process of its own then asks everything of it. It must end in time, and every answer must be right, or an
+AgentMemError, or `check` names a problem.
+
+A consistent older store is right too, since nothing in it can tell. That is a log without its tail or no log (SQLite
+takes an invalid frame for the end of the log, as after a crash), or older copies of all files. A page written whole in
+the place of another, or not at all, cannot be told either where trees, digests and histories still agree: its checksum
+is that of its content. No case met that.
+"""
 
 import random
 import shutil
@@ -120,8 +124,7 @@ SEGMENT = 4
 """Memories of a segment."""
 
 SETS = ("open", "closed", "sealed")
-"""Copies of a store that is open, with the newest changes in its log, of one that was closed, and of one whose memories
-are sealed in segments."""
+"""Makes copies of three stores: an open one with the newest changes in its log, a closed one, and one with segments."""
 
 
 def damage(folder: Path, store: Path, chance: random.Random) -> str:

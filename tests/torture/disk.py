@@ -1,9 +1,9 @@
-"""A disk that loses its power: a SQLite VFS that knows what was synced and what was not.
+"""A disk that loses its power: a SQLite VFS that knows which writes were synced.
 
-Everything is passed on to real files, so that the running store sees what it wrote. Beside them, of every file, stand
-the bytes that the last sync made safe and the changes since. `cut` makes the files that a power cut at this moment
-could leave: of the changes since the last sync some are there, some are not, some in part (sectors of 512 bytes), in
-any order; names that were made or deleted without a sync may or may not be so. The shared memory (-shm) is gone.
+Everything is passed on to real files, so that the running store sees its writes. Beside them, each file has the bytes
+that the last sync made safe, and the changes since. `cut` makes the files that a power cut at this moment could leave.
+Of the changes since the last sync some are there, some are not, some in part (sectors of 512 bytes), in any order.
+Names created or deleted without a sync may or may not be so. The shared memory (-shm) is gone.
 """
 
 import random

@@ -1,6 +1,9 @@
-"""Failing system calls: the k-th call that SQLite makes of its VFS (write, sync, open, truncate, read, lock, delete,
-size) fails, for every k of a script; once, or from then on. Afterwards what was acknowledged is there, what was refused
-is not, also after a crash in the midst of it, and the store goes on."""
+"""Failing system calls: the k-th call that SQLite makes of its VFS fails, for every k of a script; once, or from then
+on.
+
+The calls are write, sync, open, truncate, read, lock, delete and size. Afterwards acknowledged writes are there and
+refused ones are not, also after a crash amid the script, and the store works.
+"""
 
 import os
 import shutil
@@ -48,7 +51,7 @@ class Faults:
     """Which calls fail."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()  # Guards: everything below, and that nobody writes while files are copied.
+        self.lock = threading.RLock()  # Guards: everything below, and copying the files while no thread writes.
         self._from = 0
         self._variant: str | None = None
         self._first = ""

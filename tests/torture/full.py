@@ -1,6 +1,8 @@
-"""Full volumes: several processes add until a small file system has no room left, some of them are killed, or another
-program takes what they leave. Then everything acknowledged is there, deleting works, and whatever erases brings adds
-back."""
+"""Full volumes: several processes add until a small file system has no room left.
+
+Some of them are killed, or another program takes the rest. Then every acknowledged memory is there, deleting works, and
+erasing makes adds work again.
+"""
 
 import os
 import random
@@ -59,8 +61,8 @@ def fill_up(path: Path) -> None:
 
 
 def write(path: str, name: str, seed: int) -> None:
-    """Adds on several threads until the volume is full, and says each id once it is acknowledged; not one of our errors
-    is told as one."""
+    """Adds on several threads until the volume is full, and reports each id once it is acknowledged. Errors of agentmem
+    are no failures."""
     chance = random.Random(seed)
     config = Config(durability=chance.choice(("full", "process")))
     said = threading.Lock()
@@ -230,7 +232,7 @@ def records_of(memory: Memory, name: str) -> Iterator[Record]:
 
 
 def run(folder: Path, cases: int, seed: int) -> dict[str, Any]:
-    """So many volumes, of all SIZES in turn."""
+    """Fills this number of volumes, of all SIZES in turn."""
     figures: Counter[str] = Counter({"volumes": cases, "lost": 0})
     failures: list[str] = []
     for number in range(cases):

@@ -1,5 +1,7 @@
-"""The files of a store are read, copied, removed, moved or replaced while four processes of four threads write into it;
-what was acknowledged is there afterwards, whole, and what was refused is not."""
+"""The files of a store are read, copied, removed, moved or replaced while four processes of four threads write into it.
+
+Afterwards every acknowledged write is there, whole, and every refused one is not.
+"""
 
 import os
 import pickle

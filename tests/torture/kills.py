@@ -1,5 +1,8 @@
-"""kill -9: four processes of four threads write into one store; one of them is killed, at a random moment or at a named
-failure point, and takes its place again; a fresh process then looks whether what was acknowledged is there, whole."""
+"""kill -9: four processes of four threads write into one store, and one of them is killed at a random moment.
+
+Some are killed at a named failure point. A new process takes its place, and a fresh one checks that every acknowledged
+write is there, whole.
+"""
 
 import json
 import pickle
@@ -23,8 +26,8 @@ POINT_SECONDS = 5.0
 """How long a process may take until it dies at its point."""
 
 UNREACHED = {"commit: before it is asked what became of it"} | {point for point in POINTS if "reembed" in point}
-"""Points that a process without other faults does not come by, or only one that moves the store to another model; tests
-of these kill there."""
+"""Points that a process without other faults never reaches, or only one that moves the store to another model. Tests of
+their own kill there."""
 
 BIRTH = [point for point in POINTS if "migration" in point or "model is bound" in point]
 """Points that only the maker of a store reaches."""
@@ -82,8 +85,10 @@ class Ledger:
     def compare(
         self, seen: dict[str, Any], sure: dict[str, int], shared: dict[str, str], settled: set[str]
     ) -> tuple[list[str], list[str]]:
-        """What was lost and what is half, of all that was acknowledged when `sure` was copied; the states in flight of
-        tokens that are `settled` (their process is dead) are decided by what is seen."""
+        """Returns the lost and the half writes, of all that were acknowledged when `sure` was copied.
+
+        The visible state decides what became of `settled` tokens, whose process is dead.
+        """
         lost, half = [], []
         rows: dict[str, list[Any]] = {}
         for row in seen["rows"]:
@@ -217,7 +222,7 @@ class Store:
 
 
 def births(nursery: Nursery, folder: Path, chance: random.Random, points: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Kills of those who make a store, while others want to make the same one."""
+    """Kills processes that create a store, while others want to create the same one."""
     for number, point in enumerate(points):
         path = folder / f"born-{number}-{chance.randrange(10**9)}.db"
         armed = (point, chance.randrange(4) if "between" in point else 0)

@@ -30,7 +30,7 @@ SECONDS = 90.0
 """After which a child counts as hung."""
 
 PIPE_BYTES = 4096
-"""The smallest pipe there is: a writer whose words nobody reads soon stands still."""
+"""The smallest pipe there is: a writer without a reader soon stands still."""
 
 
 class Child:

@@ -1,7 +1,7 @@
-"""What the tortures of failing calls do: twenty scripts, each of another corner of the store.
+"""The scripts for failing calls: twenty of them, each for another corner of the store.
 
-A script gets a `Play`, whose steps say beforehand what they are about to change and afterwards what became of it, so
-that the store can be compared with what was told. What a step answers with one of our errors counts as refused.
+A script gets a `Play`, whose steps report beforehand what they are about to change and afterwards the outcome. The
+store is compared with these reports. A step that gets an error of agentmem counts as refused.
 """
 
 from collections.abc import Callable
@@ -308,7 +308,7 @@ _NAMED = [
 
 
 def script(number: int) -> Script:
-    """The first is a mixture, then each corner by itself, then further mixtures."""
+    """The first is a mixture, then each corner alone, then further mixtures."""
     if 0 < number <= len(_NAMED):
         return _NAMED[number - 1]
     return Script(f"mixture {number}", mixed)

@@ -55,7 +55,7 @@ SEGMENT = 20
 
 
 class Worker:
-    """One thread's work: its own memories, of which it knows everything, and those of everybody."""
+    """One thread's work: its own memories, of which it knows everything, and those of all others."""
 
     def __init__(self, memory: Memory, number: int, shared: list[str]) -> None:
         self.memory = memory

@@ -2,10 +2,10 @@
 
     python -m tests.torture.stateful --steps 200000
 
-All limits are as small as they can be, so that every tier (cached vectors, shelves, lines, chunks, groups, the sweep,
-the backlog) is crossed all the time. Each call goes to another holder of the file than the one before; the second
-process is killed in the middle of its work, whatever it was at is there as a whole or not at all, and is done again
-where it is not: what happens next must not depend on that, or hypothesis could not repeat it.
+All limits are as small as they can be, so that every tier is crossed all the time: cached vectors, indexes, queues,
+chunks, groups, the sweep, deferred memories. Each call goes to another holder of the file than the one before. The second
+process is killed amid its work. That work is then there as a whole or not at all, and is done again where it is not. The
+next step must not depend on that, or hypothesis could not repeat it.
 """
 
 import argparse
@@ -73,7 +73,7 @@ class SharedFileMachine(MemoryMachine):
     ids = MemoryMachine.ids
     move_to_another_model = fail_to_move = None  # With embedders of their own, the other holders could not follow.
     memory: Any
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # Nobody's power is cut here.
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # No power is cut here.
     ran = 0
     """Rules that ran, over all examples."""
 
@@ -95,7 +95,7 @@ class SharedFileMachine(MemoryMachine):
     def it_is_counted(self):
         SharedFileMachine.ran += 1
 
-    # -- who is asked ---------------------------------------------------------------------------------------------
+    # -- which holder is asked -----------------------------------------------------------------------------------------
 
     @rule(turns=st.lists(st.sampled_from([HERE_1, HERE_2, THERE]), min_size=1, max_size=5))
     def take_other_turns(self, turns):
@@ -230,8 +230,10 @@ def run(examples: int, steps_each: int) -> None:
 
 
 def run_all(examples: int, steps_each: int, *, jobs: int, seconds: float) -> dict[str, Any]:
-    """In as many processes as there are `jobs`, which share the examples. The result's `failures` are what they said of
-    wrong answers; none is begun after so many `seconds`."""
+    """Runs in as many processes as there are `jobs`, which share the examples.
+
+    The result's `failures` are their reports of wrong answers. No example begins after this number of `seconds`.
+    """
     command = [sys.executable, "-m", "tests.torture.stateful", "--each", str(steps_each), "--seconds", str(seconds)]
     shares = [examples // jobs + (job < examples % jobs) for job in range(jobs)]
     children = [

@@ -30,7 +30,7 @@ OWN_MEMORIES = 25
 MODELS = [HashEmbedder(), Turned(64), Turned(32), None]
 
 NOT_IN_THE_MIX = {"close", "reset"}
-"""The one ends the run, and is called at its end; the other erases what everybody else looks for."""
+"""One ends the run, and is called at its end; the other erases memories that all others look for."""
 
 
 class Mix:

@@ -1,5 +1,6 @@
-"""A hostile tenant against everybody: whatever it hands over within the limits, its calls end by their timeout, no
-other thread stands still, and what is kept of it does not grow.
+"""A hostile tenant against all others, with any input within the limits.
+
+Its calls end by their timeout, no other thread stands still, and the memory kept for it does not grow.
 
 A case is one call with a timeout of a second: texts, metadata and filters made to take long, on memories of the same
 kind. Beside it a thread looks at the clock every few milliseconds, and another tenant reads and writes. How long a
@@ -37,7 +38,8 @@ KEYS = ("list", "text", "deep.a.b", "many", "k7", '"no"', "id")
 
 
 def texts(most: int) -> st.SearchStrategy[str]:
-    """Of up to so many bytes: a piece again and again, many different words, or a few pieces in turn."""
+    """Returns a text of at most this number of bytes: a piece again and again, many different words, or a few pieces in
+    turn."""
     size = st.sampled_from([10, 1_000, most // 10, most])
     repeated = st.lists(st.sampled_from(PIECES), min_size=1, max_size=3).map("".join)
     different = st.integers(0, 9).map(lambda first: " ".join(f"{number:x}q{first}" for number in range(most // 8)))
@@ -141,7 +143,7 @@ def _lade(memory: Memory) -> list[str]:
 
 
 def run(folder: Path, cases: int, number: int) -> dict[str, Any]:
-    """Runs so many cases; what each found."""
+    """Runs this number of cases and returns their findings."""
     folder.mkdir(parents=True)
     failures: list[str] = []
     answers: Counter[str] = Counter()
@@ -225,8 +227,8 @@ def _megabytes() -> float:
 
 
 def strangers(folder: Path, cases: int, _number: int) -> dict[str, Any]:
-    """Searches of so many owners that have nothing, and a hundredth as many different filters; how much the process
-    grew in each."""
+    """Searches for this number of owners without memories, and a hundredth as many different filters. Returns the
+    growth of the process in each."""
     folder.mkdir(parents=True)
     growth = {}
     with Memory(folder / "store.db", embedder=HashEmbedder()) as memory:

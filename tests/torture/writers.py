@@ -1,7 +1,7 @@
-"""What the tortured processes do: four threads that say what they are about to do, do it, and say that it was done.
+"""The tortured processes: four threads that report what they are about to do, do it, and report that it was done.
 
 A line of words is a JSON list: ["i", thread, [[token, state], ...]] before a change, ["a", thread, ids] after it and
-before anything else, ["r", thread, error] when it was refused, ["u", thread] when nobody knows. The token is the first
+before anything else, ["r", thread, error] when it was refused, ["u", thread] when the outcome is unknown. The token is the first
 word of a content and names its memory; its state is what must be seen of it: content, metadata, whether it is deleted,
 its events, whether its vector may still be to come, whether it may have expired.
 """
@@ -42,7 +42,7 @@ State = tuple[str, dict[str, Any], bool, tuple[str, ...], bool, bool]
 
 
 class Writer:
-    """One thread's work. Its memories are nobody else's, so that it knows what becomes of them."""
+    """One thread's work. No other thread changes its memories, so it knows what becomes of them."""
 
     def __init__(self, memory: Memory, say: Callable[[bytes], Any], thread: int, name: str, seed: int) -> None:
         self.memory = memory
@@ -277,14 +277,17 @@ def rows_of(path: str) -> dict[str, Any]:
 
 
 def look(path: str, texts: list[tuple[str, str]], finish: bool = False) -> dict[str, Any]:
-    """What a fresh process finds: the rows, then what `check` says, which of the texts (user, text) the search does not
-    find, and, at the finish, how many memories never get their vectors."""
+    """Returns what a fresh process finds: the rows, then the findings of `check`, then the texts (user, text) that the
+    search does not find.
+
+    At the finish it also has the number of memories that never get their vectors.
+    """
     seen = rows_of(path)
     tiny_segments()
     with Memory(path, embedder=HashEmbedder(), config=Config(busy_timeout=60)) as memory:
         seen["problems"] = memory.check()
         seen["unfound"] = []
-        for _ in range(2 if finish else 0):  # Seals what is left, and then searches in that.
+        for _ in range(2 if finish else 0):  # Seals the rest, and then searches in that.
             memory.search("anything", user_id="ana")
             memory._engine.index_cache.seal()
         for user, text in texts:

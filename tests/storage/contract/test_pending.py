@@ -1,4 +1,4 @@
-"""Memories that wait for their vectors, and the leases of who works on them."""
+"""Memories that wait for their vectors, and the leases of the processes that work on them."""
 
 from agentmem import EmbeddingError
 from agentmem.storage.operations import Delete, Restore, SetVector

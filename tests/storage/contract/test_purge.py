@@ -1,4 +1,4 @@
-"""What is purged is gone from every view, with the vectors that nobody else has a use for."""
+"""A purged memory is gone from every view, with the vectors that no other memory uses."""
 
 from datetime import UTC, datetime, timedelta
 

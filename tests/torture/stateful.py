@@ -3,9 +3,9 @@
     python -m tests.torture.stateful --steps 200000
 
 All limits are as small as they can be, so that every tier is crossed all the time: cached vectors, indexes, queues,
-chunks, groups, the sweep, deferred memories. Each call goes to another holder of the file than the one before. The second
-process is killed amid its work. That work is then there as a whole or not at all, and is done again where it is not. The
-next step must not depend on that, or hypothesis could not repeat it.
+chunks, groups, the sweep, deferred memories. Each call goes to another holder of the file than the one before. The
+second process is killed amid its work. That work is then there as a whole or not at all, and is done again where it is
+not. The next step must not depend on that, or hypothesis could not repeat it.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """The tortured processes: four threads that report what they are about to do, do it, and report that it was done.
 
 A line of words is a JSON list: ["i", thread, [[token, state], ...]] before a change, ["a", thread, ids] after it and
-before anything else, ["r", thread, error] when it was refused, ["u", thread] when the outcome is unknown. The token is the first
-word of a content and names its memory; its state is what must be seen of it: content, metadata, whether it is deleted,
-its events, whether its vector may still be to come, whether it may have expired.
+before anything else, ["r", thread, error] when it was refused, ["u", thread] when the outcome is unknown. The token is
+the first word of a content and names its memory. Its state is what must be visible of it: content, metadata, whether it
+is deleted, its events, whether its vector may still be to come, whether it may have expired.
 """
 
 import fcntl

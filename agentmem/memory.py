@@ -23,7 +23,7 @@ from agentmem.deadline import Deadline
 from agentmem.embedding.catalog import find_model
 from agentmem.embedding.embedder import GivenEmbedder
 from agentmem.embedding.model_card import ModelCard
-from agentmem.engine.engine import Engine, is_within_a_call
+from agentmem.engine.engine import Engine, public
 from agentmem.engine.reader import Listing, read
 from agentmem.engine.reembedding import reembed
 from agentmem.engine.runtime import DEFAULT_MODEL as DEFAULT_MODEL
@@ -33,7 +33,7 @@ from agentmem.engine.writer import Drafter, Naming, as_item, put_off, remember, 
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.filters import number_path, parse_filters
 from agentmem.messages import items_of_messages
-from agentmem.platform.signals import require_room
+from agentmem.platform.signals import is_amid_locks, require_room
 from agentmem.progress import stages, with_progress
 from agentmem.quoting import shorten
 from agentmem.records import Draft, Event, Match, Page, Record, Scope
@@ -80,6 +80,7 @@ class _Calls(ABC):
 
     # -- remembering ----------------------------------------------------------------------------------------------
 
+    @public
     def add(
         self,
         content: str,
@@ -188,6 +189,7 @@ class _Calls(ABC):
         timeout: float | None = None,
     ) -> list[Record | AgentMemError]: ...
 
+    @public
     def add_batch(
         self,
         contents: Iterable[str | Mapping[str, Any]],
@@ -270,6 +272,7 @@ class _Calls(ABC):
             self._engine, drawn, timeout, together=together, defer=defer, durability=durability, naming=naming
         )
 
+    @public
     def add_messages(
         self,
         messages: Iterable[Mapping[str, Any]],
@@ -320,6 +323,7 @@ class _Calls(ABC):
 
     # -- finding --------------------------------------------------------------------------------------------------
 
+    @public
     def search(
         self,
         query: str,
@@ -393,6 +397,7 @@ class _Calls(ABC):
         )  # fmt: skip
         return matches
 
+    @public
     def search_batch(
         self,
         queries: Iterable[str],
@@ -526,6 +531,7 @@ class _Calls(ABC):
         """Returns the deadline of a call that begins now, by its `timeout` or else that of the Config."""
         return Deadline(check_timeout(timeout, self._engine.config))
 
+    @public
     def flush(self, timeout: float | None = None) -> None:
         """Waits until every memory that was deferred before has its vector; in a `ScopedMemory`, those of its scope.
 
@@ -543,6 +549,7 @@ class _Calls(ABC):
 
     # -- reading --------------------------------------------------------------------------------------------------
 
+    @public
     def get(
         self,
         id: str,
@@ -579,6 +586,7 @@ class _Calls(ABC):
             show_expired=show_expired, as_of=check_time("as_of", as_of),
         )  # fmt: skip
 
+    @public
     def get_all(
         self,
         *,
@@ -623,6 +631,7 @@ class _Calls(ABC):
         listing = Listing(scope, wanted, order, after, limit)
         return read(self._engine, listing.page, deadline, show_expired=show_expired, as_of=check_time("as_of", as_of))
 
+    @public
     def count(
         self,
         *,
@@ -657,6 +666,7 @@ class _Calls(ABC):
             show_expired=show_expired, as_of=check_time("as_of", as_of),
         )  # fmt: skip
 
+    @public
     def scopes(
         self,
         *,
@@ -688,6 +698,7 @@ class _Calls(ABC):
         wanted = parse_filters(filters)
         return read(self._engine, lambda snapshot: snapshot.scopes(scope, wanted), deadline)
 
+    @public
     def history(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> list[Event]:
@@ -710,6 +721,7 @@ class _Calls(ABC):
 
     # -- changing -------------------------------------------------------------------------------------------------
 
+    @public
     def update(
         self,
         id: str,
@@ -759,6 +771,7 @@ class _Calls(ABC):
         [record] = changes.commit(seconds)
         return cast(Record, record)
 
+    @public
     def delete(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> bool:
@@ -779,6 +792,7 @@ class _Calls(ABC):
         [was_there] = self._engine.store.commit([Delete(check_id(id), self._whose(user_id, agent_id, run_id))])
         return bool(was_there)
 
+    @public
     def restore(
         self, id: str, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> Record:
@@ -801,6 +815,7 @@ class _Calls(ABC):
         [record] = self._engine.store.commit([Restore(check_id(id), self._whose(user_id, agent_id, run_id))])
         return cast(Record, record)
 
+    @public
     def delete_all(
         self,
         *,
@@ -839,6 +854,7 @@ class _Calls(ABC):
             return read(self._engine, lambda snapshot: snapshot.count(scope, wanted), deadline)
         return self._engine.store.delete_all(scope, wanted, deadline)
 
+    @public
     def purge(
         self,
         id: str | None = None,
@@ -884,6 +900,7 @@ class _Calls(ABC):
 
     # -- files ----------------------------------------------------------------------------------------------------
 
+    @public
     def export(
         self,
         file: str | os.PathLike[str] | IO[str] | IO[bytes],
@@ -935,6 +952,7 @@ class _Calls(ABC):
             timeout=check_timeout(timeout, self._engine.config),
         )  # fmt: skip
 
+    @public
     def import_(
         self,
         file: str | os.PathLike[str] | IO[str] | IO[bytes],
@@ -993,6 +1011,7 @@ class _Calls(ABC):
         options = Options(format, owners, on_conflict, on_error, dedupe, defer, durability, progress, seconds)
         return import_(self._engine, self._scope, file, options)
 
+    @public
     def scope(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> "ScopedMemory":
@@ -1113,6 +1132,7 @@ class Memory(_Calls):
         named = (user_id, agent_id, run_id) != (None, None, None)
         return Scope.of(user_id, agent_id, run_id) if named else Scope()
 
+    @public
     def stats(self) -> Stats:
         """Counts the contents of the store, and the work of this process since it opened the store.
 
@@ -1136,6 +1156,7 @@ class Memory(_Calls):
             **engine.embedder.stats(),
         )
 
+    @public
     def check(self, *, progress: bool = False) -> list[str]:
         """Looks for damage: reads the whole file, while others write. `repair` repairs what it names.
 
@@ -1153,6 +1174,7 @@ class Memory(_Calls):
         with stages(shown=progress) as tell:
             return self._engine.store.check(tell)
 
+    @public
     def repair(self, *, progress: bool = False) -> list[str]:
         """Repairs what `check` names, while other processes have the store open; they wait for the write lock.
 
@@ -1181,6 +1203,7 @@ class Memory(_Calls):
         engine.backlog.wake(0)
         return told
 
+    @public
     def reembed(
         self, model: str | ModelCard | GivenEmbedder | None, *, progress: bool = False, timeout: float | None = None
     ) -> int:
@@ -1218,6 +1241,7 @@ class Memory(_Calls):
         seconds = None if timeout is None else check_timeout(timeout, self._engine.config)
         return reembed(self._engine, source, shown=progress, timeout=seconds)
 
+    @public
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> str:
         """Copies the store as it is at one moment, while others read and write. To restore, open the copy.
 
@@ -1241,6 +1265,7 @@ class Memory(_Calls):
         self._engine.store.backup(target, overwrite=overwrite)
         return target
 
+    @public
     def vacuum(
         self, *, deleted_before: datetime | timedelta | None = None, full: bool = False, progress: bool = False
     ) -> VacuumReport:
@@ -1277,6 +1302,7 @@ class Memory(_Calls):
         engine.forget(done.erased)
         return done.report
 
+    @public
     def reset(self, *, confirm: bool, progress: bool = False) -> int:
         """Erases every memory of every owner for good, as `purge` does.
 
@@ -1303,7 +1329,7 @@ class Memory(_Calls):
         call raises ClosedError; this one raises nothing.
         """
         self._finalizer.detach()
-        if is_within_a_call():
+        if is_amid_locks():
             self._engine.close_aside()
         else:
             self._engine.close()

@@ -2,8 +2,8 @@
 
 import atexit
 import os
-import sys
-import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from agentmem.config import Config
 from agentmem.embedding.embedder import Embedder, GivenEmbedder
@@ -11,17 +11,26 @@ from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.deferred import Backlog
 from agentmem.engine.runtime import Lenses
 from agentmem.platform.forks import restart
-from agentmem.platform.signals import Lock, started
+from agentmem.platform.signals import Lock, holds_locks, is_amid_locks, started
 from agentmem.search.index_cache import IndexCache
 from agentmem.stats import Timings
 from agentmem.storage.open import open_store
 from agentmem.storage.types import Erased, Keep
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def public(call: Callable[P, T]) -> Callable[P, T]:
+    """Makes a method one of the public calls. A signal handler that strikes amid one closes on another thread."""
+    return holds_locks(call)
 
 
 class Engine:
     """Opens the store and readies the rest, all of it cheap: models, threads and shelves come with their first use.
     Which model is wanted is said as to `Lenses`."""
 
+    @holds_locks
     def __init__(self, path: str, wanted: ModelCard | GivenEmbedder | Keep | None, config: Config) -> None:
         self.config = config
         self.timings = Timings()
@@ -59,6 +68,7 @@ class Engine:
         self.index_cache.drop([*erased.owners, None])
         return erased.count
 
+    @holds_locks
     def close(self) -> None:
         """In this order: who waits for the model is answered, then nobody is left to write."""
         if self._pid != os.getpid():
@@ -75,26 +85,8 @@ class Engine:
     def close_aside(self) -> None:
         """Closes from a thread of its own: the garbage collector, or a signal, may strike in any thread, at any moment,
         also in one that holds a lock which closing needs."""
-        if started(self.close, "agentmem-closer") is None and not is_within_a_call():
+        if started(self.close, "agentmem-closer") is None and not is_amid_locks():
             self.close()  # Otherwise the end of the process does.
-
-
-_ROOMS = (
-    "agentmem.embedding.", "agentmem.storage.", "agentmem.search.", "agentmem.engine.",
-)  # fmt: skip
-
-
-def is_within_a_call() -> bool:
-    """Whether the caller is a signal handler that struck amid a call, which may hold a lock that closing needs: Python
-    runs handlers on the main thread, between any two instructions."""
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    frame = sys._getframe(1)
-    while (below := frame.f_back) is not None:
-        frame = below
-        if str(frame.f_globals.get("__name__")).startswith(_ROOMS):
-            return True
-    return False
 
 
 _open_engines: set[Engine] = set()

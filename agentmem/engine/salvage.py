@@ -6,10 +6,12 @@ from pathlib import Path
 
 from agentmem.errors import StoreDamagedError
 from agentmem.platform.paths import absolute
+from agentmem.platform.signals import holds_locks
 from agentmem.progress import stages
 from agentmem.storage.open import salvage_closed, salvage_open
 
 
+@holds_locks
 def salvage(path: str, *, progress: bool) -> list[str]:
     """Makes it a file that can be opened; says what was done, a sentence each.
 

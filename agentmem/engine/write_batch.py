@@ -7,7 +7,7 @@ from typing import Any
 
 from agentmem.analyzer import stored_terms
 from agentmem.deadline import Deadline
-from agentmem.engine.engine import Engine
+from agentmem.engine.engine import Engine, public
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -104,6 +104,7 @@ class Changes:
         self._embedded(steps[-1], last.content, scope)
         self._append(*steps)
 
+    @public
     def update(
         self,
         id: str,
@@ -151,6 +152,7 @@ class Changes:
         """Brings a deleted or expired memory back, without the expiry that has passed. Its result is the Record."""
         self._append(Restore(check_id(id), self._whose(user_id, agent_id, run_id)))
 
+    @public
     def commit(self, timeout: float | None = None) -> list[Any]:
         """Embeds the texts, and makes all the changes in one transaction; returns the result of each, in order.
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -146,6 +146,29 @@ class Lock:
                     self._held.clear()
             finally:
                 taking.release()
+
+
+_holding: set[CodeType] = set()
+
+
+def holds_locks(function: Callable[P, T]) -> Callable[P, T]:
+    """Marks a function in which locks may be held, for `is_amid_locks`; returns the function itself."""
+    _holding.add(function.__code__)
+    return function
+
+
+def is_amid_locks() -> bool:
+    """Whether the caller is a signal handler that struck in a function marked by `holds_locks`.
+
+    Python runs handlers on the main thread, between any two instructions. The stack itself is asked, because an error
+    between two instructions would leave a counter wrong for good.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    while frame is not None and frame.f_code not in _holding:
+        frame = frame.f_back
+    return frame is not None
 
 
 def until_look(deadline: float | None) -> float:

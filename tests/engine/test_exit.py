@@ -1,6 +1,9 @@
 """How a process ends: whatever was not closed, hangs, or still works, it ends, and nothing acknowledged is lost."""
 
 import gc
+import inspect
+import signal
+import sys
 import threading
 
 import pytest
@@ -8,6 +11,7 @@ from children import SECONDS, run_python
 from conftest import our_threads, wait_for_our_threads
 
 from agentmem import ClosedError, Memory
+from agentmem.platform import signals
 from agentmem.testing import HashEmbedder
 
 
@@ -308,6 +312,59 @@ def test_a_signal_handler_may_close_a_memory_whose_locks_its_thread_holds(store_
     )
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert memory.check() == []
+
+
+def test_a_signal_handler_that_strikes_outside_of_a_call_has_closed_when_it_returns(store_path):
+    memory = Memory(store_path, embedder=HashEmbedder())
+    memory.add("tea", user_id="ana")
+    before = signal.signal(signal.SIGUSR1, lambda *_: memory.close())
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        assert our_threads() == []
+        with pytest.raises(ClosedError):
+            memory.count(user_id="ana")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_every_public_call_is_known_as_one_that_holds_locks():
+    for name, call in inspect.getmembers(Memory, inspect.isfunction):
+        if not name.startswith("_") and name != "close":
+            assert call.__code__ in signals._holding, name
+
+
+def test_whether_a_handler_strikes_amid_a_call_is_right_after_an_error_between_any_two_instructions(memory):
+    """A counter would stay too high, and later closes would return before they have closed."""
+    left = 0
+    amid: set[bool] = set()
+
+    def trace(frame, event, _):
+        nonlocal left
+        frame.f_trace_opcodes = frame.f_code.co_filename.endswith(("memory.py", "reader.py", "engine.py", "signals.py"))
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                amid.add(signals.is_amid_locks())
+                raise KeyboardInterrupt
+        return trace
+
+    struck, step = 0, 23
+    while True:
+        struck += step
+        left = struck
+        sys.settrace(trace)
+        try:
+            memory.count(user_id="ana")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert not signals.is_amid_locks()
+        if left > 0:
+            break
+    assert struck > 10 * step
+    assert amid == {True}
 
 
 def test_closing_in_an_exit_handler_of_the_application_ends_what_its_threads_still_do(store_path):

@@ -151,7 +151,7 @@ def _rewrite(
     by_value: dict[str, list[Product]] = {}
     for product in products:
         by_value.setdefault(product.value, []).append(product)
-    items = [model.prepare(text)[0] for text in texts]
+    items = [item for item, _ in model.prepare(texts)]
     groups = list(_groups({name: len(found[0].weight) for name, found in by_value.items()}, sum(map(len, items))))
     doors: dict[str, Entrance] = {}
     integers: list[tuple[Product, IntegerProduct]] = []
@@ -245,7 +245,7 @@ def _write(card: ModelCard, graph: bytes, folder: Path) -> ModelCard:
 
 
 def _compare(before: "Model", after: "Model", texts: list[str]) -> dict[str, float]:
-    items = [before.prepare(text)[0] for text in texts]
+    items = [item for item, _ in before.prepare(texts)]
     alone = _units([after.run([item]) for item in items])
     agreement = (alone * _units([before.run([item]) for item in items])).sum(axis=1)
     batches = [items[start : start + BATCH] for start in range(0, len(items), BATCH)]

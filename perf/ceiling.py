@@ -29,7 +29,7 @@ def ceiling(
     model: Model, sentences: list[str], workers: int, batches: tuple[int, ...] = BATCHES, seconds_each: float = 0.6
 ) -> dict[int, float]:
     """Returns texts a second for each size of batch, with `workers` runs at the same time."""
-    rows = sorted((model.prepare(text)[0] for text in sentences), key=len)
+    rows = sorted((item for item, _ in model.prepare(sentences)), key=len)
     rates = {}
     with ThreadPoolExecutor(workers) as pool:
         for size in batches:

@@ -32,7 +32,7 @@ def main() -> None:
         memory.search("the shelf is loaded before the clock starts", user_id="ana")
         for _ in range(rounds):
             text = next(rest)
-            times["embedding alone"].append(timed(lambda text=text: model.run([model.prepare(text)[0]])))
+            times["embedding alone"].append(timed(lambda text=text: model.run([model.prepare([text])[0][0]])))
             text = next(rest)
             times["add"].append(timed(lambda text=text: memory.add(text, user_id="ben")))
             text = next(rest)

@@ -191,7 +191,8 @@ def expect_own_vectors(path: Path, name: str, count: int) -> None:
     connection.close()
     assert len(rows) == count
     for content, data in rows:
-        [alone] = model.run([model.prepare(content)[0]])
+        [(item, _)] = model.prepare([content])
+        [alone] = model.run([item])
         stored = np.frombuffer(data, "<f2").astype(np.float32)
         assert float(stored @ alone / np.linalg.norm(alone)) > 0.999
 

@@ -33,6 +33,8 @@ def embed_batch(
     Returns:
         For each item its vector, or the error.
     """
+    if not items:
+        return []
     try:
         return _scaled(run(list(items)), len(items), dimension, length)
     except failures as error:

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
@@ -17,8 +16,9 @@ from agentmem.config import Config
 from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.batch import Answer
 from agentmem.embedding.cache import VectorCache
-from agentmem.embedding.collector import Collector, Ticket
+from agentmem.embedding.collector import Collector, Text
 from agentmem.embedding.fast_half import fast_vectors
+from agentmem.embedding.future import EmbeddingFuture
 from agentmem.embedding.model_card import ModelCard
 from agentmem.embedding.queue import CHARACTERS_A_TOKEN
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
@@ -27,7 +27,6 @@ from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, require_room, started
 from agentmem.quoting import shape, shorten
-from agentmem.records import Embedded
 from agentmem.stats import Timings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +40,11 @@ ms a text (medians of 5 of perf/tuning.py; 1, 4, 8, 16, 32, 64 workers, the rest
 reached 620, 2,180, 4,009, 4,571, 7,726, 5,144 texts a second, `add` from 100 threads 606, 2,191, 3,061, 2,719, 1,754,
 1,162."""
 
+
+PREPARED_TOGETHER = 32
+"""Texts that are tokenised in one call, a few milliseconds at most, after which the deadline is looked at."""
+
+FOR_EVER = 1e6
 
 ASKED = b"?"
 """Stands behind the digests of queries on their way, whose vectors go into a cache of their own."""
@@ -73,7 +77,7 @@ class FastEmbedder(GivenEmbedder, Protocol):
 
 
 class _Encoder(Protocol):
-    def prepare(self, text: str) -> tuple[Any, int]: ...
+    def prepare(self, texts: Sequence[str]) -> list[tuple[Any, int]]: ...
     def run(self, items: Sequence[Any]) -> npt.NDArray[np.float32]: ...
     def fast(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
 
@@ -84,8 +88,8 @@ class _GivenEncoder:
     def __init__(self, embedder: GivenEmbedder) -> None:
         self._embedder = embedder
 
-    def prepare(self, text: str) -> tuple[str, int]:
-        return text, 1 + len(text) // CHARACTERS_A_TOKEN
+    def prepare(self, texts: Sequence[str]) -> list[tuple[str, int]]:
+        return [(text, 1 + len(text) // CHARACTERS_A_TOKEN) for text in texts]
 
     def run(self, items: Sequence[str]) -> npt.NDArray[np.float32]:
         return self._embedder.embed(list(items))
@@ -163,79 +167,106 @@ class Embedder:
             DeadlineError, OverloadedError: the timeout is over.
             ClosedError: closed before or meanwhile.
         """
-        sent = Sent(self, len(texts))
-        try:
-            self.submit(sent.ticket, texts, homes, kind, urgent=urgent, timeout=timeout)
-            return sent.answers(timeout)
-        except BaseException:
-            sent.cancel()
-            raise
+        return self.send(texts, homes, kind, urgent=urgent, timeout=timeout).result(timeout)
 
-    def send(self, texts: Sequence[str], homes: Sequence[Home], kind: Kind, *, urgent: bool, timeout: float) -> "Sent":
-        """`embed` in two steps, for who has something to do in between. Blocks and raises as `submit` does."""
-        sent = Sent(self, len(texts))
-        try:
-            self.submit(sent.ticket, texts, homes, kind, urgent=urgent, timeout=timeout)
-            return sent
-        except BaseException:
-            sent.cancel()
-            raise
-
-    def submit(
+    def send(
         self,
-        ticket: Ticket,
         texts: Sequence[str],
         homes: Sequence[Home],
         kind: Kind,
         *,
         urgent: bool,
         timeout: float,
-    ) -> None:
-        """Sends the texts off; the ticket's `then` is called once with all the answers, on a worker's thread or on this
-        one. An interrupt may strike at any moment: whoever made the ticket cancels it then.
+        then: Callable[[EmbeddingFuture], None] | None = None,
+    ) -> EmbeddingFuture:
+        """Starts embedding and returns a future, so that the caller can work while it waits.
 
-        Blocks only while the line is full, for the model to load the first time, and for the run of a text that is
+        Blocks only while the queues are full, for the model to load the first time, and for the run of a text that is
         alone with the model, which happens on this thread. Raises as `embed` does.
+
+        Args:
+            then: See `EmbeddingFuture`; it may be called before this returns.
         """
         self._ensure_open()
-        ticket.digests = [self.digest(home, text, kind) for home, text in zip(homes, texts, strict=True)]
-        answers, missing = self._look_up(ticket.digests, kind)
+        future = EmbeddingFuture([self.digest(home, text, kind) for home, text in zip(homes, texts, strict=True)], then)
+        missing = self._look_up(future, kind)
         if not missing:
-            for index, answer in answers:
-                ticket.answers[index] = answer
-            ticket.then(ticket.answers)
-            return
-        require_room()
-        encoder, collector = self._load()
-        missing = collector.join_flying(ticket, missing, urgent=urgent)
-        prefix = self._prefixes[kind]
-        began = time.perf_counter()
-        prepared: list[tuple[int, bytes, Any, int]] = []
-        for index, digest in missing:
+            future.complete()
+            return future
+        try:
+            require_room()
+            encoder, collector = self._load()
+            prepared = self._prepared(encoder, future, texts, missing, kind, timeout)
+            collector.submit(future, prepared, urgent=urgent, timeout=timeout)
+        except BaseException:
+            future.cancel()
+            raise
+        return future
+
+    def refine(self, texts: Sequence[str], homes: Sequence[Home]) -> EmbeddingFuture:
+        """Starts embedding documents at low priority, and returns a future. Threads of their own do it, so that
+        everything else goes first. Neither asks nor fills a cache, and does not ask the store for vectors it may have.
+
+        Blocks for the model to load the first time, and where the system gives no thread. An embedder that was given
+        embeds the texts as bulk work, since it is promised no more runs at a time.
+
+        Raises:
+            ClosedError: closed before or meanwhile.
+            ModelError: the model cannot be loaded.
+        """
+        self._ensure_open()
+        future = EmbeddingFuture([self.digest(home, text) for home, text in zip(homes, texts, strict=True)])
+        if not texts:
+            future.complete()
+            return future
+        try:
+            encoder, collector = self._load()
+            prepared = self._prepared(encoder, future, texts, range(len(texts)), "document", FOR_EVER)
+            if isinstance(self._source, ModelCard):
+                collector.refine(future, prepared)
+            else:
+                collector.submit(future, prepared, urgent=False, timeout=FOR_EVER)
+        except BaseException:
+            future.cancel()
+            raise
+        return future
+
+    def _prepared(
+        self,
+        encoder: _Encoder,
+        future: EmbeddingFuture,
+        texts: Sequence[str],
+        places: Sequence[int],
+        kind: Kind,
+        timeout: float,
+    ) -> list[Text]:
+        """The texts at these places as the model takes them."""
+        prefix, began = self._prefixes[kind], time.perf_counter()
+        asked = ASKED if kind == "query" else b""
+        prepared: list[Text] = []
+        for start in range(0, len(places), PREPARED_TOGETHER):
             if prepared and time.perf_counter() - began > timeout:
                 raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
-            prepared.append((index, digest, *encoder.prepare(prefix + texts[index])))
+            some = places[start : start + PREPARED_TOGETHER]
+            items = encoder.prepare([prefix + texts[place] for place in some])
+            prepared += [
+                Text(place, future.digests[place] + asked, *item) for place, item in zip(some, items, strict=True)
+            ]
         self._timings.record("tokenise", time.perf_counter() - began)
-        if answers:
-            collector.settle(ticket, answers)
-        if prepared:
-            collector.put(ticket, prepared, urgent=urgent, timeout=timeout)
+        return prepared
 
-    def _look_up(
-        self, digests: Sequence[bytes], kind: Kind
-    ) -> tuple[list[tuple[int, Answer]], list[tuple[int, bytes]]]:
-        """What the caches have, and what they have not, by the digest that it has on its way."""
-        found: list[tuple[int, Answer]] = []
+    def _look_up(self, future: EmbeddingFuture, kind: Kind) -> list[int]:
+        """Answers what the caches have; the places of what they have not."""
         missing = []
         first, second = self._caches[kind], self._caches["document" if kind == "query" else "query"]
-        for index, digest in enumerate(digests):
+        for index, digest in enumerate(future.digests):
             vector = first.get(digest) or second.get(digest)
             if vector is None:
-                missing.append((index, digest + ASKED if kind == "query" else digest))
+                missing.append(index)
             else:
-                found.append((index, vector))
-        self.hits += len(found)
-        return found, missing
+                future.answer(index, vector)
+        self.hits += len(future.digests) - len(missing)
+        return missing
 
     def _keep(self, digest: bytes, vector: bytes) -> None:
         if digest[DIGEST_BYTES:] == ASKED:
@@ -318,11 +349,6 @@ class Embedder:
         counts: list[int] = cast(Any, encoder).count(texts)
         return counts
 
-    def cancel(self, ticket: Ticket) -> None:
-        """The caller gave up: what only it waits for and what has not begun is dropped."""
-        if self._collector is not None:
-            self._collector.cancel(ticket)
-
     def _load(self) -> tuple[_Encoder, Collector]:
         if self._encoder is not None and self._collector is not None:
             return self._encoder, self._collector
@@ -336,9 +362,7 @@ class Embedder:
                     self._encoder.run,
                     dimension=self.dimension,
                     workers=self._workers(),
-                    # A given embedder is promised no more than `workers`, and may hang or raise whatever it likes.
-                    overlap=isinstance(self._source, ModelCard),
-                    lone_on_caller=isinstance(self._source, ModelCard),
+                    own_model=isinstance(self._source, ModelCard),
                     batch_tokens=config.batch_tokens,
                     queue_tokens=config.queue_tokens,
                     keep=self._keep,
@@ -416,46 +440,6 @@ class Embedder:
         self._start(closed=self._closed)
 
 
-def to_store(digests: Sequence[bytes], answers: Sequence[Answer]) -> list[Embedded | AgentMemError]:
-    """Answers for documents as the store takes them."""
-    return [
-        Embedded(digest, answer) if isinstance(answer, bytes) else answer
-        for digest, answer in zip(digests, answers, strict=True)
-    ]
-
-
-class Sent:
-    """Texts that are sent off; belongs to the thread that sends them."""
-
-    def __init__(self, embedder: Embedder, size: int) -> None:
-        self._embedder = embedder
-        self._answered = threading.Lock()
-        self._answered.acquire()
-        self.ticket = Ticket(size, self._answer)
-
-    def _answer(self, _: list[Answer]) -> None:
-        with suppress(RuntimeError):  # It was called before.
-            self._answered.release()
-
-    def answers(self, timeout: float) -> list[Answer]:
-        """Waits for the answers. Raises DeadlineError after `timeout` seconds, and the texts are given up."""
-        try:
-            if not self._answered.acquire(timeout=timeout):
-                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
-        except BaseException:
-            self.cancel()
-            raise
-        return self.ticket.answers
-
-    def embedded(self, timeout: float) -> list[Embedded | AgentMemError]:
-        """The same, for documents."""
-        return to_store(self.ticket.digests, self.answers(timeout))
-
-    def cancel(self) -> None:
-        """Gives the texts up: what has not begun is never run."""
-        self._embedder.cancel(self.ticket)
-
-
 def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
     """A given embedder is refused here, with its value, and not at the first text."""
     if isinstance(source, AbsentModel):
@@ -483,8 +467,3 @@ def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
         )
     if share and not callable(getattr(source, "embed_fast", None)):
         raise InvalidInputError(f"embedder, {shape(source)}, has fast_share and no method embed_fast(texts); add it.")
-
-
-def failure_of(answers: Sequence[Answer]) -> AgentMemError | None:
-    """The first error among answers."""
-    return next((answer for answer in answers if isinstance(answer, AgentMemError)), None)

@@ -44,6 +44,13 @@ MOST_CHARACTERS_A_TOKEN = 100
 """A word piece model reads at most 100 characters as one word, so that no more than this many a token can matter, but
 for long runs of spaces. Cutting the text there spares the tokenizer a megabyte of which the model sees a page."""
 
+SHORT = 400
+"""Characters of a text that is tokenised with the GIL held: 30 microseconds or so."""
+
+INTRA_OP_THREADS = INTER_OP_THREADS = 1
+"""Of a session. Parallelism comes from runs side by side: two of one thread each beat one of two threads in every case
+measured. A lone text gains only from threads that spin while there is nothing to do."""
+
 DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "EmbedLayerNormFusion"]
 """Fusions whose kernels are slower on a CPU than what they replace (8 times at 256 tokens)."""
 
@@ -93,11 +100,10 @@ class Model:
             _check_fast(card, self._inputs, self._session.get_outputs())
         self._output, self._pooled = _choose_output(card, outputs)
 
-    def prepare(self, text: str) -> tuple[Any, int]:
-        """What `run` takes of the text, and its number of tokens, at most the card's `max_tokens`: its token ids, int64
-        (length,)."""
-        [ids] = self._tokens([text[: self._longest]])
-        return ids, len(ids)
+    def prepare(self, texts: Sequence[str]) -> list[tuple[Any, int]]:
+        """What `run` takes of each text (its token ids, int64 (length,)), and how many tokens it has, at most the
+        card's `max_tokens`."""
+        return [(ids, len(ids)) for ids in self._tokens([text[: self._longest] for text in texts])]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, to its end, without the marks that the model wants around it."""
@@ -140,8 +146,12 @@ class Model:
         return {name: values[name].astype(dtype, copy=False) for name, dtype in self._inputs.items()}
 
     def _tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        # encode_batch releases the GIL and encode does not. A tokenizer without marks of its own may find nothing.
-        encodings = self._tokenizer.encode_batch_fast(texts)
+        # encode_batch releases the GIL and encode does not: for a short text, waiting to have it again takes longer.
+        if len(texts) == 1 and len(texts[0]) <= SHORT:
+            encodings = [self._tokenizer.encode(texts[0])]
+        else:
+            encodings = self._tokenizer.encode_batch_fast(texts)
+        # A tokenizer without marks of its own may find nothing.
         return [np.array(encoding.ids or [self._padding_id], np.int64) for encoding in encodings]
 
     def _vectors(self, items: Sequence[Tokens]) -> Vectors:
@@ -173,9 +183,9 @@ class LookupModel(Model):
     of texts is tokenised together, on the worker's thread. That takes 30 microseconds a text instead of 80, and spares
     every caller a moment without the GIL, after which it would have to wait for it."""
 
-    def prepare(self, text: str) -> tuple[Any, int]:
-        """The text as far as it can matter, and about how many tokens it has."""
-        return text[: self._longest], min(self._max_tokens, 2 + len(text) // CHARACTERS_A_TOKEN)
+    def prepare(self, texts: Sequence[str]) -> list[tuple[Any, int]]:
+        """Each text as far as it can matter, and about how many tokens it has."""
+        return [(text[: self._longest], min(self._max_tokens, 2 + len(text) // CHARACTERS_A_TOKEN)) for text in texts]
 
     def run(self, items: Sequence[Any]) -> Vectors:
         return self._vectors(self._tokens(items))
@@ -194,7 +204,8 @@ def width_of(card: ModelCard) -> int:
     """
     model = Model(card, ["CPUExecutionProvider"])
     try:
-        return int(model.run([model.prepare("a")[0]]).shape[-1])
+        [(item, _)] = model.prepare(["a"])
+        return int(model.run([item]).shape[-1])
     except EmbeddingError as error:
         raise ModelError(f"The model in {str(card.folder)!r} cannot be run ({error}).") from error
 
@@ -221,9 +232,8 @@ def _check_fast(card: ModelCard, inputs: Mapping[str, Any], outputs: Sequence[An
     fits = any(entry.name == FAST and entry.shape[1:] == [card.dimension] for entry in outputs)
     if not fits or inputs.get(WHOLE) is not np.bool_:
         raise ModelError(
-            f"The model in {str(card.folder)!r} has the inputs {sorted(inputs)} and the outputs {found}; for fast = "
-            f"{card.fast} in its card, it must have a bool input {WHOLE!r} and an output {FAST!r} with "
-            f"{card.dimension} numbers a text."
+            f"The model in {str(card.folder)!r} has the inputs {sorted(inputs)} and the outputs {found}; fast = "
+            f"{card.fast} asks for a bool input {WHOLE!r} and an output {FAST!r} of {card.dimension} numbers."
         )
 
 
@@ -287,9 +297,8 @@ def _refuse_second_file(card: ModelCard) -> None:
 
 def _session_options(card: ModelCard) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    # Parallelism comes from the workers: two runs of one thread each beat one of two threads in every case measured.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = INTRA_OP_THREADS
+    options.inter_op_num_threads = INTER_OP_THREADS
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     levels = onnxruntime.GraphOptimizationLevel
     basic = card.graph_optimization == "basic"

@@ -1,8 +1,10 @@
-"""Requests in line for the model, and how a batch is cut from the line."""
+"""Requests that wait for the model, and how a batch is cut from their queue."""
 
 from bisect import bisect_left, insort
 from collections import deque
 from typing import Any
+
+from agentmem.embedding.future import EmbeddingFuture
 
 CHARACTERS_A_TOKEN = 4
 """What a token is taken to have where they are not counted beforehand; a common average for English."""
@@ -13,7 +15,8 @@ WASTE = 1.25
 
 
 class Request:
-    """A distinct text on its way to its vector. `waiting` lists who wants it, as pairs of ticket and index."""
+    """A distinct text on its way to its vector. `waiting` lists the futures that want it, each with the text's
+    place in it."""
 
     __slots__ = ("arrived", "digest", "item", "line", "taken", "tokens", "waiting")
 
@@ -23,17 +26,20 @@ class Request:
         self.tokens = tokens
         self.arrived = arrived
         self.taken = False
-        self.line: Line | None = None
-        self.waiting: list[tuple[Any, int]] = []
+        self.line: Queue | None = None
+        self.waiting: list[tuple[EmbeddingFuture, int]] = []
 
     def again(self) -> "Request":
-        """The same text with the same callers, free to stand in another line."""
+        """The same text with the same callers, free to wait in another queue."""
         twin = Request(self.digest, self.item, self.tokens, self.arrived)
         twin.waiting = self.waiting
         return twin
 
+    def is_wanted(self) -> bool:
+        return any(not future.cancelled for future, _ in self.waiting)
 
-class Line:
+
+class Queue:
     """Requests by length and by arrival. Not thread-safe: the collector's lock guards it."""
 
     def __init__(self) -> None:
@@ -41,26 +47,29 @@ class Line:
         self._by_length: dict[int, deque[Request]] = {}
         self._lengths: list[int] = []  # Sorted; those with somebody in them.
         self._count = 0
+        self.tokens = 0  # Of all that wait.
 
     def __len__(self) -> int:
         return self._count
 
     def put(self, request: Request) -> None:
         request.line = self
-        self._by_arrival.append(request)  # First: from here, all else can be mended.
+        self._by_arrival.append(request)
         same = self._by_length.get(request.tokens)
         if same is None:
             same = self._by_length[request.tokens] = deque()
             insort(self._lengths, request.tokens)
         same.append(request)
         self._count += 1
+        self.tokens += request.tokens
 
     def remove(self, request: Request) -> bool:
-        """Takes a request out of this line; False when it does not stand in it (any more)."""
+        """Takes a request out of this queue; False when it is not in it (any more)."""
         if request.taken or request.line is not self:
             return False
         request.taken = True
         self._count -= 1
+        self.tokens -= request.tokens
         self._forget_taken(request.tokens)
         return True
 
@@ -111,6 +120,7 @@ class Line:
                 del self._by_length[length]
                 self._lengths.remove(length)
         self._count -= len(batch)
+        self.tokens -= total
         return batch
 
     def _forget_taken(self, length: int) -> None:
@@ -122,17 +132,8 @@ class Line:
             del self._by_length[length]
             self._lengths.remove(length)
 
-    def tokens(self) -> int:
-        """Of everyone in line."""
-        return sum(request.tokens for request in self._by_arrival if not request.taken)
-
-    def mend(self) -> None:
-        """Puts in order what an interrupt left half done."""
-        for request in self.drain():
-            self.put(request)
-
     def drain(self) -> list[Request]:
-        """Everyone who is left, the line being empty afterwards."""
+        """Removes and returns all waiting requests."""
         rest = [request for request in self._by_arrival if not request.taken]
         self.__init__()  # type: ignore[misc]
         return rest

@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 from agentmem.embedding.batch import Answer
-from agentmem.embedding.embedder import Embedder, to_store
+from agentmem.embedding.embedder import Embedder
+from agentmem.embedding.future import to_store
 from agentmem.errors import AgentMemError, EmbeddingError
 from agentmem.ids import Home
 from agentmem.records import Embedded
@@ -31,7 +32,7 @@ class Parcel:
             EmbeddingError: the fault is the model's, which fails on a harmless text too.
             ClosedError: they will never come.
         """
-        answers = dict(enumerate(self._sent.answers(timeout)))
+        answers = dict(enumerate(self._sent.result(timeout)))
         if failed := _failures(answers):
             if not self._model_works(timeout):
                 raise failed[min(failed)]
@@ -40,7 +41,7 @@ class Parcel:
             again = self._embedder.embed(texts, homes, "document", urgent=False, timeout=timeout)
             answers |= zip(failed, again, strict=True)
             _failures(answers)
-        return to_store(self._sent.ticket.digests, list(answers.values()))
+        return to_store(self._sent.digests, list(answers.values()))
 
     def _model_works(self, timeout: float) -> bool:
         """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred

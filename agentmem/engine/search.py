@@ -12,7 +12,7 @@ import numpy as np
 
 from agentmem.analyzer import query_terms
 from agentmem.deadline import Deadline
-from agentmem.embedding.embedder import failure_of
+from agentmem.embedding.future import failure_of
 from agentmem.engine.engine import Engine
 from agentmem.engine.reader import snapshot_of
 from agentmem.engine.runtime import Lens

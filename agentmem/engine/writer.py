@@ -8,9 +8,7 @@ from typing import Any, Protocol, TypeVar
 from agentmem.analyzer import stored_terms
 from agentmem.config import Durability
 from agentmem.deadline import Deadline
-from agentmem.embedding.batch import Answer
-from agentmem.embedding.collector import Ticket
-from agentmem.embedding.embedder import Sent, to_store
+from agentmem.embedding.future import EmbeddingFuture, to_store
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.errors import AgentMemError, InvalidInputError
@@ -103,14 +101,14 @@ class Chunk:
         self._start = start
         self._drawn = drawn
         self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
-        self._sent: tuple[Lens, Sent] | None = None
+        self._sent: tuple[Lens, EmbeddingFuture] | None = None
         self._deferred = defer
         if defer:
             engine.backlog.admit(len(self._drafts), timeout)
         elif self._drafts:
             self._sent = engine.lenses.through(partial(self._send, timeout=timeout))
 
-    def _send(self, lens: Lens, timeout: float) -> tuple[Lens, Sent]:
+    def _send(self, lens: Lens, timeout: float) -> tuple[Lens, EmbeddingFuture]:
         urgent = len(self._drafts) <= URGENT_TEXTS
         texts, homes = [draft.content for draft in self._drafts], [draft.scope.home for draft in self._drafts]
         return lens, lens.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
@@ -229,17 +227,19 @@ def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[
     [insert] = inserts_of([draft], deadline)
     commit = engine.store.prepare([insert], model=lens.identity)
 
-    def enqueue(answers: list[Answer]) -> None:
-        [insert.vector] = to_store(ticket.digests, answers)
+    def enqueue(answered: EmbeddingFuture) -> None:
+        [insert.vector] = to_store(answered.digests, answered.answers)
         commit.enqueue()
 
-    ticket = Ticket(1, enqueue)
+    future = None
     try:
-        embedder.submit(ticket, [draft.content], [draft.scope.home], "document", urgent=True, timeout=timeout)
+        texts, homes = [draft.content], [draft.scope.home]
+        future = embedder.send(texts, homes, "document", urgent=True, timeout=timeout, then=enqueue)
         return commit.result(deadline.left, of=timeout)
     except BaseException:
         commit.cancel()
-        embedder.cancel(ticket)
+        if future is not None:
+            future.cancel()
         raise
 
 

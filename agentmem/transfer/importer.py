@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from agentmem.analyzer import stored_terms
 from agentmem.config import MIB, Durability
 from agentmem.deadline import Deadline
-from agentmem.embedding.embedder import Sent
+from agentmem.embedding.future import EmbeddingFuture
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
@@ -126,7 +126,7 @@ class _Chunk:
         self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
         self._entries = [entry for entry, is_here in zip(entries, here, strict=True) if not is_here]
         self._texts, self._homes = self._to_embed()
-        self._sent: Sent | None = None
+        self._sent: EmbeddingFuture | None = None
         self._admitted = 0
         if self._texts and options.defer:
             engine.backlog.admit(len(self._texts), options.timeout)
@@ -146,7 +146,7 @@ class _Chunk:
             self._texts, self._homes = self._to_embed()
         self._lens, self._sent = lens, None
 
-    def _send(self, lens: Lens) -> Sent:
+    def _send(self, lens: Lens) -> EmbeddingFuture:
         self._follow(lens)
         urgent = len(self._texts) <= URGENT_TEXTS
         return lens.embedder.send(self._texts, self._homes, "document", urgent=urgent, timeout=self._options.timeout)

@@ -24,7 +24,7 @@ def vectors_of(name: str | Path | ModelCard, texts=TEXTS) -> np.ndarray:
     """Unit vectors as the engine makes them, all texts in one batch."""
     card = name if isinstance(name, ModelCard) else find_model(str(name))
     model = load_model(card, ["CPUExecutionProvider"])
-    vectors = model.run([model.prepare(text)[0] for text in texts])
+    vectors = model.run([item for item, _ in model.prepare(texts)])
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(texts), card.dimension)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -99,7 +99,7 @@ def test_positions_begin_where_the_model_counts_from(tmp_path):
 def test_padding_is_written_with_the_number_that_the_tokenizer_has_for_it(tmp_path):
     folder = write_model(tmp_path, tokenizer=tokenizer_json("<pad>", first=9))
     model = load_model(find_model(str(folder)), ["CPUExecutionProvider"])
-    fed = model.feed([model.prepare(text)[0] for text in ("tea", "she likes tea")])
+    fed = model.feed([item for item, _ in model.prepare(["tea", "she likes tea"])])
     assert fed["input_ids"][0, -1] == 9
     assert fed["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
 

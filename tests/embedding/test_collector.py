@@ -2,6 +2,8 @@
 
 import gc
 import math
+import os
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -13,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmem import AgentMemError, ClosedError, EmbeddingError, OverloadedError
-from agentmem.embedding.collector import BULK_TURN, Collector, Ticket
-from agentmem.embedding.queue import WASTE, Line, Request
+from agentmem.embedding.collector import BULK_TURN, REFINE_NICENESS, Collector, Text
+from agentmem.embedding.future import EmbeddingFuture
+from agentmem.embedding.queue import WASTE, Queue, Request
 from agentmem.stats import Timings
 from tests.conftest import our_threads, wait_for_our_threads
 
@@ -27,15 +30,15 @@ def fits(tokens: list[int], budget: int) -> bool:
     return len(tokens) == 1 or (padded <= budget and padded <= WASTE * sum(tokens))
 
 
-# -- the line -----------------------------------------------------------------------------------------------------
+# -- the queue ----------------------------------------------------------------------------------------------------
 
 
 @given(
     script=st.lists(st.one_of(lengths, st.tuples(st.integers(1, 20)), st.just("remove")), max_size=60),
     budget=st.integers(1, 2000),
 )
-def test_a_line_gives_the_oldest_with_its_likes_within_budget_and_waste(script, budget):
-    line, waiting = Line(), deque[Request]()
+def test_a_queue_gives_the_oldest_with_its_likes_within_budget_and_waste(script, budget):
+    line, waiting = Queue(), deque[Request]()
     number = 0
     for step in [*script, *[(20,)] * 60]:
         if step == "remove":
@@ -65,8 +68,8 @@ def test_a_line_gives_the_oldest_with_its_likes_within_budget_and_waste(script, 
 
 
 @given(tokens=st.lists(lengths, min_size=1, max_size=40), taken=st.integers(0, 40))
-def test_a_drained_line_gives_everyone_who_is_left_in_order(tokens, taken):
-    line = Line()
+def test_a_drained_queue_gives_all_that_are_left_in_order(tokens, taken):
+    line = Queue()
     requests = [Request(b"%d" % n, None, length, float(n)) for n, length in enumerate(tokens)]
     for request in requests:
         line.put(request)
@@ -78,12 +81,12 @@ def test_a_drained_line_gives_everyone_who_is_left_in_order(tokens, taken):
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_a_line_keeps_nothing_of_what_it_gave_away(most):
+def test_a_queue_keeps_nothing_of_what_it_gave_away(most):
     def alive() -> int:
         gc.collect()
         return sum(type(each) is Request for each in gc.get_objects())
 
-    line, before = Line(), alive()
+    line, before = Queue(), alive()
     for number in range(200):
         for length in (7, number + 1):
             line.put(Request(b"%d-%d" % (number, length), "a long text", length, float(number)))
@@ -93,7 +96,7 @@ def test_a_line_keeps_nothing_of_what_it_gave_away(most):
 
 
 def test_like_lengths_share_a_batch_and_unlike_ones_do_not():
-    line = Line()
+    line = Queue()
     for number, length in enumerate([10, 200, 11, 9, 210, 10]):
         line.put(Request(b"%d" % number, None, length, float(number)))
     batches = [line.take(most=10, budget_tokens=1000) for _ in range(2)]
@@ -142,14 +145,23 @@ class Caller:
     answered: threading.Event = field(default_factory=threading.Event)
     calls: list[list] = field(default_factory=list)
 
-    def put(self, items: list[Item], *, urgent: bool, timeout: float = SECONDS) -> Ticket:
-        ticket = Ticket(len(items), self._then)
-        texts = [(index, b"%d" % item.number, item, item.tokens) for index, item in enumerate(items)]
-        self.collector.put(ticket, texts, urgent=urgent, timeout=timeout)
-        return ticket
+    def put(self, items: list[Item], *, urgent: bool, timeout: float = SECONDS) -> EmbeddingFuture:
+        future, texts = self.texts(items)
+        self.collector.submit(future, texts, urgent=urgent, timeout=timeout)
+        return future
 
-    def _then(self, answers: list) -> None:
-        self.calls.append(answers)
+    def refine(self, items: list[Item]) -> EmbeddingFuture:
+        future, texts = self.texts(items)
+        self.collector.refine(future, texts)
+        return future
+
+    def texts(self, items: list[Item]) -> tuple[EmbeddingFuture, list[Text]]:
+        digests = [b"%d" % item.number for item in items]
+        texts = [Text(place, digests[place], item, item.tokens) for place, item in enumerate(items)]
+        return EmbeddingFuture(digests, self._then), texts
+
+    def _then(self, future: EmbeddingFuture) -> None:
+        self.calls.append(future.answers)
         self.answered.set()
 
     def answer(self) -> list:
@@ -170,8 +182,7 @@ def model() -> Iterator[FakeModel]:
 def collector_of(model: FakeModel, **settings) -> Collector:
     arguments = {
         "workers": 1,
-        "overlap": False,
-        "lone_on_caller": False,
+        "own_model": False,
         "batch_tokens": 256,
         "queue_tokens": 10**9,
     } | settings
@@ -285,7 +296,7 @@ def test_what_waits_is_shared_among_the_workers_that_are_free(make, model):
 
 
 def test_urgent_starts_beside_bulk_where_runs_may_overlap_but_not_beside_itself(make, model):
-    collector = make(workers=1, overlap=True)
+    collector = make(workers=1, own_model=True)
     bulk, query, later, more = (Caller(collector) for _ in range(4))
     bulk.put([Item(1, 5, False)], urgent=False)
     assert model.entered.acquire(timeout=SECONDS)
@@ -301,7 +312,7 @@ def test_urgent_starts_beside_bulk_where_runs_may_overlap_but_not_beside_itself(
 
 
 def test_a_promised_number_of_runs_at_a_time_is_kept(make, model):
-    collector = make(workers=1, overlap=False)
+    collector = make(workers=1)
     bulk, query = Caller(collector), Caller(collector)
     bulk.put([Item(1, 5, False)], urgent=False)
     assert model.entered.acquire(timeout=SECONDS)
@@ -318,7 +329,7 @@ class Alarm(Exception):
 
 @dataclass
 class LoneCaller(Caller):
-    """Puts one text from a thread of its own, as a call does: whatever interrupts it, its ticket is cancelled."""
+    """Puts one text from a thread of its own, as a call does: whatever interrupts it, its future is cancelled."""
 
     thread: threading.Thread | None = None
     raised: BaseException | None = None
@@ -328,12 +339,12 @@ class LoneCaller(Caller):
         self.thread.start()
 
     def _call(self, item: Item) -> None:
-        ticket = Ticket(1, self._then)
+        future, texts = self.texts([item])
         try:
-            self.collector.put(ticket, [(0, b"%d" % item.number, item, item.tokens)], urgent=True, timeout=SECONDS)
+            self.collector.submit(future, texts, urgent=True, timeout=SECONDS)
         except BaseException as error:
             self.raised = error
-            self.collector.cancel(ticket)
+            future.cancel()
 
     def end(self) -> None:
         assert self.thread is not None
@@ -342,7 +353,7 @@ class LoneCaller(Caller):
 
 
 def test_a_lone_caller_counts_as_a_worker_and_who_has_come_meanwhile_is_served(make, model):
-    collector = make(workers=1, lone_on_caller=True)
+    collector = make(workers=1, own_model=True)
     alone, others = LoneCaller(collector), [LoneCaller(collector) for _ in range(3)]
     alone.begin(Item(1, 5, True))
     assert model.entered.acquire(timeout=SECONDS)
@@ -358,7 +369,7 @@ def test_a_lone_caller_counts_as_a_worker_and_who_has_come_meanwhile_is_served(m
 
 
 def test_a_caller_who_is_alone_runs_its_text_itself_and_others_have_a_worker(make, model):
-    collector = make(workers=2, lone_on_caller=True)
+    collector = make(workers=2, own_model=True)
     threads = []
     run = collector._run
     collector._run = lambda items: (threads.append(threading.current_thread()), run(items))[1]
@@ -375,7 +386,7 @@ def test_a_caller_who_is_alone_runs_its_text_itself_and_others_have_a_worker(mak
     alone.end()
     other.end()
     assert threads[0] is alone.thread
-    assert threads[1].name == threads[2].name == "agentmem-worker"
+    assert all(thread.name.startswith("agentmem-worker") for thread in threads[1:])
     assert collector.counts.batches == collector.counts.texts == 3
 
 
@@ -383,7 +394,7 @@ def test_what_fails_for_a_lone_caller_is_its_answer(make, model):
     def fail(_items):
         raise EmbeddingError("not this text")
 
-    collector = make(lone_on_caller=True)
+    collector = make(own_model=True)
     collector._run = fail
     caller = LoneCaller(collector)
     caller.begin(Item(1, 5, True))
@@ -400,7 +411,7 @@ def test_what_a_lone_caller_has_no_room_for_comes_out_as_it_is(make, model, erro
             raise error
         return model.run(items)
 
-    collector = make(lone_on_caller=True)
+    collector = make(own_model=True)
     collector._run = fail
     model.gate.set()
     alone, later = LoneCaller(collector), LoneCaller(collector)
@@ -418,15 +429,14 @@ def test_an_interrupt_of_a_lone_caller_is_its_own_and_others_get_their_vector(ma
             raise Alarm
         return vectors
 
-    collector = make(lone_on_caller=True)
+    collector = make(own_model=True)
     collector._run = interrupted
     alone, other, later = LoneCaller(collector), LoneCaller(collector), LoneCaller(collector)
     item = Item(1, 5, True)
     alone.begin(item)
     assert model.entered.acquire(timeout=SECONDS)
     other.begin(item)
-    other.end()  # It waits for the lone caller's text.
-    assert collector.counts.coalesced == 1
+    other.end()
     model.gate.set()
     assert is_right(item, other.answer()[0])
     alone.end()
@@ -438,7 +448,7 @@ def test_an_interrupt_of_a_lone_caller_is_its_own_and_others_get_their_vector(ma
 
 
 def test_close_waits_for_the_run_of_a_lone_caller(make, model):
-    collector = make(lone_on_caller=True)
+    collector = make(own_model=True)
     caller = LoneCaller(collector)
     caller.begin(Item(1, 5, True))
     assert model.entered.acquire(timeout=SECONDS)
@@ -503,7 +513,7 @@ def test_what_nobody_wants_any_more_is_never_run(make, model):
     assert model.entered.acquire(timeout=SECONDS)
     ticket = gone.put([Item(1, 10, True), Item(2, 10, True)], urgent=True)
     also.put([Item(2, 10, True)], urgent=True)
-    collector.cancel(ticket)
+    ticket.cancel()
     model.gate.set()
     assert is_right(Item(2, 10, True), also.answer()[0])
     assert not gone.calls
@@ -517,14 +527,14 @@ def test_a_run_without_end_does_not_keep_its_worker_once_its_callers_gave_up(mak
     ticket = hung.put([Item(0, 10, True)], urgent=True)
     assert model.entered.acquire(timeout=SECONDS)
     other.put([Item(1, 10, True)], urgent=True)
-    collector.cancel(ticket)
+    ticket.cancel()
     assert model.entered.acquire(timeout=SECONDS), "the second run never began"
     model.gate.set()
     assert is_right(Item(1, 10, True), other.answer()[0])
     assert not hung.calls
 
 
-def test_a_full_line_refuses_after_the_timeout_and_lets_in_when_there_is_room(make, model):
+def test_a_full_queue_refuses_after_the_timeout_and_lets_in_when_there_is_room(make, model):
     collector = make(queue_tokens=100)
     running, waiting, refused, later = (Caller(collector) for _ in range(4))
     running.put([Item(0, 10, True)], urgent=True)
@@ -611,15 +621,10 @@ def test_an_interrupt_of_a_caller_in_a_workers_place_is_its_own_and_others_are_s
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         collector._run = interrupted
-        ticket = Ticket(2, gone._then)
+        future, texts = gone.texts([Item(1, 10, True), Item(2, 10, True)])
         with pytest.raises(KeyboardInterrupt):
-            collector.put(
-                ticket,
-                [(0, b"1", Item(1, 10, True), 10), (1, b"2", Item(2, 10, True), 10)],
-                urgent=True,
-                timeout=SECONDS,
-            )
-        collector.cancel(ticket)
+            collector.submit(future, texts, urgent=True, timeout=SECONDS)
+        future.cancel()
         collector._run = run
         served.put([Item(2, 10, True)], urgent=True)
         assert [type(answer) for answer in served.answer()] == [bytes]
@@ -646,3 +651,79 @@ def test_an_interrupt_while_a_worker_starts_loses_neither_the_worker_nor_the_nex
     assert gone.calls == []
     collector.close()
     assert our_threads() == []
+
+
+# -- refinement ---------------------------------------------------------------------------------------------------
+
+
+def test_refinement_runs_in_small_batches_on_threads_of_low_priority_and_does_not_hold_up_callers(make, model):
+    collector = make(own_model=True, batch_tokens=10_000)
+    niceness = []
+    run = collector._run
+
+    def noted(items: list[Item]) -> np.ndarray:
+        if threading.current_thread().name.startswith("agentmem-refine") and sys.platform == "linux":
+            niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return run(items)
+
+    collector._run = noted
+    refined, caller = Caller(collector), Caller(collector)
+    items = [Item(number, 10 + number % 3, False) for number in range(40)]
+    refined.refine(items)
+    assert model.entered.acquire(timeout=SECONDS)
+    caller.put([Item(100, 10, True), Item(101, 10, True)], urgent=True)
+    assert model.entered.acquire(timeout=SECONDS), "a caller waits for the refinement"
+    model.gate.set()
+    assert all(is_right(item, answer) for item, answer in zip(items, refined.answer(), strict=True))
+    caller.answer()
+    refining = [batch for batch in model.batches if batch[0].number < 100]
+    assert [len(batch) for batch in refining] == [16, 16, 8]
+    assert set(niceness) <= {min(19, os.getpriority(os.PRIO_PROCESS, 0) + REFINE_NICENESS)}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == os.getpriority(os.PRIO_PROCESS, 0)
+    assert collector.counts.texts == 42
+
+
+def test_refinement_that_is_given_up_does_not_begin(make, model):
+    collector = make(own_model=True)
+    gone = Caller(collector)
+    future = gone.refine([Item(number, 10, False) for number in range(40)])
+    assert model.entered.acquire(timeout=SECONDS)
+    future.cancel()
+    kept = Caller(collector)
+    kept.refine([Item(100, 10, False)])
+    model.gate.set()
+    kept.answer()
+    assert gone.calls == []
+    assert len(model.batches) == 2
+    assert collector.counts.dropped == 24
+
+
+def test_close_refuses_refinement_that_has_not_begun_and_lets_the_rest_end(make, model):
+    collector = make(own_model=True)
+    refined, running = Caller(collector), Caller(collector)
+    running.refine([Item(100, 10, False)])
+    assert model.entered.acquire(timeout=SECONDS)
+    refined.refine([Item(number, 10, False) for number in range(40)])
+    closing = threading.Thread(target=collector.close)
+    closing.start()
+    assert {type(answer) for answer in refined.answer()} == {ClosedError}
+    assert not running.calls
+    model.gate.set()
+    closing.join(SECONDS)
+    assert not closing.is_alive()
+    assert is_right(Item(100, 10, False), running.answer()[0])
+    with pytest.raises(ClosedError):
+        refined.refine([Item(1, 10, False)])
+
+
+def test_a_caller_refines_itself_when_no_thread_can_be_started(make, model, monkeypatch):
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    collector = make(own_model=True)
+    model.gate.set()
+    refined = Caller(collector)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        refined.refine([Item(number, 10, False) for number in range(20)])
+        assert [type(answer) for answer in refined.calls[0]] == [bytes] * 20

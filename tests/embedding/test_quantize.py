@@ -23,7 +23,7 @@ TEXTS = [" ".join(RANDOM.choice(WORDS, size)) for size in RANDOM.integers(1, 9, 
 
 def vectors_of(folder: Path, texts: list[str], batch: int) -> np.ndarray:
     model = load_model(find_model(str(folder)), ["CPUExecutionProvider"])
-    items = [model.prepare(text)[0] for text in texts]
+    items = [item for item, _ in model.prepare(texts)]
     rows = np.concatenate([model.run(items[start : start + batch]) for start in range(0, len(items), batch)])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 

@@ -291,11 +291,11 @@ def test_a_signal_handler_may_close_a_memory_whose_locks_its_thread_holds(store_
         signal.signal(signal.SIGTERM, lambda *_: memory.close())
 
         class Interrupted(dict):
-            def get(self, key):
+            def values(self):
                 signal.raise_signal(signal.SIGTERM)  # Under the lock of the collector, which closing takes.
-                return super().get(key)
+                return super().values()
 
-        memory._engine.embedder._collector._flying = Interrupted()
+        memory._engine.embedder._collector._arriving = Interrupted()
         try:
             memory.add("second", user_id="ana")
         except ClosedError:

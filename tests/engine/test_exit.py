@@ -1,5 +1,6 @@
 """How a process ends: whatever was not closed, hangs, or still works, it ends, and nothing acknowledged is lost."""
 
+import errno
 import gc
 import inspect
 import signal
@@ -12,6 +13,7 @@ from conftest import our_threads, wait_for_our_threads
 
 from agentmem import ClosedError, Memory
 from agentmem.platform import signals
+from agentmem.storage.sqlite.database import open_files
 from agentmem.testing import HashEmbedder
 
 
@@ -90,6 +92,20 @@ def test_a_memory_in_a_garbage_cycle_closes(store_path):
         if thread.name.startswith("agentmem"):
             thread.join(30)
     assert our_threads() == []
+
+
+def test_a_write_that_looks_at_its_files_as_they_are_closed_is_told_that_the_memory_is(store_path, monkeypatch):
+    memory = Memory(store_path, embedder=HashEmbedder())
+    memory.add("first", user_id="ana")
+
+    def closed_meanwhile(_guard: open_files._Guard) -> bool:
+        monkeypatch.undo()
+        memory.close()
+        raise OSError(errno.EBADF, "Bad file descriptor")  # The number that was read before.
+
+    monkeypatch.setattr(open_files._Guard, "is_cut", closed_meanwhile)
+    with pytest.raises(ClosedError):
+        memory.add("second", user_id="ana")
 
 
 def test_closing_twice_and_from_many_threads_is_closing_once(store_path):

@@ -128,11 +128,11 @@ class OpenFiles:
 
     def stand(self) -> bool:
         """Whether the files at the store's path are those that are open."""
-        if self._guard.is_cut():
-            return False
         try:
+            if self._guard.is_cut():
+                return False
             state = os.stat(self._folder)  # noqa: PTH116
-        except OSError:
+        except OSError:  # The folder is gone, or another thread has just closed these files.
             return False
         folder = (state.st_dev, state.st_ino, state.st_ctime_ns)
         if folder == self._settled:

@@ -11,15 +11,15 @@ from agentmem.errors import AgentMemError, InvalidInputError, StoreFullError, St
 from agentmem.platform.files import is_folder, make_file
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database under these names."""
+"""Ends of the names of SQLite's files beside a database."""
 
 
 def check_target(store: str, path: str, *, overwrite: bool) -> None:
-    """Before a database is put under a path.
+    """Checks a path before a database is put there.
 
     Raises:
-        InvalidInputError: it is the store's own, there is a file already, or it seems to be in use.
-        StoreOpenError: it has no folder, or is one.
+        InvalidInputError: It is the store's own, a file is there already, or it seems to be in use.
+        StoreOpenError: It has no folder, or is one.
     """
     # os.path, because Path raises on names that no file can have, such as too long ones.
     if path == ":memory:":
@@ -34,7 +34,7 @@ def check_target(store: str, path: str, *, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise InvalidInputError(f"{path!r} exists already; pass another path, or overwrite=True.")
     for end in SIDE_FILES:
-        # Such a log would be taken for that of the new file, and what is in it would be put there.
+        # SQLite would take such a log for the new file's, and write its contents there.
         if os.path.lexists(path + end):
             raise InvalidInputError(
                 f"{path + end!r} exists, so that {path!r} is open or was not closed; close it, or pass another path."
@@ -50,14 +50,15 @@ def _is_same_file(one: str, other: str) -> bool:
 
 @contextmanager
 def new_file(path: str, *, like: str, overwrite: bool) -> Iterator[str]:
-    """Yields the path of a new empty file beside `path`, to be filled; afterwards that is on the disk and has the name
-    `path`, or, when the block failed, is gone. Its mode, group and owner are those of the file `like`, see `make_file`,
+    """Yields the path of a new empty file beside `path` to fill; afterwards it has the name `path` and is on the disk.
+
+    When the block fails, the file is removed. Its mode, group and owner are those of the file `like`, see `make_file`,
     whatever an older file of that name had.
 
     Raises:
-        StoreOpenError: it cannot be made, or cannot get its name.
-        StoreFullError: the disk is full.
-        InvalidInputError: meanwhile somebody else made a file of that name.
+        StoreOpenError: It cannot be created, or cannot get its name.
+        StoreFullError: The disk is full.
+        InvalidInputError: A file of that name was created meanwhile.
     """
     unfinished = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
@@ -71,7 +72,7 @@ def new_file(path: str, *, like: str, overwrite: bool) -> Iterator[str]:
         sync(os.path.dirname(path))  # noqa: PTH120
     except FileExistsError:
         raise InvalidInputError(f"{path!r} exists already; pass another path, or overwrite=True.") from None
-    except AgentMemError:  # Some of which are OSErrors too.
+    except AgentMemError:  # Some of these are OSErrors too.
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -85,7 +86,7 @@ def new_file(path: str, *, like: str, overwrite: bool) -> Iterator[str]:
 
 def _give_name(file: str, name: str) -> None:
     try:
-        os.link(file, name)  # Unlike a rename, it never takes the place of another file.
+        os.link(file, name)  # Unlike a rename, it never replaces another file.
     except FileExistsError:
         raise
     except OSError:  # A file system without links.

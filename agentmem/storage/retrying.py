@@ -1,4 +1,4 @@
-"""Calls that meet the files of a store while they are being removed, moved or replaced, and begin again."""
+"""Retries calls that meet the files of a store while they are removed, moved or replaced."""
 
 import threading
 from collections.abc import Callable
@@ -11,27 +11,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CHANGE_TRIES = 5
-"""How often a call begins again while the files of the store are being replaced, one by one."""
+"""How often a call begins again while the files of the store are replaced, one by one."""
 
 CHANGE_PAUSE_SECONDS = 0.02
-"""Before each further one; by then, one file that was moved stands in its place."""
+"""Pause before each retry. By then, a moved file has been replaced."""
 
 
 class Displaced(StoreError):
-    """What was committed went into files that are not the store's any more; nothing of it was acknowledged."""
+    """The commit went into files that are no longer the store's; nothing of it was acknowledged."""
 
 
 class Outplanned(Displaced):
-    """What was planned was read from other files than the store's are now: it must be planned again."""
+    """The plan was read from other files than the store's present ones: plan again."""
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether an error may be of files that were being replaced, so that the same call may find them well."""
+    """Whether an error may come from files that were being replaced, so that the call may succeed when repeated."""
     return isinstance(error, Displaced) or getattr(error, "amid_a_change", False)
 
 
 def again(read: Callable[P, T]) -> Callable[P, T]:
-    """A function that only reads; it begins again when it meets files that are being replaced."""
+    """Decorates a function that only reads: it begins again when it meets files that are being replaced."""
 
     @wraps(read)
     def reading(*args: P.args, **kwargs: P.kwargs) -> T:

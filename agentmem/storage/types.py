@@ -16,14 +16,14 @@ from agentmem.records import Scope
 from agentmem.stats import VacuumReport
 
 NEVER = 2**63 - 1
-"""`expires_at` of what does not expire, in arrays."""
+"""`expires_at` of a memory that does not expire, in arrays."""
 
 
 Keys = npt.NDArray[np.int64]
 
 
 Owner = tuple[str, str] | None
-"""A field and its value, as in ("user_id", "ana"); None for everybody."""
+"""A field and its value, as in ("user_id", "ana"); None for all owners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,18 @@ Digest = Callable[[Home, str], bytes]
 
 
 class ModelMoved(AgentMemError):
-    """Something was prepared with a model that the store's vectors are not of any more; nothing was changed. Never
-    leaves the package: whoever prepared it follows the store and tries again."""
+    """Vectors were prepared with a model that is no longer the store's; nothing was changed.
+
+    It never leaves the package: the caller follows the store and tries again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model as a store knows it. With the prefix of the texts, their digests can be told without the model; `source`
-    is where it was found, such as a folder, for other processes to find it too."""
+    """A store's model. The prefix of its texts gives their digests without the model itself.
+
+    `source` is the place where it was found, such as a folder, so that other processes find it too.
+    """
 
     identity: str
     name: str
@@ -151,8 +155,8 @@ Outcome = Literal["imported", "replaced", "skipped"]
 
 @dataclass(slots=True)
 class Erased:
-    """What is gone: how many memories, whose they were, and the digests of all their texts (for every model that the
-    store had vectors of)."""
+    """What was erased: the number of memories, their owners, and the digests of their texts (for every model of the
+    store's vectors)."""
 
     count: int = 0
     owners: set[tuple[str, str]] = field(default_factory=set)
@@ -161,8 +165,8 @@ class Erased:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A segment whose file is complete; `replaced` are those whose place it takes, `right` the one that it was built
-    with."""
+    """A segment whose file is complete; `replaced` are the segments that it replaces, `right` the lease under which it
+    was built."""
 
     owner: Owner
     first: int
@@ -181,7 +185,7 @@ HomeText = tuple[Home, str]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the texts have been walked through: the memories by `seq` and key, the history by `seq`."""
+    """A position in the texts: of memories by `seq` and key, of the history by `seq`."""
 
     seq: int = 0
     key: int = 0
@@ -209,7 +213,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a store remembers: its model, where it is moving to, and whether vectors of an older model are left."""
+    """A store's model, its move to another one, and whether vectors of an older model are left."""
 
     model: StoredModel | None
     move: Move | None
@@ -218,7 +222,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class MoveProgress:
-    """Where a store is moving to, and how many of how many distinct texts have their new vectors."""
+    """The target of a move, and how many of how many distinct texts have their new vectors."""
 
     name: str
     done: int
@@ -226,7 +230,7 @@ class MoveProgress:
 
 
 class Overtaken(AgentMemError):
-    """Another process has taken the move over, because this one did not go on for too long."""
+    """Another process has taken the move over, because this one made no progress for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +244,7 @@ class TextPage:
 
 
 def is_vector(data: bytes, dimension: int) -> bool:
-    """Whether the bytes are a vector as it is stored: float16, of this dimension, of unit length."""
+    """Whether the bytes are a stored vector: float16, of this dimension, of unit length."""
     return len(data) == 2 * dimension and abs(_length(data) - 1) < 0.01
 
 
@@ -251,13 +255,13 @@ def _length(data: bytes) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Vacuumed:
-    """What a vacuum did, and what of it was the erasure of memories."""
+    """The result of a vacuum, and its part that erased memories."""
 
     report: VacuumReport
     erased: Erased
 
 
 def not_found(id: str, scope: Scope) -> NotFoundError:
-    """The error of a change to a memory that is not there to see."""
+    """Returns the error of a change to a memory that is not visible."""
     where = f" of {scope}" if scope.owners() else ""
     return NotFoundError(f"There is no memory {id!r}{where} to change; look ids up with get_all().")

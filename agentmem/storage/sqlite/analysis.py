@@ -1,4 +1,4 @@
-"""Which analysis made the terms of a store; they are made anew when it is another one."""
+"""The analysis that made the terms of a store; another version of it rebuilds them."""
 
 from typing import Any
 
@@ -15,8 +15,11 @@ CHUNK = 1000
 
 
 def bind_analysis(database: Database) -> None:
-    """Remembers the analysis of this version; where the store has the terms of another, makes them anew, all in one
-    transaction (some 15 seconds for a million memories). A store that cannot be written keeps what it has."""
+    """Remembers the analysis of this version. Rebuilds all terms, in one transaction, where the store has those of
+    another.
+
+    That takes some 15 seconds for a million memories. A store that cannot be written keeps its terms.
+    """
     if database.read(_analysis_of) == ANALYSIS:
         return
     try:
@@ -40,8 +43,8 @@ def _renew(connection: Connection) -> None:
     question = "SELECT key, content, created_at FROM memory WHERE key > ? ORDER BY key LIMIT ?"
     while rows := all_rows(connection, question, (key, CHUNK)):
         key = rows[-1][0]
-        # The new seq tells the shelves of other processes; the event is of no memory, since no memory changed. One for
-        # each chunk, because segments are ranges of these numbers.
+        # The new seq tells the indexes of other processes. The event belongs to no memory, since no memory changed.
+        # There is one for each chunk, because segments are ranges of these numbers.
         seq = transaction.record_event(0, "analyse", None, to_microseconds(now()))
 
         def renew(rows: list[tuple[Any, ...]] = rows, seq: int = seq) -> list[tuple[bytes, int, int]]:

@@ -1,9 +1,8 @@
 """The memories of one moment, read page by page, each page in a read transaction of its own.
 
-A transaction that stays open for as long as a slow reader takes (a pipe, a network, somebody who pauses it) would keep
-the log from being merged all that time. So the moment is fixed as a number, `seq`: the keys that are visible then are
-listed once, 8 bytes each, and what a memory's row has become since is undone with its history. What is purged
-meanwhile is gone, as it should be.
+A slow reader (a pipe, a network, a pause) with one open transaction would keep the log from being merged. So the moment
+is a number, `seq`. The keys that are visible then are listed once, 8 bytes each. Later changes of a memory's row are
+undone with its history. Memories purged meanwhile are left out.
 """
 
 from dataclasses import replace
@@ -20,8 +19,10 @@ _COLUMNS = RECORD_COLUMNS.count(",") + 1
 def thaw(
     connection: Connection, keys: Keys, seq: int, digest_of: Digest | None
 ) -> list[tuple[Record, Embedded | None]]:
-    """Those of the memories that are still there, as they were at `seq`, in the order of their keys; with their vectors
-    when asked for, by `digest_of`, which says under which digest the vector of a home's text is stored."""
+    """Yields those of the memories that still exist, as they were at `seq`, in the order of their keys.
+
+    With `digest_of`, which returns the digest of a home's text, they come with their vectors.
+    """
     if not len(keys):
         return []
     vector, join = "", ""
@@ -56,7 +57,7 @@ def thaw(
 
 
 def _replaced_since(connection: Connection, keys: list[int], seq: int) -> dict[int, str]:
-    """What the memories were at `seq`, of those of which a version was replaced since."""
+    """Returns the versions at `seq` of the memories that were changed since."""
     if not keys:
         return {}
     rows = all_rows(

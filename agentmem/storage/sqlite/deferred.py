@@ -11,14 +11,14 @@ from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.types import Pending
 from agentmem.timestamps import from_microseconds, now
 
-# Spelled as the partial index is, so that SQLite uses it: pending memories are found among millions in microseconds.
+# Spelled like the partial index, so that SQLite uses it: pending memories are found among millions in microseconds.
 PENDING = (
     "FROM memory INDEXED BY memory_pending WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL"
 )
 
 
 def pending_memories(connection: Connection, scope: Scope, after_key: int, last_key: int, limit: int) -> list[Pending]:
-    """Those of a scope, oldest first, beyond a key and up to another."""
+    """Returns the pending memories of a scope, oldest first, beyond a key and up to another."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     rows = connection.execute(
         f"SELECT key, content, user_id, agent_id, run_id {PENDING}{owners} AND key > ? AND key <= ? "
@@ -29,7 +29,7 @@ def pending_memories(connection: Connection, scope: Scope, after_key: int, last_
 
 
 def last_pending(connection: Connection, scope: Scope) -> int | None:
-    """The key of the newest of them, or None when there is none."""
+    """Returns the key of the newest of them, or None."""
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     parameters = tuple(value for _, value in scope.owners())
     key = only_row(connection, f"SELECT max(key) {PENDING}{owners}", parameters)[0]
@@ -41,19 +41,21 @@ def pending_count(connection: Connection) -> int:
 
 
 def pending_counts(connection: Connection) -> dict[str, float]:
-    """How many wait, for how long the oldest has, and how many have failed."""
+    """Returns how many wait, the age of the oldest, and how many have failed."""
     count, oldest = only_row(connection, f"SELECT count(*), min(updated_at) {PENDING}")
     failed = only_row(connection, "SELECT count(*) FROM memory WHERE vector_error IS NOT NULL AND deleted_at IS NULL")[
         0
     ]
-    # Never below 0: the clock may have been put back.
+    # Never below 0: the clock may have been set back.
     seconds = 0.0 if oldest is None else max(0.0, (now() - from_microseconds(oldest)).total_seconds())
     return {"pending": count, "pending_seconds": seconds, "pending_failed": failed}
 
 
 def settle(transaction: Transaction, vectors: Sequence[SetVector]) -> None:
-    """Gives pending memories their vectors, or the reason why they get none. What was changed meanwhile is left alone:
-    it has its vector by now, or it is still pending with another text."""
+    """Gives pending memories their vectors, or the reason for having none.
+
+    A memory that was changed meanwhile is left alone: it has its vector, or is pending with another text.
+    """
     reach("backlog: before vectors are settled")
     connection = transaction.connection
     seq = transaction.record_event(0, "embed", None, transaction.moment)
@@ -61,7 +63,7 @@ def settle(transaction: Transaction, vectors: Sequence[SetVector]) -> None:
     good = [
         (each.memory, each.answer)
         for each in vectors
-        # Of an erased text not even the vector is stored.
+        # The vector of an erased text is not stored either.
         if isinstance(each.answer, Embedded) and each.memory.key in waiting
     ]
     vector_keys = transaction.vector_keys([answer for _, answer in good]) if good else []

@@ -1,9 +1,9 @@
 """Filters as SQL: one condition over the table alias `memory`, with bound parameters.
 
-The connection must know the functions `agentmem_casefold(text)` and `agentmem_contains(text, part)`: `str.casefold`,
-and whether a part is in a text, in linear time; both deterministic. Where every label of a key is a plain ASCII name,
-its value is written `metadata ->> '$.a.b'`, and an index on exactly this expression serves it
-(`Config.indexed_metadata` makes such indexes).
+The connection must have two deterministic functions: `agentmem_casefold(text)`, which is `str.casefold`, and
+`agentmem_contains(text, part)`, which takes linear time. Where every label of a key is a plain ASCII name, its value is
+written `metadata ->> '$.a.b'`. An index on exactly this expression serves it (`Config.indexed_metadata` creates such
+indexes).
 """
 
 import json
@@ -16,8 +16,8 @@ from agentmem.filters import And, Compare, Contains, Exists, FieldPath, Filter, 
 
 SQLValue: TypeAlias = str | int | float | bytes | None
 
-# Characters of a text to look for, above which SQLite's instr, whose time is the product of both lengths, is not asked:
-# 40,000 in 100,000 take it 60 ms, and agentmem_contains 0.2.
+# Longest text that SQLite's instr looks for. Its time is the product of both lengths: 40,000 in 100,000 characters take
+# it 60 ms, and agentmem_contains 0.2.
 LONG_PART = 128
 
 _ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -25,15 +25,15 @@ _ORDER = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A parenthesised SQL expression over the table alias `memory` that is 0 or 1 and never NULL, with the
-    values of its `?` in order. It never fails in SQLite, whatever the metadata."""
+    """A parenthesised SQL expression over the table alias `memory` that is 0 or 1 and never NULL, with the values of
+    its `?` in order. It never fails in SQLite, whatever the metadata."""
 
     sql: str
     parameters: tuple[SQLValue, ...] = ()
 
 
 def condition_of(filter: Filter) -> Condition:
-    """Compiles a filter. Touches no database; may be called from any thread."""
+    """Compiles a filter. Touches no database; any thread may call it."""
     match filter:
         case And(parts):
             return _join("AND", [condition_of(part) for part in parts])
@@ -63,8 +63,11 @@ def number_of(path: FieldPath) -> Condition:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """How SQL reads one value: `value` as SQL's own, `type` as JSON's name of its kind (NULL when missing),
-    `elements` as rows (empty where lists cannot be). Each expression takes the parameters `path`."""
+    """How SQL reads one value. Each expression takes the parameters `path`.
+
+    `value` is SQL's own, `type` JSON's name of its kind (NULL when missing), `elements` its rows (empty where lists
+    cannot be).
+    """
 
     value: str
     type: str
@@ -75,7 +78,7 @@ class _Column:
 
 
 _ELEMENT = _Column("element.atom", "element.type", "1")
-# iif and not AND: the planner may turn round an AND, and agentmem_casefold takes text only.
+# iif and not AND: the planner may reorder an AND, and agentmem_casefold takes text only.
 _FOLDED = "iif(element.type IS 'text', agentmem_casefold(element.atom), NULL)"
 _FOLDED_ELEMENT = _Column(_FOLDED, "element.type", "1")
 _NOTHING = Condition("(0)")
@@ -91,7 +94,7 @@ def _column(path: FieldPath) -> _Column:
         return _Column(column, named, f"{column} IS NOT NULL", is_number=path.field in NEVER_NULL)
     spelled, parameters = f"'$.{'.'.join(path.labels)}'", tuple[str, ...]()
     if not all(PLAIN_LABEL.fullmatch(label) for label in path.labels):
-        # SQLite reads JSON's escapes in a quoted label: every text is reachable, quotes and brackets too.
+        # SQLite reads JSON's escapes in a quoted label, so every text can be a label, even with quotes and brackets.
         quoted = (json.dumps(label, ensure_ascii=False) for label in path.labels)
         spelled, parameters = "?", (f"$.{'.'.join(quoted)}",)
     kind = f"json_type(memory.metadata, {spelled})"
@@ -117,8 +120,11 @@ def _one_of(column: _Column, values: Sequence[Scalar]) -> Condition:
 
 
 def _typed(column: _Column, test: str, parameter: SQLValue, like: Scalar) -> Condition:
-    """The test, on values of the kind of `like`: SQLite itself orders every text above every number, and
-    reads true as 1 and a list as its text. A value of the right kind is not NULL, and NULL AND 0 is 0."""
+    """The test, on values of the kind of `like`. SQLite itself orders every text above every number, and reads true as
+    1 and a list as its text.
+
+    A value of the right kind is not NULL, and NULL AND 0 is 0.
+    """
     if column.is_number and not isinstance(like, str):
         return Condition(f"({column.value} {test})", (parameter,))
     kind = "IS 'text'" if isinstance(like, str) else "IN ('integer', 'real') IS TRUE"
@@ -141,7 +147,7 @@ def _contains(column: _Column, text: str, element: _Column, operand: Scalar) -> 
 
 
 def _join(word: str, parts: Sequence[Condition]) -> Condition:
-    """All parts under one AND or OR, as a balanced tree: a chain would be as deep as it is long."""
+    """Joins all parts by AND or OR into a balanced tree: a chain would be as deep as it is long."""
     if len(parts) == 1:
         return parts[0]
     left, right = _join(word, parts[: len(parts) // 2]), _join(word, parts[len(parts) // 2 :])

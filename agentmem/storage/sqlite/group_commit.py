@@ -1,11 +1,11 @@
 """Group commit: the writes of many threads share one transaction and one fsync, without a writer thread.
 
-The first writer to arrive leads: it takes whatever waits, runs it in one transaction, answers everyone, and hands the
-lead to the next one that has arrived meanwhile (LevelDB's way). A lone writer pays no hand-off, an idle store has no
-thread, and the load itself decides how many writes share a commit.
+The first writer to arrive leads. It runs all waiting writes in one transaction, answers their callers, and passes the
+lead to the next writer (LevelDB's way). A lone writer pays no hand-off, and an idle store has no thread. The load
+decides how many writes share a commit.
 
-An error may strike the leader anywhere, and leave it no room to hand over: its stack is full, its memory is. Whoever
-waits looks now and then whether the leader's function still runs, and leads in its place.
+An error may strike the leader anywhere and leave it no room to hand over, such as a full stack. Waiting threads check
+whether the leader's function still runs, and lead in its place.
 """
 
 import os
@@ -51,14 +51,17 @@ from agentmem.storage.sqlite.transaction import Transaction
 T = TypeVar("T")
 
 GROUP_LIMIT = 512
-"""Most writes in one transaction: it bounds what a reader of another process has to wait for, and is far beyond the
-number of threads that wait at the same time."""
+"""Most writes in one transaction. It bounds the wait of other processes, and is far beyond the number of waiting
+threads."""
 
 
 class Write(Generic[T]):
-    """One caller's change on its way into a commit. `apply` checks first and changes afterwards: when it raises one
-    of our errors, it has changed nothing. It may run several times, in as many transactions, all but the last of them
-    rolled back. Its `kind` says what it may use of a disk that is nearly full."""
+    """One caller's change in a commit.
+
+    `apply` checks first and changes afterwards: when it raises an error of agentmem, it has changed nothing. It may run
+    several times, in as many transactions, all but the last of them rolled back. Its `kind` says how much of a nearly
+    full disk it may use.
+    """
 
     __slots__ = (
         "alone", "apply", "attempt", "caller", "cancelled", "done", "durability", "epoch", "error", "kind", "lead",
@@ -73,32 +76,32 @@ class Write(Generic[T]):
         epoch: int | None = None,
     ) -> None:
         self.apply = apply
-        self.epoch = epoch  # Of the snapshot that it was planned in; None where keys were not read before.
+        self.epoch = epoch  # The epoch of the snapshot that it was planned in; None where no keys were read before.
         self.kind = kind
         self.durability = durability  # None: as the store was opened.
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.done = False  # The result or the error stands.
-        self.attempt: Transaction | None = None  # That was to commit it, while it is in doubt whether it did.
+        self.done = False  # The result or the error is set.
+        self.attempt: Transaction | None = None  # The transaction that was to commit it, while its outcome is in doubt.
         self.alone = False  # It shared a transaction that an error of no write's spoiled.
-        self.caller: FrameType | None = None  # The function that waits for it, as soon as it is known.
+        self.caller: FrameType | None = None  # The function that waits for it, once known.
         self.queued = False
         self.cancelled = False
-        self.lead = False  # Whether the turn that came is to lead; otherwise it is the answer.
+        self.lead = False  # Whether the turn means to lead; otherwise it is the answer.
         self.turn = threading.Lock()
         self.turn.acquire()
 
 
 @dataclass(slots=True)
 class CommitCounts:
-    """Since the store was opened, in this process."""
+    """Counts since this process opened the store."""
 
     commits: int = 0
     writes: int = 0
 
 
 class GroupCommit:
-    """The door through which every change goes into the database; all methods may be called from any thread."""
+    """Commits every change of the database. Any thread may call all methods."""
 
     def __init__(self, database: Database, timings: Timings) -> None:
         self._database = database
@@ -110,19 +113,19 @@ class GroupCommit:
     def _start(self) -> None:
         self._lock = Lock()  # Guards: _queue, _leader, and each Write's queued, cancelled and lead.
         self._queue: deque[Write[Any]] = deque()
-        self._leader: Write[Any] | None = None  # Whose thread leads, or was told to.
+        self._leader: Write[Any] | None = None  # The write whose thread leads, or is about to.
         self._pid = os.getpid()  # Last, see Restartable.
 
     def commit(self, apply: Callable[[Transaction], T], kind: Kind = Kind.ADDS, *, epoch: int | None = None) -> T:
-        """Runs `apply` in a transaction; it is committed when this returns.
+        """Runs `apply` in a transaction, which is committed when this returns. Waits for the commits before it.
 
-        Waits for the commits before it. Raises what `apply` raised, or a StoreError: Outplanned when another file has
-        come to the store's path after the `epoch` of the snapshot that `apply` has its keys from.
+        Raises the error of `apply`, or a StoreError. Outplanned means that another file has come to the store's path
+        after `epoch`, the epoch of the snapshot in which `apply` was planned.
         """
         return self.run(Write(apply, kind=kind, epoch=epoch))
 
     def run(self, write: Write[T]) -> T:
-        """Commits a write that is ready; raises what its `apply` raised, or a StoreError."""
+        """Commits a write that is ready. Raises the error of its `apply`, or a StoreError."""
         write.caller = sys._getframe()
         try:
             self.enqueue([write])
@@ -132,8 +135,8 @@ class GroupCommit:
             raise
 
     def enqueue(self, writes: Sequence[Write[Any]]) -> None:
-        """Puts the writes into the next commit, in this order. Never blocks; the threads that wait in `finish` for
-        them do the work. Cancelled ones are left out."""
+        """Puts the writes into the next commit, in this order, without cancelled ones. Never blocks; the threads that
+        wait in `finish` do the work."""
         self._ensure_process()
         with self._lock:
             for write in writes:
@@ -145,14 +148,15 @@ class GroupCommit:
 
     def _ensure_process(self) -> None:
         if self._pid != os.getpid():
-            restart(self, self._start)  # In the child of a fork, whose parent's threads are not here.
+            restart(self, self._start)  # In a forked child, where the parent's threads do not exist.
 
     def finish(self, write: Write[T], timeout: float | None, *, of: float = 0.0) -> T:
-        """Waits until the write is committed, leading the commit when it is this thread's turn. `timeout` is what is
-        left `of` the seconds that the caller allowed.
+        """Waits until the write is committed, and leads the commit when it is this thread's turn.
+
+        `timeout` is the rest of the `of` seconds that the caller allowed.
 
         Raises:
-            DeadlineError: it was not even queued within `timeout` seconds; it never will be, nothing was written.
+            DeadlineError: It was not queued within `timeout` seconds. It never will be, and nothing was written.
         """
         write.caller = write.caller or sys._getframe()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -178,7 +182,7 @@ class GroupCommit:
         return write.result  # type: ignore[return-value]
 
     def _replace_leader(self) -> None:
-        """Hands over in the place of a leader that has gone without."""
+        """Hands over for a leader that has ended without doing so."""
         leader = self._leader
         if leader is not None and leader.caller is not None and has_ended(leader.caller):
             leader.cancelled = True
@@ -191,8 +195,8 @@ class GroupCommit:
             return not write.queued
 
     def leave(self, write: Write[Any]) -> None:
-        """The write's thread goes away (an interrupt, a deadline): if it was to lead, another must."""
-        write.cancelled = True  # First: of what cannot be taken out of the queue, the leader hears.
+        """Withdraws a write whose thread leaves (an interrupt, a deadline). If it was to lead, another one must."""
+        write.cancelled = True  # First: the leader learns of a write that cannot leave the queue.
         self._ensure_process()
         with self._lock:
             if write in self._queue:
@@ -211,8 +215,8 @@ class GroupCommit:
             self._hand_over(own)
 
     def _hand_over(self, own: Write[Any]) -> None:
-        """Answers whoever has an answer, and lets the next one lead. An interrupt may strike after any call in here;
-        done again then, from the start, it comes to the same."""
+        """Answers the finished writes, and lets the next one lead. An interrupt may strike after any call; repeating it
+        from the start has the same result."""
         reach("commit: before the answers")
         with self._lock:
             for write in self._queue:
@@ -228,7 +232,7 @@ class GroupCommit:
             own.lead = False
 
     def _appoint(self) -> None:
-        """The first in the queue is to lead. The caller holds the lock."""
+        """Makes the first in the queue lead. The caller holds the lock."""
         if self._queue:
             self._leader = first = self._queue[0]
             first.lead = True
@@ -245,16 +249,18 @@ class GroupCommit:
                 write.attempt = None
 
     def _commit_together(self, group: Sequence[Write[Any]], refused: int = 0, displaced: int = 0) -> None:
-        """Commits the writes and leaves each its result or its error. What spoils the transaction for all (a row that
-        the database rejects, a full disk) is found out by running each write alone. A disk that has `refused` them is
-        given room first, as long as there is a way; after files were `displaced`, the same group begins again. An error
-        that is not one of ours struck this thread; it is raised to its own caller, and the others' threads do their
-        writes, each alone."""
+        """Commits the writes and leaves each its result or its error.
+
+        If an error spoils the transaction for all (a row that the database rejects, a full disk), each write runs
+        alone. A disk that has `refused` them is given room first, as long as there is a way. After files were
+        `displaced`, the same group begins again. A foreign error struck this thread: it is raised to its own caller,
+        and the other threads run their writes, each alone.
+        """
         if not group:
             return
         began = time.perf_counter()
-        attempted = False  # Whether the transaction has come as far as its COMMIT.
-        kind = next(each for each in Kind if any(write.kind is each for write in group))  # Of all the greediest.
+        attempted = False  # Whether the transaction has reached its COMMIT.
+        kind = next(each for each in Kind if any(write.kind is each for write in group))  # The greediest kind of all.
         try:
             with self._database.writing(self._strongest(group), kind) as connection:
                 transaction = Transaction(connection)
@@ -270,7 +276,7 @@ class GroupCommit:
                 self._sweeper.sweep(transaction)
                 transaction.flush()
                 attempted = True
-                for write in group:  # Now, as this thread may not get as far as to say so afterwards.
+                for write in group:  # Now, because this thread may not get far enough to say so later.
                     write.attempt = transaction
             self._timings.record("commit", time.perf_counter() - began)
             self._complete(group)
@@ -280,9 +286,9 @@ class GroupCommit:
                 for write in group:
                     write.alone = True
             self._database.end_torn_write()
-            # What the leader was told may not be what happened: an interrupt may strike just after the commit, and a
-            # disk that fails in the commit does not say whether it has failed.
-            # First the log is merged; then what is kept for such a change is used.
+            # The leader's error may not be the outcome. An interrupt may strike just after the commit, and a disk that
+            # fails in the commit does not say whether it has failed. The log is merged first; then the reserve for such
+            # a change is used.
             again = isinstance(error, StoreFullError) and refused < (1 if kind is Kind.ADDS else 2)
             if again:
                 self._database.make_room(kind, spend=refused > 0)
@@ -302,7 +308,7 @@ class GroupCommit:
                 raise
             if committed:
                 return
-            if may_pass(error) and displaced < CHANGE_TRIES:  # It met files that are not the store's any more.
+            if may_pass(error) and displaced < CHANGE_TRIES:  # It met files that are no longer the store's.
                 threading.Event().wait(CHANGE_PAUSE_SECONDS)
                 self._commit_together(group, refused, displaced + 1)
             elif not again and (len(group) == 1 or isinstance(error, StoreBusyError)):
@@ -314,18 +320,19 @@ class GroupCommit:
                     self._commit_together([write], refused + again)
 
     def _strongest(self, group: Sequence[Write[Any]]) -> Durability | None:
-        """What a commit of them all must be: nobody gets less than asked for because of the others."""
+        """Returns the durability for a common commit: no write gets less than it asked for because of the others."""
         asked = {write.durability for write in group}
         if len(asked) == 1:
             return asked.pop()
         return "full" if "full" in asked else None
 
     def _went_through(self, transaction: Transaction, *, in_log: bool) -> bool:
-        """Whether a transaction that came as far as its COMMIT is in the store; one that is not, but may stand `in_log`
-        all the same, is made sure never to be.
+        """Whether a transaction that reached its COMMIT is in the store.
+
+        A transaction that is not, but may stand `in_log`, is made sure never to be.
 
         Raises:
-            OutcomeUnknownError: nobody can tell.
+            OutcomeUnknownError: The disk cannot be asked.
         """
         reach("commit: before it is asked what became of it")
         try:
@@ -353,15 +360,17 @@ class GroupCommit:
 
 
 def _wake(write: Write[Any]) -> None:
-    """Lets the write's thread go on; doing so again changes nothing."""
-    with suppress(RuntimeError):  # It has not gone on yet.
+    """Lets the write's thread proceed; repeating it changes nothing."""
+    with suppress(RuntimeError):  # It has not proceeded yet.
         write.turn.release()
 
 
 def _may_stand_in_log(error: BaseException) -> bool:
-    """Whether a COMMIT that answered with this error may have written all of the transaction. Not on a full disk, which
-    had no room for its end, nor after a damaged page, which is met in reading; an interrupt struck before or after, not
-    within."""
+    """Whether a COMMIT with this error may have written all of the transaction.
+
+    A full disk had no room for its end, and a damaged page is met in reading. An interrupt struck before or after, not
+    within.
+    """
     return isinstance(error, StoreError) and not (
         isinstance(error, StoreDamagedError | Displaced) or ended_early(error)
     )

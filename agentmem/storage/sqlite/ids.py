@@ -1,6 +1,6 @@
-"""Finding memories by their ids, which are unique within a home: the user, else the run, else the agent.
+"""Finds memories by their ids, which are unique within a home: the user, else the run, else the agent.
 
-Each home is asked for in an index of its kind, so that what other homes have under the same id is neither read nor
+Each home is asked for in an index of its kind, so that other homes' memories with the same id are neither read nor
 waited for.
 """
 
@@ -16,29 +16,30 @@ LIVES_IN = {
     "run_id": "user_id IS NULL AND run_id = ?",
     "agent_id": "user_id IS NULL AND run_id IS NULL AND agent_id = ?",
 }
-"""What a memory satisfies that lives in a home of this kind, as the indexes are spelled."""
+"""The condition for memories that live in a home of this kind, spelled like the indexes."""
 
 _KINDS = ("user_id IS NOT NULL", "user_id IS NULL AND run_id IS NOT NULL", "user_id IS NULL AND run_id IS NULL")
 
 _BESIDE = {"user_id": ", whatever the agent and run", "run_id": ", whatever the agent", "agent_id": ""}
 
 NAMED = 3
-"""Homes that an error names."""
+"""Most homes that an error names."""
 
 
 def home_named(scope: Scope) -> str:
-    """How a message names the home of a scope, in which an id is unique."""
+    """Returns how a message names the home of a scope, in which an id is unique."""
     assert scope.home is not None  # Every memory has an owner.
     field, name = scope.home
     return f"{field}={name!r}{_BESIDE[field] if Scope(**{field: name}) != scope else ''}"
 
 
 def key_of(connection: Connection, id: str, scope: Scope) -> int | None:
-    """The key of the memory of a scope that has an id, visible or not; None when there is none. That of the scope's own
-    home comes first; an agent or a run may have another one in the home of a user, too.
+    """Returns the key of the memory of a scope that has an id, visible or not; None without one.
+
+    The scope's own home comes first. An agent or a run may have a memory in the home of a user, too.
 
     Raises:
-        InvalidInputError: several such homes have one.
+        InvalidInputError: Several such homes have one.
     """
     owners = "".join(f" AND {name} = ?" for name, _ in scope.owners())
     values = tuple(value for _, value in scope.owners())
@@ -61,7 +62,7 @@ def key_of(connection: Connection, id: str, scope: Scope) -> int | None:
 
 
 def keys_in(connection: Connection, named: Iterable[tuple[Home, str]]) -> dict[tuple[Home, str], int]:
-    """The keys of the memories that have these ids in these homes, visible or not."""
+    """Returns the keys of the memories that have these ids in these homes, visible or not."""
     by_home: dict[Home, list[str]] = {}
     for home, name in named:
         by_home.setdefault(home, []).append(name)

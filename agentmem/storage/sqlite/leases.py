@@ -1,4 +1,4 @@
-"""Claims: which process does some work in the background for everybody."""
+"""Leases: which process does some work in the background for all."""
 
 import json
 
@@ -11,9 +11,13 @@ from agentmem.storage.sqlite.transaction import Transaction
 
 
 def claim(transaction: Transaction, name: str, owner: str, seconds: float) -> float:
-    """Takes or renews the right to do some work in the background for everybody, for a time. Returns 0, or the seconds
-    that another process's claim still has to run, unless that process has ended or is stopped. A claim only spares
-    double work: whoever ignores it does no harm."""
+    """Takes or renews the right to do some work in the background, for a time.
+
+    A lease only spares double work: ignoring it does no harm.
+
+    Returns:
+        0, or the seconds that another process's lease still runs, unless that process has ended or is stopped.
+    """
     connection = transaction.connection
     held = _held(connection, name)
     if held is not None:
@@ -29,28 +33,31 @@ def claim(transaction: Transaction, name: str, owner: str, seconds: float) -> fl
 
 
 def left_of(holder: str, until: int, owner: str, moment: int) -> float:
-    """Returns the seconds that a lease still keeps `owner` out; 0 when it is its own, or its holder's process has ended
-    or is stopped. More than it was ever given for means that the clock was put back."""
+    """Returns the seconds for which a lease keeps `owner` out.
+
+    They are 0 for its own lease, or when its holder's process has ended or is stopped. A lease that lasts longer than
+    any was given for means that the clock was set back.
+    """
     if holder == owner or not is_at_work(holder):
         return 0.0
     return max(0.0, (until - moment) / 1e6)
 
 
 def is_claimed(connection: Connection, name: str, owner: str) -> bool:
-    """Whether the right is held by this one."""
+    """Whether this holder has the lease."""
     held = _held(connection, name)
     return held is not None and held[0] == owner
 
 
 def release(transaction: Transaction, name: str, owner: str) -> None:
-    """Gives the right back, if it is held."""
+    """Gives the lease back, if it is held."""
     if is_claimed(transaction.connection, name, owner):
         reach("backlog: before a release")
         remember(transaction.connection, name, None)
 
 
 def _held(connection: Connection, name: str) -> tuple[str, int] | None:
-    """Whose claim it is, and until when."""
+    """Returns the lease's holder, and its end."""
     held = fact(connection, name)
     if held is None:
         return None

@@ -1,4 +1,4 @@
-"""What a store remembers of the model that its vectors are of."""
+"""The model of the store's vectors, as the store remembers it."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from agentmem.storage.types import StoredModel
 
 
 def stored_model(connection: Connection, name: str = "model") -> StoredModel | None:
-    """The model that stands under a name in `meta`; None when nothing does."""
+    """Returns the model under a name in `meta`; None without one."""
     value = fact(connection, name)
     try:
         return None if value is None else StoredModel.of(value)
@@ -18,7 +18,7 @@ def stored_model(connection: Connection, name: str = "model") -> StoredModel | N
 
 
 def fact(connection: Connection, name: str) -> dict[str, Any] | None:
-    """What stands under a name in `meta` as JSON."""
+    """Returns the JSON value under a name in `meta`."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     if row is None:
         return None
@@ -29,7 +29,7 @@ def fact(connection: Connection, name: str) -> dict[str, Any] | None:
 
 
 def remember(connection: Connection, name: str, value: str | None) -> None:
-    """Puts a fact under a name in `meta`, in the place of what was there; None takes it away."""
+    """Sets or replaces a value under a name in `meta`; None removes it."""
     if value is None:
         connection.execute("DELETE FROM meta WHERE name = ?", (name,))
     else:

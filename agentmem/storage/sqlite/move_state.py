@@ -1,4 +1,4 @@
-"""What a store remembers of a move to another model, and what all others have to see to because of it."""
+"""The state of a move to another model, and what all other changes must do because of it."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from agentmem.storage.types import Move, MoveProgress, Standing, StoredModel
 
 
 def standing(connection: Connection) -> Standing:
-    """What stands in `meta`."""
+    """Returns the value in `meta`."""
     value = fact(connection, "next_model")
     try:
         move = None if value is None else Move.of(value)
@@ -28,7 +28,7 @@ def move_progress(connection: Connection) -> MoveProgress | None:
 
 
 def models_of(connection: Connection) -> list[StoredModel]:
-    """Every model that the store has vectors of; its own comes first."""
+    """Returns every model that the store has vectors of; its own comes first."""
     now = standing(connection)
     others = [now.move.model] if now.move is not None else []
     old = stored_model(connection, "old_model")
@@ -36,8 +36,11 @@ def models_of(connection: Connection) -> list[StoredModel]:
 
 
 def erase_beside(connection: Connection, keys: set[int], digests: set[bytes]) -> None:
-    """Erases what a move, on its way or just over, has of vectors and texts that are erased: the new vectors stand
-    under the same keys; the old ones, of which nobody needs any, under the digests of their texts."""
+    """Erases the vectors that a present or past move has of erased texts.
+
+    The new vectors have the same keys as the old ones. The vectors before the move, which no call uses any more, have
+    the digests of their texts.
+    """
     if keys and fact(connection, "next_model") is not None:
         connection.execute("DELETE FROM next_vector WHERE key IN (SELECT value FROM carray(?))", (integer_array(keys),))
     if digests and fact(connection, "old_model") is not None:
@@ -50,7 +53,7 @@ _TABLES = {"next_vector": "next_model", "old_vector": "old_model"}
 
 
 def problems_of_move(connection: Connection) -> Iterator[str]:
-    """What is wrong with a move, a sentence each."""
+    """Returns what is wrong with a move, a sentence each."""
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     for table, name in _TABLES.items():
         row = connection.execute("SELECT json_valid(value) FROM meta WHERE name = ?", (name,)).fetchone()
@@ -62,8 +65,7 @@ def problems_of_move(connection: Connection) -> Iterator[str]:
 
 
 def mend_move(connection: Connection) -> Iterator[str]:
-    """Drops new vectors of texts that have none, and gives up a move that has more wrong with it: all of it can be made
-    again."""
+    """Drops new vectors of texts that have none, and gives up a move with other faults: all of it can be made again."""
     if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'next_vector'").fetchone():
         connection.execute("DELETE FROM next_vector WHERE key NOT IN (SELECT key FROM vector)")
     if not any(problems_of_move(connection)):

@@ -1,12 +1,12 @@
-"""A store on its way from one model to another.
+"""Moves a store from one model to another.
 
-The new vectors are gathered in a table beside the old ones, each under the key that the old one of the same text has.
-So memories need not be touched: one transaction gives the tables each other's names, and what the store remembers of
-its model changes in it; whatever the number of memories, that takes milliseconds. Until then everything reads and
-writes the old vectors, and the new ones are only a head start for who takes the move up again after a crash.
+The new vectors are gathered in a table beside the old ones, each under the key of the old vector of the same text. So
+memories stay untouched. One transaction swaps the tables' names and changes the store's model, which takes milliseconds
+whatever the number of memories. Until then all reads and writes use the old vectors. After a crash, the new ones are a
+head start.
 
-What has been changed since is found by `seq`, as a shelf finds it. A handful of memories change while the last page is
-on its way through the model: these wait for their vectors afterwards, like deferred ones.
+Changes since then are found by `seq`, as an index finds them. A few memories change while the last page is in the
+model. They wait for their vectors afterwards, like deferred ones.
 """
 
 import json
@@ -41,15 +41,18 @@ from agentmem.storage.types import (
 )
 
 CLEARED_TOGETHER = 300
-"""Vectors that are erased in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
+"""Vectors erased in one transaction, while writers wait: some 20 ms on 2 busy cores."""
 
 REFUSED_LIMIT = 1000
-"""Texts that the new model may fail on; a model that fails on more of them is not one to move to."""
+"""Most texts that the new model may fail on; a model that fails on more is not one to move to."""
 
 
 class Moves:
-    """The door to a store's move; every method may be called from any thread. Those that change something are each one
-    transaction, belong to the `holder` that has taken the move, and raise Overtaken when another has it by now."""
+    """A store's move; any thread may call every method.
+
+    Each change is one transaction that belongs to the `holder` of the move, and raises Overtaken when another holder
+    has it.
+    """
 
     def __init__(self, database: Database, writes: GroupCommit, holder: str | None) -> None:
         self._database = database
@@ -57,11 +60,12 @@ class Moves:
         self._holder = holder
 
     def take(self, target: StoredModel | None, seconds: float) -> Standing | None:
-        """Claims the right to move the store to `target` (None: to give a move up) for so many seconds; None when
-        another one is doing just that.
+        """Takes the lease to move the store to `target` (None: to give a move up) for this many seconds.
+
+        Returns None when another holder does just that.
 
         Raises:
-            StoreBusyError: another one is moving it to another model.
+            StoreBusyError: Another holder moves it to another model.
         """
 
         def apply(transaction: Transaction) -> Standing | None:
@@ -80,7 +84,7 @@ class Moves:
         return self._writes.commit(apply)
 
     def _goes_on(self, held: dict[str, Any], moment: int) -> bool:
-        """Whether a claim is another one's who is at work."""
+        """Whether a live process other than this one holds the lease."""
         return bool(0 < left_of(held["owner"], held["until"], self._holder or "", moment) <= held["seconds"])
 
     def _claim(self, transaction: Transaction, target: StoredModel | None, seconds: float) -> None:
@@ -92,7 +96,7 @@ class Moves:
         remember(transaction.connection, "mover", json.dumps(claim))
 
     def release(self) -> None:
-        """Gives the right back, if it is held."""
+        """Gives the lease back, if it is held."""
 
         def apply(transaction: Transaction) -> None:
             held = fact(transaction.connection, "mover")
@@ -102,7 +106,7 @@ class Moves:
         self._writes.commit(apply, Kind.ERASES)
 
     def _own(self, transaction: Transaction, seconds: float) -> None:
-        """Insists on the claim and renews it."""
+        """Requires the lease and renews it."""
         held = fact(transaction.connection, "mover")
         if held is None or held["owner"] != self._holder:
             raise Overtaken("Another process has taken the move over.")
@@ -110,7 +114,7 @@ class Moves:
         remember(transaction.connection, "mover", json.dumps(held))
 
     def _under_way(self, transaction: Transaction, seconds: float) -> tuple[StoredModel, Move]:
-        """The store's model and its move to another one, which must be the holder's."""
+        """Returns the store's model and its move to another one, which must be the holder's."""
         self._own(transaction, seconds)
         now = standing(transaction.connection)
         if now.model is None or now.move is None:
@@ -120,7 +124,7 @@ class Moves:
     # -- the way there --------------------------------------------------------------------------------------------
 
     def begin(self, seconds: float, target: StoredModel) -> Move | None:
-        """The move to `target`, begun or taken up again; None for a store that has no model yet, which takes it."""
+        """Begins or resumes the move to `target`; returns None for a store without a model, which takes it."""
 
         def apply(transaction: Transaction) -> Move | None:
             self._own(transaction, seconds)
@@ -139,12 +143,12 @@ class Moves:
         return self._writes.commit(apply)
 
     def newest(self) -> int:
-        """The seq of the last change, up to which a pass goes."""
+        """Returns the seq of the last change, up to which a pass goes."""
         newest = partial(only_row, query="SELECT coalesce(max(seq), 0) FROM history")
         return int(self._database.read(newest, one_statement=True)[0])
 
     def page(self, move: Move, position: Position, until: int) -> TextPage:
-        """The next texts behind a position that have a vector and no new one, of changes up to `until`."""
+        """Returns the next texts behind a position that have a vector and no new one, of changes up to `until`."""
 
         def page(connection: Connection) -> TextPage:
             current = stored_model(connection)
@@ -171,7 +175,7 @@ class Moves:
         texts: Sequence[HomeText],
         answers: Sequence[Embedded | AgentMemError],
     ) -> Move:
-        """Keeps new vectors, and how far the move has come. Of a text that was erased meanwhile nothing is kept."""
+        """Keeps new vectors and the position of the move. The vector of a text that was erased meanwhile is dropped."""
 
         def apply(transaction: Transaction) -> Move:
             model, move = self._under_way(transaction, seconds)
@@ -212,9 +216,11 @@ class Moves:
         return self._writes.commit(apply)
 
     def switch(self, seconds: float, position: Position, *, tail: int, complete: bool) -> bool:
-        """Makes the new vectors the store's, all in one moment, unless more than `tail` memories were changed behind
-        the position, or, with `complete`, texts were replaced there. Afterwards nobody's old vectors are taken any
-        more, and what has no new one waits for it."""
+        """Makes the new vectors the store's at one moment.
+
+        Does nothing when more than `tail` memories changed behind the position, or, with `complete`, texts were
+        replaced there. Afterwards the store refuses old vectors, and memories without a new one wait for it.
+        """
 
         def apply(transaction: Transaction) -> bool:
             model, move = self._under_way(transaction, seconds)
@@ -245,10 +251,10 @@ class Moves:
 
         return self._writes.commit(apply)
 
-    # -- what is left ---------------------------------------------------------------------------------------------
+    # -- the rest ---------------------------------------------------------------------------------------------------
 
     def give_up(self, seconds: float) -> bool:
-        """Erases some of the new vectors of a move that is not wanted any more; False when none is left of it."""
+        """Erases some of the new vectors of an unwanted move; False when none is left."""
 
         def apply(transaction: Transaction) -> bool:
             self._own(transaction, seconds)
@@ -257,15 +263,15 @@ class Moves:
             if move is None:
                 return False
             reach("reembed: before a target is given up")
-            # From the beginning, should somebody come back to it.
+            # From the beginning, in case the same move begins again.
             remember(connection, "next_model", replace(move, position=BEGINNING).as_json())
             return _erase_some(connection, "next_vector", "next_model")
 
         return self._writes.commit(apply, Kind.ERASES)
 
     def clear(self, seconds: float = 0.0) -> bool:
-        """Erases some vectors of the model that the store had before; False when none is left. Whoever has the store
-        open may do this; a mover says who it is."""
+        """Erases some vectors of the model before the move; False when none is left. Any process may do this; a mover
+        names itself."""
 
         def apply(transaction: Transaction) -> bool:
             if self._holder is not None:
@@ -282,13 +288,13 @@ class Moves:
         return self._database.read(lambda connection: fact(connection, "old_model") is not None, one_statement=True)
 
     def progress(self) -> MoveProgress | None:
-        """How far the move has come; None when the store is not on one."""
+        """Returns how far the move has come; None without one."""
         return self._database.read(move_progress)
 
 
 def _set_pending(connection: Connection, seq: int, position: int, refused: tuple[int, ...]) -> None:
-    """Has memories wait for their vectors: what was changed behind the position and has no new one, what the new model
-    failed on, and what the old one had failed on, which may be another's strength."""
+    """Makes memories wait for their vectors: those changed behind the position without a new one, and those that either
+    model failed on."""
     connection.execute(
         "UPDATE memory SET vector_key = NULL, seq = ? WHERE seq > ? AND vector_key IS NOT NULL "
         "AND vector_key NOT IN (SELECT key FROM next_vector)",

@@ -1,4 +1,4 @@
-"""How records, versions and events stand in the tables."""
+"""Encodes and decodes records, versions and events."""
 
 import json
 from collections.abc import Callable
@@ -18,15 +18,15 @@ RECORD_COLUMNS = (
 )
 
 SENSELESS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What decoding a row raises that is well formed and makes no sense: numbers that are no time, text that is no JSON."""
+"""Errors of decoding a row that is well formed and makes no sense: numbers that are no time, text that is no JSON."""
 
 
 def refuse(what: str, error: Exception, decode: Callable[[], object]) -> NoReturn:
-    """Where decoding a row has failed, and only there: elsewhere such an error is a bug of ours.
+    """Reports damage where decoding a row has failed, and only there: elsewhere such an error is a bug of agentmem.
 
     Raises:
-        StoreDamagedError: `decode` fails again.
-        The error: it does not, so that the row is sound, and a signal handler or a full stack was to blame.
+        StoreDamagedError: `decode` fails again. Otherwise the row is sound, and a signal handler or a full stack was to
+            blame: the error itself.
     """
     if not fails_apart(decode):
         raise error
@@ -40,7 +40,7 @@ HIDING = frozenset({"delete", "expire"})
 
 
 def record_of(row: tuple[Any, ...]) -> Record:
-    """A record from a row of RECORD_COLUMNS; its metadata may be decoded already."""
+    """Returns the record of a row of RECORD_COLUMNS; its metadata may be decoded already."""
     try:
         return _decoded(row)
     except SENSELESS as error:
@@ -65,9 +65,12 @@ def _decoded(row: tuple[Any, ...]) -> Record:
 
 
 def twin_of(scope: Scope, content: str) -> int:
-    """64 bits, signed: 24 of the scope, 40 of the content. The scope comes first so that the texts of one owner lie
-    together in the index, and a batch of them touches few of its pages (256 of them into 200,000 of 2,000 owners: 14 ms
-    on 2 cores, 31 ms with 64 bits of both). Others may share it: compare the texts too."""
+    """Returns 64 bits, signed: 24 of the scope, 40 of the content.
+
+    The scope comes first so that the texts of one owner lie together in the index, and a batch of them touches few of
+    its pages (256 of them into 200,000 of 2,000 owners: 14 ms on 2 cores, 31 ms with 64 bits of both). Different texts
+    may share a number: compare the texts too.
+    """
     # Neither names nor contents hold NUL, and no name is empty.
     names = f"{scope.user_id or ''}\0{scope.agent_id or ''}\0{scope.run_id or ''}"
     head, tail = blake2b(names.encode(), digest_size=3), blake2b(content.encode(), digest_size=5)
@@ -75,8 +78,8 @@ def twin_of(scope: Scope, content: str) -> int:
 
 
 def version_json(record: Record, since: datetime | None = None) -> str:
-    """What an event keeps of the state that it replaces; with `since`, the date of the version that it put in place,
-    where that is not the event's own."""
+    """Returns what an event keeps of the state that it replaces. `since` dates the version that it put in place, where
+    that is not the event's own time."""
     version = {
         "content": record.content,
         "metadata": record.metadata,
@@ -102,11 +105,11 @@ def version_of_json(text: str) -> Version:
 
 
 def events_of(rows: list[tuple[Any, ...]], record: Record) -> list[Event]:
-    """The history of one memory from its rows (seq, what, before, at), oldest first, and its present state.
+    """Returns the history of one memory from its rows (seq, what, before, at), oldest first, and its present state.
 
-    An event stores what it replaced; what it put in place is found in the next event that replaced something, or in
-    the present. A deletion or an expiry changes no text, so that the state goes on below it, invisible until it is
-    restored (then without the expiry that had passed).
+    An event stores the state that it replaced. The state that it put in place is in the next event that replaced
+    something, or is the present one. A deletion or an expiry changes no text: the state continues below it, invisible
+    until it is restored, and then without a past expiry.
     """
     events: list[Event] = []
     state: Version = Version(record.content, record.metadata, record.expires_at, record.updated_at)

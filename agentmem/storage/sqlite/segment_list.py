@@ -1,8 +1,8 @@
-"""Which sealed segments there are, and the folder of their files.
+"""The list of sealed segments, and the folder of their files.
 
-A segment holds the memories of an owner (or of everybody) whose last change has a number from `first` to `last`: what
-it holds follows from the rows, so that it can be thrown away at any time. A file counts when the database lists it,
-with its checksum; it is complete and on the disk by then. Files that are not listed are left over from a crash.
+A segment holds the memories of an owner (or of all) whose last change has a number from `first` to `last`. Its contents
+follow from the rows, so it can be deleted at any time. A file counts when the database lists it with its checksum. By
+then it is complete and on the disk. Unlisted files are remains of a crash.
 """
 
 import os
@@ -31,7 +31,7 @@ SUFFIX = ".segment"
 
 
 class Segments:
-    """The door to a store's list of segments and to their folder; every method may be called from any thread."""
+    """A store's list of segments and their folder; any thread may call every method."""
 
     def __init__(self, database: Database, writes: GroupCommit) -> None:
         self._database = database
@@ -39,11 +39,11 @@ class Segments:
 
     @property
     def possible(self) -> bool:
-        """Whether there is a file, and so a folder beside it."""
+        """Whether the store is a file, and so has a folder beside it."""
         return not self._database.in_memory
 
     def new_file(self) -> Path:
-        """Where the next segment goes; the folder is there."""
+        """Returns the path for the next segment; the folder exists."""
         path = self.path_of(f"{uuid4().hex}{SUFFIX}")
         make_folder(path.parent, like=self._database.path)
         return path
@@ -57,9 +57,12 @@ class Segments:
         return folder_of(self._database.path) / file
 
     def add(self, holder: str, model: str, built: Built, since: int, epoch: int) -> ListedSegment | None:
-        """Has a segment count from now on, in the place of others. None when that must not be: the claim was lost, the
-        store has moved to another model, one of the others is gone, a memory of it was purged after the change `since`,
-        when its rows were read, or they were read of other files, in another `epoch`."""
+        """Lists a segment from now on, in place of others.
+
+        Returns None when that must not be. Reasons are a lost lease, a move of the store to another model, a missing
+        one of the others, a memory of it purged after the change `since`, at which its rows were read, and another
+        `epoch` of files.
+        """
 
         def apply(transaction: Transaction) -> ListedSegment | None:
             connection = transaction.connection
@@ -95,12 +98,12 @@ class Segments:
             return None
 
     def have_been_purged(self, keys: Keys, since: int) -> bool:
-        """Whether any of the memories was, after the change `since`."""
+        """Whether any of the memories was purged after the change `since`."""
         purged = self._database.read(partial(_purged_since, since=since), one_statement=True)
         return bool(len(purged)) and bool(np.isin(keys, purged).any())
 
     def remove(self, keys: Iterable[int]) -> None:
-        """Takes segments off the list, because their files cannot be used."""
+        """Removes segments from the list because their files cannot be used."""
 
         def apply(transaction: Transaction) -> None:
             _strike(transaction.connection, list(keys))
@@ -113,7 +116,7 @@ class Segments:
         sweep(self._database)
 
     def forget_models(self) -> None:
-        """Takes the segments of models that the store has left off the list."""
+        """Removes the segments of models that the store has left from the list."""
 
         def apply(transaction: Transaction) -> None:
             connection = transaction.connection
@@ -129,8 +132,10 @@ def folder_of(path: str) -> Path:
 
 
 def sweep(database: Database) -> None:
-    """Removes the files of a store's segments that are not listed: of crashes, of models that it has left, of what was
-    purged. One that another process is just writing goes too; that process will notice."""
+    """Removes the files of a store's segments that are not listed: of crashes, of earlier models, of purges.
+
+    A file that another process is just writing goes too; that process will notice.
+    """
     if database.in_memory or not (folder := folder_of(database.path)).is_dir():
         return
     listed = {row[0] for row in database.read(partial(all_rows, query="SELECT file FROM segment"))}
@@ -147,7 +152,7 @@ def stored_identity(connection: Connection) -> str | None:
 
 
 def strike_touched(connection: Connection, keys: Keys) -> None:
-    """Takes every segment off the list that has, or had, one of the memories, before these are purged."""
+    """Removes every segment that has, or had, one of the memories from the list, before these are purged."""
     if connection.execute("SELECT 1 FROM segment LIMIT 1").fetchone() is None:
         return
     events = "SELECT seq FROM carray(?) AS wanted CROSS JOIN history ON memory_key = wanted.value"
@@ -187,6 +192,6 @@ def _purged_since(connection: Connection, since: int) -> Keys:
 
 
 def listed_counts(connection: Connection) -> dict[str, int]:
-    """How many segments there are, and their bytes."""
+    """Returns the number of segments, and their bytes."""
     count, size = only_row(connection, "SELECT count(*), coalesce(sum(bytes), 0) FROM segment")
     return {"segments": count, "segment_bytes": size}

@@ -1,4 +1,4 @@
-"""How much the store holds, as `Stats` tells it."""
+"""Counts what the store holds, for `Stats`."""
 
 import os
 from contextlib import suppress
@@ -11,12 +11,12 @@ from agentmem.storage.sqlite.segment_list import listed_counts
 from agentmem.timestamps import from_microseconds
 
 OWNERS_COUNTED = 10_000
-"""Owners of a kind that are counted, each of them looked up in an index: 12 milliseconds for so many."""
+"""Most owners of a kind that are counted, each looked up in an index: 12 milliseconds."""
 
 
 def counts(connection: Connection, path: str) -> dict[str, Any]:
-    """Rows, owners, the last change and bytes."""
-    # Each from an index that holds little else: together, they would be a reading of all rows.
+    """Returns rows, owners, the last change and bytes."""
+    # Each from an index that holds little else: together, they would read all rows.
     memories = only_row(connection, "SELECT count(*) FROM memory")[0]
     deleted = only_row(connection, "SELECT count(*) FROM memory WHERE deleted_at IS NOT NULL")[0]
     move = move_progress(connection)
@@ -39,7 +39,7 @@ def counts(connection: Connection, path: str) -> dict[str, Any]:
 
 
 def _owners(connection: Connection, kind: str) -> int:
-    """How many there are, from one to the next in the index, past all the memories of each."""
+    """Returns the number of owners, from one to the next in the index, past all the memories of each."""
     return int(
         only_row(
             connection,
@@ -54,7 +54,7 @@ def _owners(connection: Connection, kind: str) -> int:
 
 
 def size_of(path: str) -> int:
-    """Bytes of a file; 0 when it is not there."""
+    """Returns the bytes of a file; 0 without one."""
     with suppress(OSError, ValueError):
         return os.stat(path).st_size  # noqa: PTH116 - Path raises on names that no file can have.
     return 0

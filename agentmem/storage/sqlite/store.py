@@ -47,11 +47,10 @@ from agentmem.storage.types import NEVER, UNKNOWN, Digest, Erased, Keys, Pending
 from agentmem.timestamps import now, to_microseconds
 
 HIDDEN_TOGETHER = 10_000
-"""Memories that `delete_all` hides in one transaction: 0.06 seconds for the writers that wait meanwhile (2 cores)."""
+"""Memories that `delete_all` hides in one transaction: writers wait 0.06 seconds meanwhile (2 cores)."""
 
 CHANGED_SECONDS = 0.1
-"""How long a transaction may look for what changed since its memories were found; then they are looked for again
-outside it."""
+"""How long a transaction may look for changes since its memories were found; then they are found again outside it."""
 
 PAGE = 1000
 """Memories of a cursor that are read in one transaction."""
@@ -74,18 +73,18 @@ class Prepared:
         """Waits until the batch is committed, or leads that commit; returns the results.
 
         Raises:
-            DeadlineError: it was not even queued within `timeout` seconds, what is left `of` those allowed.
+            DeadlineError: It was not queued within `timeout` seconds, the rest of the `of` seconds allowed.
         """
         return self._writes.finish(self._write, timeout, of=of)
 
     def cancel(self) -> None:
-        """Gives the batch up: unless it is being committed, it never will be."""
+        """Withdraws the batch: unless it is being committed, it never will be."""
         self._writes.leave(self._write)
 
 
 class SQLiteStore:
-    """The truth about all memories in one file. Every method may be called from any thread; one that changes something
-    returns when the change is committed."""
+    """All memories in one file. Any thread may call every method; one that changes something returns when it is
+    committed."""
 
     def __init__(self, path: str, config: Config, timings: Timings) -> None:
         self._config = config
@@ -140,7 +139,7 @@ class SQLiteStore:
     def _visible_keys(
         self, scope: Scope, filters: Filter | None, show_expired: bool, deadline: Deadline | None
     ) -> tuple[Keys, int]:
-        """What is visible now, ascending, and the number of the last change."""
+        """Returns the keys that are visible now, ascending, and the number of the last change."""
         with self.snapshot(show_expired=show_expired, deadline=deadline) as snapshot:
             return np.sort(snapshot.keys(scope, filters)), snapshot.seq
 
@@ -164,7 +163,7 @@ class SQLiteStore:
                 model = stored_model(connection) or UNKNOWN
                 for problem in problems_of(connection, model.digests(), model.dimension, tell):
                     problems.append(problem)
-        except StoreError as error:  # Damage of the schema is told as an error of the statement.
+        except StoreError as error:  # Damage of the schema is reported as an error of the statement.
             problems.append(f"the database cannot be read to its end: {error}")
         return problems
 
@@ -225,18 +224,20 @@ class SQLiteStore:
 
     @again
     def _to_hide(self, scope: Scope, filters: Filter | None, since: int, deadline: Deadline) -> tuple[Keys, int, int]:
-        """What a filter matches and has changed after `since`: the keys, oldest first; the latest change; the epoch."""
+        """Returns the memories that a filter matches and that changed after `since`: the keys, oldest first; the latest
+        change; the epoch."""
         with self.snapshot(deadline=deadline) as snapshot:
             return np.sort(snapshot.keys(scope, filters, since=since)), snapshot.seq, snapshot.epoch
 
     def delete_all(self, scope: Scope, filters: Filter | None, deadline: Deadline) -> int:
-        """Hides every visible memory of a scope that passes the filter; how many it were. They are found outside the
-        write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several, oldest first; fewer on a
-        full disk.
+        """Hides every visible memory of a scope that passes the filter. Returns their number.
+
+        They are found outside the write lock. HIDDEN_TOGETHER of them are hidden in one transaction, more in several,
+        oldest first; fewer on a full disk.
 
         Raises:
-            DeadlineError: the time is over; what was hidden, which the message counts, stays so.
-            StoreFullError: the disk has not even room for this; likewise.
+            DeadlineError: The time is over. The memories hidden so far, which the message counts, stay hidden.
+            StoreFullError: The disk has no room even for this; likewise.
         """
         hidden = since = 0
         together = HIDDEN_TOGETHER
@@ -253,11 +254,11 @@ class SQLiteStore:
                     try:
                         count, complete = self._writes.commit(hide, Kind.HIDES, epoch=epoch)
                     except Outplanned:
-                        seq = 0  # They are found anew, all of them.
+                        seq = 0  # They are all found again.
                         break
                     except StoreFullError as error:
                         if len(some) > 1:
-                            together, is_last = max(1, len(some) // 4), False  # Fewer need less of the log.
+                            together, is_last = max(1, len(some) // 4), False  # Fewer memories need less of the log.
                             continue
                         raise StoreFullError(f"{error} (Deleted so far: {hidden:,} memories.)") from error
                     hidden += count
@@ -316,8 +317,11 @@ class SQLiteStore:
 def _hide(
     scope: Scope, filters: Filter | None, found: Keys, seq: int, is_last: bool, transaction: Transaction
 ) -> tuple[int, bool]:
-    """Hides those of the memories found that are unchanged since `seq`, and with the last of them those that were
-    changed, or came, since then and pass the filter; how many, and whether nothing is left to look at."""
+    """Hides those of the memories found that are unchanged since `seq`; with the last ones also those that changed or
+    came since.
+
+    Returns their number, and whether nothing is left.
+    """
     connection, complete, changed = transaction.connection, False, NO_KEYS
     if is_last:
         where, parameters = visible(scope, filters, transaction.moment)

@@ -1,5 +1,5 @@
-"""Walking through every text that a store has, in pages, by the numbers of their last changes: what changes meanwhile
-comes up again at the end."""
+"""Reads every text of a store in pages, in the order of last changes. A text that changes meanwhile comes again at the
+end."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,18 +12,20 @@ PAGE_TEXTS = 256
 """Texts that are read, embedded and kept together."""
 
 PAGE_BYTES = 2_000_000
-"""Beyond which no further text is read into a page."""
+"""Size beyond which no further text is read into a page."""
 
 LAST_KEY = 2**63 - 1
 
 
 def next_texts(connection: Connection, position: Position, until: int) -> tuple[list[HomeText], Position, bool]:
-    """Texts behind a position, each with its home: first those that memories have, then those that they had; the
-    position behind them, and whether there are no more."""
+    """Returns the texts behind a position, each with its home, the position behind them, and whether there are no more.
+
+    Present texts come first, then those of earlier versions.
+    """
     where = "seq <= ? AND vector_key IS NOT NULL ORDER BY seq, key"
     texts: list[HomeText] = []
-    # In two steps, because SQLite uses the index for the first part only of (seq, key) > (?, ?), and one event may be
-    # the last of a million memories.
+    # In two steps, because SQLite uses the index only for the first part of (seq, key) > (?, ?). One event may be the
+    # last of a million memories.
     for condition, bound in (("seq = ? AND key > ?", (position.seq, position.key)), ("seq > ?", (position.seq,))):
         rows = connection.execute(
             f"SELECT content, user_id, agent_id, run_id, seq, key FROM memory WHERE {condition} AND {where}",
@@ -44,8 +46,8 @@ def next_texts(connection: Connection, position: Position, until: int) -> tuple[
 
 
 def _take(rows: Any, texts: list[HomeText]) -> tuple[int, ...] | None:
-    """Fills a page from rows that begin with a text and its owners; the rest of the last row when it is full, else
-    None."""
+    """Fills a page from rows that begin with a text and its owners. Returns the rest of the last row when it is full,
+    else None."""
     size = sum(len(text) for _, text in texts)
     for text, user_id, agent_id, run_id, *place in rows:
         if isinstance(text, str):

@@ -456,6 +456,7 @@ class _Calls(ABC):
                 results = [[replace(match, explanation=None) for match in matches] for matches in results]
         return results
 
+    @public
     def context(
         self,
         query: str,

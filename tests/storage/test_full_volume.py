@@ -34,13 +34,17 @@ def volume(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(str(error))
 
 
+LONG = ("z" * 99 + " ") * 9
+"""Of words that are short enough for the embedder to know them again: what is tested is the volume."""
+
+
 def until_full(memory: Memory) -> list[str]:
     """The ids of what was added until there was no room."""
     ids: list[str] = []
 
     def add_for_ever(together: int) -> None:
         while True:
-            texts = [f"text {len(ids)} {number} {'z' * 900}" for number in range(together)]
+            texts = [f"text {len(ids)} {number} {LONG}" for number in range(together)]
             ids.extend(record.id for record in memory.add_batch(texts, user_id="ana"))
 
     for together in (200, 1):
@@ -106,7 +110,7 @@ def test_when_another_program_fills_the_volume_the_log_can_be_merged_and_deletin
     path = volume / "store.db"
     memory = Memory(path, embedder=EMBEDDER)
     ids = [memory.add("the first", user_id="ana").id]
-    ids += [record.id for record in memory.add_batch([f"{n} {'z' * 500}" for n in range(added)], user_id="ana")]
+    ids += [record.id for record in memory.add_batch([f"{n} {LONG[:500]}" for n in range(added)], user_id="ana")]
     if reopened:
         fill_up(volume / "ballast")
         memory.close()
@@ -217,10 +221,10 @@ def test_a_limit_on_the_size_of_files_is_named_and_deleting_and_erasing_go_on(st
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
         memory = Memory(sys.argv[1], embedder=HashEmbedder(64))
-        ids = []
+        ids, long = [], ("z" * 99 + " ") * 9
         try:
             while True:
-                ids.append(memory.add(f"text {len(ids)} {'z' * 900}", user_id="ana").id)
+                ids.append(memory.add(f"text {len(ids)} {long}", user_id="ana").id)
         except StoreFullError as error:
             assert "no file may be larger than the limit of this process, 3,000,000 bytes (`ulimit -f`)" in str(error)
             assert "nothing was written" in str(error), error
@@ -306,7 +310,7 @@ def test_nothing_needs_a_folder_for_temporary_files(store_path):
 def test_writing_the_file_anew_goes_on_in_another_folder_when_there_is_no_room_beside_it(volume, monkeypatch):
     """As far as the volume has room for the log."""
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:
-        memory.add_batch([f"{n} {'z' * 900}" for n in range(1800)], user_id="ana")
+        memory.add_batch([f"{n} {LONG}" for n in range(1800)], user_id="ana")
         memory.add("SECRET", user_id="ben")
         memory.vacuum()
         room = os.statvfs(volume)

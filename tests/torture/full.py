@@ -77,7 +77,7 @@ def write(path: str, name: str, seed: int) -> None:
         number = refused = 0
         while refused < 3:
             number += 1
-            text = f"{name} {thread} {number} " + "z" * chance.choice((20, 900, 900, 5000))
+            text = f"{name} {thread} {number} " + ("z" * 19 + " ") * chance.choice((1, 45, 45, 250))
             try:
                 if chance.random() < 0.2:
                     texts = [f"{each} {text}" for each in range(chance.choice((5, 100)))]

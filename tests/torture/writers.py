@@ -44,8 +44,11 @@ State = tuple[str, dict[str, Any], bool, tuple[str, ...], bool, bool]
 class Writer:
     """One thread's work. No other thread changes its memories, so it knows what becomes of them."""
 
-    def __init__(self, memory: Memory, say: Callable[[bytes], Any], thread: int, name: str, seed: int) -> None:
+    def __init__(
+        self, memory: Memory, say: Callable[[bytes], Any], thread: int, name: str, seed: int, *, erases: bool = False
+    ) -> None:
         self.memory = memory
+        self.erases = erases  # Often, and gives the space back in every way.
         self._say = say
         self._thread = thread
         self._name = name
@@ -63,12 +66,13 @@ class Writer:
     def work(self, operations: int | None) -> None:
         kinds = [
             self.add, self.add_batch, self.update, self.delete, self.restore, self.forget, self.dedupe, self.find,
-            self.vacuum,
+            self.vacuum, self.purge,
         ]  # fmt: skip
+        weights = [40, 12, 12, 10, 8, 3, 12, 3, 12 if self.erases else 2, 12 if self.erases else 0]
         while operations is None or operations > 0:
             operations = None if operations is None else operations - 1
             self._number += 1
-            self.attempt(self._chance.choices(kinds, [40, 12, 12, 10, 8, 3, 12, 3, 2])[0])
+            self.attempt(self._chance.choices(kinds, weights)[0])
             if self.memory._engine._closed:
                 return
 
@@ -180,7 +184,7 @@ class Writer:
 
     def vacuum(self) -> None:
         self.say("i", [])
-        self.memory.vacuum()
+        self.memory.vacuum(full=self.erases and self._chance.random() < 0.5)
         self.say("a", [])
 
     def find(self) -> None:
@@ -222,7 +226,11 @@ def write(
             forge(path, "DELETE FROM meta WHERE name = 'backlog'")  # Or the claim of a dead one stands a minute.
     config = Config(durability=durability, busy_timeout=60, indexed_metadata=indexed)
     memory = Memory(path, embedder=HashEmbedder(), config=config)
-    writers = [Writer(memory, partial(os.write, words), thread, name, seed) for thread in range(4)]
+    if armed is not None and "unused vectors" in armed[0]:
+        memory.add("and one of which another vector is made, that nobody uses", user_id="ana")
+        forge(path, "INSERT INTO vector (home_digest, data) SELECT randomblob(16), data FROM vector LIMIT 1")
+    erases = armed is not None and "vacuum" in armed[0]
+    writers = [Writer(memory, partial(os.write, words), thread, name, seed, erases=erases) for thread in range(4)]
     if reads:
         threading.Thread(target=read_files, args=(path,), daemon=True).start()
     for writer in writers:

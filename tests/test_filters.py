@@ -13,7 +13,6 @@ from typing import Any
 
 import apsw
 import pytest
-from filter_oracle import matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from agentmem.errors import InvalidInputError
 from agentmem.filters import MAX_COST, MAX_DEPTH, MAX_SIZE, OPERATORS, VALUE_SIZE, parse_filters
 from agentmem.storage.sqlite.database.sql import contains
 from agentmem.storage.sqlite.filter_sql import LONG_PART, Condition, condition_of
+from tests.filter_oracle import matches
 
 TABLE = """
 CREATE TABLE memory (

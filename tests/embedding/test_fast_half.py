@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import our_threads
-from tiny_models import with_fast_half, write_model
 
 from agentmem import Config
 from agentmem.embedding import fast_half
@@ -18,6 +16,8 @@ from agentmem.embedding.model_card import ModelCard, read_card
 from agentmem.errors import ClosedError, EmbeddingError, InvalidInputError, ModelError
 from agentmem.stats import Timings
 from agentmem.testing import HashEmbedder
+from tests.conftest import our_threads
+from tests.tiny_models import with_fast_half, write_model
 
 TEXTS = ["a cat sleeps", "she likes window seats on long flights", "tea", "where does the cat sleep", "coffee : red"]
 CARD = 'name = "tiny-fast"\nfast = 0.3\ndimension = 16\nmax_tokens = 20\n'

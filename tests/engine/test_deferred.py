@@ -5,7 +5,6 @@ import threading
 from contextlib import suppress
 
 import pytest
-from children import finish, run_python, start_python
 
 from agentmem import (
     ClosedError,
@@ -17,6 +16,7 @@ from agentmem import (
     OverloadedError,
 )
 from agentmem.testing import HashEmbedder
+from tests.children import finish, run_python, start_python
 
 
 class GatedEmbedder(HashEmbedder):

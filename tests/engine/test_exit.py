@@ -8,13 +8,13 @@ import sys
 import threading
 
 import pytest
-from children import SECONDS, run_python
-from conftest import our_threads, wait_for_our_threads
 
 from agentmem import ClosedError, Memory
 from agentmem.platform import signals
 from agentmem.storage.sqlite.database import open_files
 from agentmem.testing import HashEmbedder
+from tests.children import SECONDS, run_python
+from tests.conftest import our_threads, wait_for_our_threads
 
 
 def test_a_process_that_never_closes_ends_and_loses_nothing(open_memory, store_path):

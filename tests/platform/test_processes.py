@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentmem import Config, Memory, NotFoundError, StoreBusyError, StoreOpenError
-from agentmem.engine.deferred import CLAIM_SECONDS
+from agentmem.engine.deferred import LEASE_SECONDS
 from agentmem.storage.sqlite.database import connections, wal
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, finish, start_python
@@ -239,7 +239,7 @@ def test_the_backlog_of_a_process_that_was_killed_or_stopped_is_taken_over_at_on
     child.send_signal(how)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)  # The dead stays a zombie.
     memory = open_memory(config=Config(pending_limit=3))
-    memory.add("there is room", user_id="ana", defer=True, timeout=CLAIM_SECONDS / 2)
+    memory.add("there is room", user_id="ana", defer=True, timeout=LEASE_SECONDS / 2)
     child.kill()
     child.communicate()
     memory.flush()
@@ -256,7 +256,7 @@ def test_the_backlog_of_a_handle_that_cannot_go_on_is_free_for_the_next_one(open
             assert go_on.wait(SECONDS)
             raise ConnectionError("the model is away")
 
-    first, second = open_memory(embedder=Away()), open_memory(config=Config(pending_limit=3, timeout=CLAIM_SECONDS / 2))
+    first, second = open_memory(embedder=Away()), open_memory(config=Config(pending_limit=3, timeout=LEASE_SECONDS / 2))
     first.add_batch(["one", "two", "three"], user_id="ana", defer=True)
     assert entered.wait(SECONDS)
     if end == "close":

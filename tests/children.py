@@ -11,13 +11,15 @@ from typing import Any
 import agentmem
 
 ROOT = Path(agentmem.__file__).parent.parent
+PATHS = os.pathsep.join(map(str, (ROOT, Path(__file__).parent.parent)))
+"""Where a child finds the package that is tested, and then the tests."""
 SECONDS = 90
 """After which a child counts as hung; far more than any of them needs."""
 
 
 def start_python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
     """A child that runs `code` with the arguments as text in `sys.argv[1:]`."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    environment = os.environ | {"PYTHONPATH": PATHS, "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True, **options,

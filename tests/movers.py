@@ -3,8 +3,8 @@
 import os
 
 from agentmem import Memory
-from agentmem.platform import failpoints
 from agentmem.storage.sqlite import reembedding as move
+from tests import failpoints
 from tests.turned import Turned
 
 

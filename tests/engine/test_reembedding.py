@@ -25,12 +25,12 @@ from agentmem import (
     ModelMismatchError,
     StoreBusyError,
 )
-from agentmem.platform import failpoints
 from agentmem.storage.sqlite import reembedding as move
 from agentmem.storage.sqlite import text_pages as walk
 from agentmem.storage.sqlite.maintenance.repair import salvage_open
 from agentmem.testing import HashEmbedder
 from agentmem.timestamps import now
+from tests import failpoints
 from tests.forgery import forge
 from tests.turned import Turned
 

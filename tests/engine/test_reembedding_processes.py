@@ -10,8 +10,8 @@ import pytest
 
 from agentmem import Memory, ModelMismatchError
 from agentmem.embedding.catalog import find_model
-from agentmem.platform import failpoints
 from agentmem.testing import HashEmbedder
+from tests import failpoints
 from tests.children import SECONDS, finish, start_python
 from tests.torture.nursery import Nursery
 from tests.turned import Turned

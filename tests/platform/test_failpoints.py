@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import agentmem
-from agentmem import InvalidInputError, StoreError
-from agentmem.platform import failpoints
+from agentmem import StoreError
+from tests import failpoints
 from tests.children import finish, start_python
 
 REACHED = re.compile(r'reach\("([^"]+)"\)')
@@ -64,25 +64,40 @@ def test_whoever_comes_to_a_paused_point_waits_there(open_memory):
     assert memory.count(user_id="ana") == 1
 
 
-def test_the_environment_arms_a_child(store_path, monkeypatch):
+def test_nothing_in_the_package_arms_a_point_and_no_environment_does(store_path):
+    files = [path for path in Path(agentmem.__file__).parent.rglob("*.py") if path.name != "failpoints.py"]
+    assert not [path for path in files if re.search(r"failpoints(?! import reach\b)", path.read_text("utf-8"))]
+    for variable in ("AGENTMEM_FAILPOINTS", "FAILPOINTS"):
+        code = f"""
+            import os
+            os.environ["{variable}"] = "transaction: before COMMIT=kill"
+            from agentmem import Memory
+            from agentmem.testing import HashEmbedder
+            with Memory(":memory:", embedder=HashEmbedder()) as memory:
+                print(memory.add("lives", user_id="ana").content)
+        """
+        assert finish(start_python(code)) == "lives\n"
+
+
+def test_a_text_arms_a_child(store_path):
     code = """
         import sys
         from agentmem import Memory
         from agentmem.testing import HashEmbedder
+        from tests import failpoints
+        failpoints.arm_all(sys.argv[2])
         memory = Memory(sys.argv[1], embedder=HashEmbedder())
         for number in range(9):
             print(memory.add(f"text {number}", user_id="ana").content, flush=True)
     """
     # Opening commits three times: tables, model, terms.
-    monkeypatch.setenv(failpoints.VARIABLE, "backlog: before a claim=raise;transaction: before COMMIT=kill@5")
-    child = start_python(code, store_path)
+    child = start_python(code, store_path, "backlog: before a claim=raise;transaction: before COMMIT=kill@5")
     output, errors = child.communicate(timeout=90)
     assert (child.returncode, output, errors) == (-signal.SIGKILL, "text 0\ntext 1\n", "")
-    monkeypatch.delenv(failpoints.VARIABLE)
-    assert len(finish(start_python(code, store_path)).split()) == 18
+    assert len(finish(start_python(code, store_path, "")).split()) == 18
 
 
 @pytest.mark.parametrize("text", ["no such point=kill", "transaction: before COMMIT=explode", "x", "cache=kill@-1"])
 def test_what_cannot_be_armed_is_named(text):
-    with pytest.raises(InvalidInputError, match=re.escape(text.partition("=")[0])):
+    with pytest.raises(ValueError, match=re.escape(text.partition("=")[0])):
         failpoints.arm_all(text)

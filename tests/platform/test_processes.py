@@ -130,7 +130,7 @@ def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
         """
         import sys
         from agentmem import Config, Memory
-        from agentmem.platform import failpoints
+        from tests import failpoints
         from agentmem.testing import HashEmbedder
 
         failpoints.arm("transaction: before BEGIN", lambda: print("waits", flush=True))

@@ -16,7 +16,6 @@ import pytest
 from agentmem import Config, Memory
 from agentmem.errors import ClosedError
 from agentmem.filters import parse_filters
-from agentmem.platform import failpoints
 from agentmem.platform.processes import claimant
 from agentmem.records import Scope
 from agentmem.search import searcher as retriever
@@ -27,6 +26,7 @@ from agentmem.search.segments.compaction import Job, Range, next_job
 from agentmem.storage.sqlite.snapshot import Snapshot
 from agentmem.storage.types import ListedSegment
 from agentmem.testing import HashEmbedder
+from tests import failpoints
 from tests.children import run_python
 from tests.turned import Turned
 

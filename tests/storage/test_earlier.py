@@ -136,7 +136,7 @@ def test_a_version_that_knows_of_no_homes_refuses_the_store(open_memory, store_p
 KILLED = """
     import sys
     from agentmem import Memory
-    from agentmem.platform import failpoints
+    from tests import failpoints
     from agentmem.testing import HashEmbedder
 
     failpoints.arm("open: between the statements of a migration", failpoints.kill, after=int(sys.argv[2]))

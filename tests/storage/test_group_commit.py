@@ -20,11 +20,11 @@ from agentmem import (
     StoreError,
     StoreFullError,
 )
-from agentmem.platform import failpoints
 from agentmem.stats import Timings
 from agentmem.storage.sqlite.database.connections import Database
 from agentmem.storage.sqlite.group_commit import GroupCommit, Write
 from agentmem.testing import HashEmbedder
+from tests import failpoints
 from tests.children import finish, start_python
 
 SECONDS = 30

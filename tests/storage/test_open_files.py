@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmem import Config, Memory, StoreBusyError, StoreError, StoreLostError, StoreOpenError
-from agentmem.platform import failpoints
 from agentmem.storage.retrying import Outplanned
 from agentmem.storage.sqlite.database import open_files as files
 from agentmem.storage.sqlite.snapshot import Snapshot
 from agentmem.testing import HashEmbedder
+from tests import failpoints
 from tests.children import run_python
 
 SIDES = ("-wal", "-shm")

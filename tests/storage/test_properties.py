@@ -21,8 +21,8 @@ from hypothesis.stateful import (
 )
 
 from agentmem import Config, Memory, ModelMismatchError, NotFoundError, Record
-from agentmem.platform import failpoints
 from agentmem.testing import NAMES, WORDS, HashEmbedder, metadata
+from tests import failpoints
 from tests.conftest import our_threads
 from tests.turned import Turned
 

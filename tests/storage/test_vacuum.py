@@ -10,10 +10,10 @@ import apsw
 import pytest
 
 from agentmem import ClosedError, Config, InvalidInputError, Memory, NotFoundError, StoreBusyError, StoreFullError
-from agentmem.platform import failpoints
 from agentmem.storage.sqlite.database.vfs import checked_vfs
 from agentmem.storage.sqlite.maintenance import purge
 from agentmem.testing import HashEmbedder
+from tests import failpoints
 from tests.children import SECONDS, finish, start_python
 from tests.storage.test_purge import SECRET, files_with
 
@@ -306,9 +306,7 @@ def test_others_read_and_write_between_the_steps(open_memory, monkeypatch):
 
 @pytest.mark.parametrize("point", [point for point in failpoints.POINTS if "vacuum" in point])
 @pytest.mark.parametrize("how", ["kill", "raise"])
-def test_ended_anywhere_it_leaves_everything_whole_and_is_gone_on_with(
-    open_memory, store_path, point, how, monkeypatch
-):
+def test_ended_anywhere_it_leaves_everything_whole_and_is_gone_on_with(open_memory, store_path, point, how):
     memory = open_memory()
     with_free_pages(memory, 400)
     held = memory.get_all(user_id="ana", limit=1000).records
@@ -320,12 +318,13 @@ def test_ended_anywhere_it_leaves_everything_whole_and_is_gone_on_with(
         "DELETE FROM history WHERE memory_key IN (SELECT key FROM memory WHERE user_id = 'ben')",
         "DELETE FROM memory WHERE user_id = 'ben'",
     )
-    monkeypatch.setenv(failpoints.VARIABLE, f"{point}={how}")
     code = """
         import sys
         from agentmem import Memory
         from agentmem.testing import HashEmbedder
+        from tests import failpoints
 
+        failpoints.arm_all(sys.argv[3])
         memory = Memory(sys.argv[1], embedder=HashEmbedder())
         try:
             memory.vacuum(full=sys.argv[2] == "True")
@@ -335,10 +334,9 @@ def test_ended_anywhere_it_leaves_everything_whole_and_is_gone_on_with(
             memory.close()
             raise SystemExit(3) from None
     """
-    child = start_python(code, store_path, "anew" in point)
+    child = start_python(code, store_path, "anew" in point, f"{point}={how}")
     _, errors = child.communicate(timeout=SECONDS)
     assert child.returncode == (-signal.SIGKILL if how == "kill" else 3), errors
-    monkeypatch.delenv(failpoints.VARIABLE)
     memory = open_memory()
     assert memory.check() == []
     assert memory.get_all(user_id="ana", limit=1000, order="newest").records[1:] == held

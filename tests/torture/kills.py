@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentmem.platform.failpoints import POINTS
+from tests.failpoints import POINTS
 from tests.torture.nursery import Child, Nursery
 
 PROCESSES = 4

@@ -20,11 +20,11 @@ from typing import Any
 import apsw
 
 from agentmem import AgentMemError, Config, Memory, OutcomeUnknownError
-from agentmem.platform import failpoints
 from agentmem.search.segments import builder as sealing
 from agentmem.search.segments import candidates as large
 from agentmem.storage.sqlite.database.vfs import checked_vfs
 from agentmem.testing import HashEmbedder
+from tests import failpoints
 from tests.forgery import forge
 from tests.torture.nursery import PIPE_BYTES
 

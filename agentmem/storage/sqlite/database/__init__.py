@@ -1,1 +1,1 @@
-"""SQLite itself: connections, the files, the schema, what is kept for a full disk."""
+"""SQLite itself: connections, files, schema, and the reserve for a full disk."""

@@ -1,4 +1,4 @@
-"""SQLite's errors as ours: what is in the way, what has become of the store, what helps."""
+"""Translates SQLite's errors: the obstacle, the state of the store, and the next step."""
 
 import errno
 from collections.abc import Callable
@@ -29,8 +29,12 @@ def is_of_checksum(error: apsw.Error) -> bool:
 
 
 def explained(path: str, error: apsw.Error) -> StoreError:
-    """SQLite's error as ours, in one sentence: what is in the way, what has become of the store (where the error tells,
-    see `Database._noting`; the sentences are true wherever SQLite raises such an error), and what helps."""
+    """Returns the error for an error of SQLite, in one sentence: the obstacle, the state of the store, and the next
+    step.
+
+    The state is named where the error tells it, see `Database._noting`; the sentences hold wherever SQLite raises such
+    an error.
+    """
     if is_of_checksum(error):
         return StoreDamagedError(f"{path!r}: the file is damaged (the checksum of a page is wrong); {REPAIR_HINT}.")
     state = f"; {error.state}" if hasattr(error, "state") else ""
@@ -46,7 +50,7 @@ def explained(path: str, error: apsw.Error) -> StoreError:
 
 
 def lack_of(error: apsw.Error) -> str | None:
-    """What kept SQLite from writing more, or None when it was something else."""
+    """Returns what kept SQLite from writing more, or None for another error."""
     if not isinstance(error, apsw.FullError | apsw.IOError):
         return None
     number = getattr(error, "errno", 0)
@@ -61,8 +65,8 @@ def lack_of(error: apsw.Error) -> str | None:
 
 
 def ended_early(error: BaseException) -> bool:
-    """Whether a COMMIT failed for want of room in the log, and so before its end was written. Room in the shared memory
-    is asked for afterwards."""
+    """Whether a COMMIT failed for want of room in the log, before its end was written. Room in the shared memory is
+    requested afterwards."""
     cause = error.__cause__
     of_memory = getattr(cause, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
     return isinstance(error, StoreFullError) and cause is not None and not of_memory

@@ -22,16 +22,19 @@ _PAST_USES = """SELECT DISTINCT vector.key, NULL, home_digest, user_id, agent_id
     WHERE before IS NOT NULL ORDER BY vector.key"""
 
 _Use = tuple[int, int | None, bytes, str | None, str | None, str | None]
-"""A vector, a memory that has it (None: had it in its past), the digest of before, and the memory's owners."""
+"""A vector, a memory that has or had it, its digest before the migration, and the memory's owners."""
 
 
 def settle_vectors(connection: Any) -> None:
-    """Makes the digest of each vector one of text and home, with a copy of the vector for every further home that has
-    the text, or had it. A vector of no text that is left stays as it is, found by nobody, until a vacuum drops it."""
+    """Makes the digest of each vector one of text and home, and copies the vector for every further home of the text.
+
+    Homes that had the text count too. A vector without a text stays unchanged until a vacuum drops it.
+    """
     connection.create_scalar_function("agentmem_digest", _shared_digests(connection), 1, deterministic=True)
     past = connection.execute(_PAST_USES).fetchall()
     connection.create_scalar_function("agentmem_digest", None, 1)
-    connection.execute("DROP INDEX vector_digest")  # A million entries are sorted sooner than each is put in its place.
+    # Sorting a million entries is faster than inserting each in its place.
+    connection.execute("DROP INDEX vector_digest")
     _settle(connection, merge(connection.execute(_USES), past, key=itemgetter(0)))
     connection.execute("CREATE UNIQUE INDEX vector_digest ON vector (home_digest)")
 
@@ -73,7 +76,7 @@ def _homes(uses: Iterable[_Use]) -> Iterator[tuple[Home, int | None, bytes]]:
 
 
 def _shared_digests(connection: Any) -> Any:
-    """What gave a text its digest, whosever it was."""
+    """Returns the digest of a text without a home."""
     row = connection.execute("SELECT value FROM meta WHERE name = 'model' AND json_valid(value)").fetchone()
     model = {} if row is None else json.loads(row[0])
     digest, prefix = digests_by(str(model.get("identity", ""))), str(model.get("document_prefix", ""))

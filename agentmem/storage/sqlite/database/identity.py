@@ -1,4 +1,4 @@
-"""Which store a file is, and which log it is to be read with."""
+"""Which store a file belongs to, and which log belongs to it."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def store_id_of(connection: Connection) -> str | None:
-    """What a store calls itself, whatever its path; None of a database without tables."""
+    """Returns the store's own name, whatever its path; None for a database without tables."""
     if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").fetchone() is None:
         return None
     row = connection.execute("SELECT value FROM meta WHERE name = 'store_id'").fetchone()
@@ -21,18 +21,18 @@ def store_id_of(connection: Connection) -> str | None:
 
 
 def sequence_page(connection: Connection) -> int:
-    """Where SQLite keeps the last numbers that it gave; 0 of a database without tables."""
+    """Returns the page where SQLite keeps the last numbers that it gave; 0 for a database without tables."""
     row = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone()
     return 0 if row is None else int(row[0])
 
 
 def store_id_at(path: str) -> str | None:
-    """The same of the file at a path, read without its log; None of one that cannot be read so."""
+    """Returns the same name of the file at a path, read without its log; None if it cannot be read so."""
     return _read_alone(path, store_id_of)
 
 
 def log_in_use(path: str) -> int | None:
-    """The number of the log that was begun last while others still had the one before open, read likewise."""
+    """Returns the number of the log that was begun last while other processes still had the earlier one open."""
 
     def number(connection: Connection) -> int | None:
         row = connection.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?", (LOG,)).fetchone()
@@ -42,7 +42,7 @@ def log_in_use(path: str) -> int | None:
 
 
 def _read_alone(path: str, read: Callable[[Connection], T]) -> T | None:
-    """What is read of a file as if there were no log and no other process; None where that does not go."""
+    """Reads a file as if there were no log and no other process; returns None where that fails."""
     if is_no_file(path):
         return None
     uri = f"file:{quote(path)}?immutable=1"

@@ -1,23 +1,23 @@
-"""The files of an open store: whether they still are what stands at its path, and locks that nobody can drop.
+"""The files of an open store: whether they still stand at its path, and locks that no other code can drop.
 
-SQLite locks with POSIX locks, which belong to the process: as soon as any code of it closes any descriptor of a file (a
-second SQLite that reads it, a copy of the folder, an archive), all of its locks on that file are gone. Another process
-that closes the store then believes that it is the last, and removes the log from under everybody; two processes write
-at once. So the same bytes are locked once more, with locks that belong to one open descriptor and live as long as that:
+SQLite locks with POSIX locks, which belong to the process. When any code of the process closes any descriptor of a file
+(a second SQLite, a copy of the folder, an archive), all of its locks on that file are gone. Another process that closes
+the store then believes that it is the last one. It removes the log that others use, and two processes write at once. So
+the same bytes are locked once more, with locks that belong to one open descriptor and live as long as it:
 
 - The bytes by which SQLite knows that a database, and the memory beside its log, are in use. Every SQLite sees these
-  locks, so that none removes a log which somebody uses, or begins its memory anew.
-- A byte for the writer and one for who merges the log, far behind the end of the file, so that there is no lock file to
-  copy, to leave behind or to remove by mistake. They keep processes of agentmem from writing at the same time. Another
-  SQLite does not know them: it is kept out by SQLite's own write lock, as long as nothing has dropped that.
-- A byte whose place says which log and which memory the holder uses. A process that opens the store and finds others
+  locks, so none removes a log in use, or begins its memory anew.
+- A byte for the writer and one for the merger of the log, far behind the end of the file. So there is no lock file to
+  copy, leave behind or remove. They keep processes of agentmem from writing at the same time. Another SQLite does not
+  know them: its own write lock keeps it out, as long as that is not dropped.
+- A byte whose place tells which log and which memory the holder uses. A process that opens the store and finds others
   with another log must not write beside them.
 
-Linux has such locks. Elsewhere `OpenFiles` only compares, which tells of what has happened but prevents nothing.
+Linux has such locks. Elsewhere `OpenFiles` only compares, which reports what has happened but prevents nothing.
 
-A file that is deleted, moved or replaced is no matter of locks. Its folder tells that a name in it has changed, and
-then each file is compared with the one that was opened. A database that another was copied over keeps its name and its
-inode: whenever it was written, by a merge or by somebody else, whoever opened it is asked whether it knows it again.
+Locks do not help against deleting, moving or replacing a file. The folder tells that a name in it has changed, and then
+each file is compared with the opened one. A database that another was copied over keeps its name and its inode. So
+after every write by a merge or another program, the caller that opened it decides whether it is the same store.
 """
 
 import errno
@@ -44,7 +44,8 @@ SHARED = (0x40000002, 510)
 """Of the database: every connection has a shared lock on one or all of these bytes, https://www.sqlite.org/fileformat2.html."""
 
 IN_MEMORY = (128, 1)
-"""Of the file `-shm`: whoever has it mapped holds a shared lock on this byte, https://www.sqlite.org/walformat.html."""
+"""In the file `-shm`: a process that has it mapped holds a shared lock on this byte,
+https://www.sqlite.org/walformat.html."""
 
 WRITER, MERGER = (1 << 62, 1), ((1 << 62) + 1, 1)
 LOGS, LOG_COUNT = (1 << 62) + (1 << 32), 1 << 40
@@ -72,18 +73,18 @@ FileId = tuple[int, int]
 
 
 class OpenFiles:
-    """The database, the log and the log's memory of one open store. A thread that has the store's write lock calls what
-    changes something; `stand` may be called from any thread."""
+    """The database, the log and the log's memory of one open store. Methods that change something need the store's
+    write lock; any thread may call `stand`."""
 
     def __init__(self, path: str) -> None:
-        """Opens the database once more, for locks of its own, when it is there."""
+        """Opens the database once more for locks of its own, when it exists."""
         self._path = path
         self._folder = os.path.dirname(path)  # noqa: PTH120
-        self._settled: tuple[int, int, int] | None = None  # The folder, as it was when all was compared.
+        self._settled: tuple[int, int, int] | None = None  # The folder at the time of the last comparison.
         self._ids: tuple[FileId | None, ...] = (None, None, None)
         self._guard = _Guard(None)
         self._mergers: set[int] = set()  # Threads of this process that merge the log.
-        self._written: tuple[int, int] | None = None  # When the database was, and its size, when it was known last.
+        self._written: tuple[int, int] | None = None  # The last known time and size of the database.
         self._knows: Callable[[], bool] | None = None
         self._sequence_page = 0
         self._merged_seq: int | None = None
@@ -94,8 +95,8 @@ class OpenFiles:
 
     @property
     def uses_log(self) -> bool:
-        """Whether the header of the database says that it has a write-ahead log; True where there are no guards, which
-        it would have to come before."""
+        """Whether the header of the database says that it has a write-ahead log; True where there are no guards to set
+        before it."""
         return _SET is None or (self._descriptor >= 0 and os.pread(self._descriptor, 2, 18) == b"\2\2")
 
     def guard_database(self) -> bool:
@@ -106,12 +107,15 @@ class OpenFiles:
 
     @property
     def are_as_found(self) -> bool:
-        """Whether what stands at the path is what stood there before the first connection was opened."""
+        """Whether the files at the path are those from before the first connection was opened."""
         return _found(self._path) == self._ids
 
     def guard_memory(self) -> bool:
-        """After it was opened: keeps every SQLite from making the log's memory anew. False when one of the files was
-        made, removed or replaced meanwhile, so that nobody knows which one SQLite has open."""
+        """Keeps every SQLite from making the log's memory anew, once the store is open.
+
+        Returns False when one of the files was created, removed or replaced meanwhile, so that SQLite's own files are
+        unknown.
+        """
         self._guard = _Guard(self._path + MEMORY)
         if not self.are_as_found or self._ids[0] != self.database or self._guard.file != self._ids[2]:
             return False
@@ -137,7 +141,7 @@ class OpenFiles:
         folder = (state.st_dev, state.st_ino, state.st_ctime_ns)
         if folder == self._settled:
             return not self.is_overwritten()
-        # What was not there, of a store that cannot be written, may come: it is another process's.
+        # A file that did not exist, of a read-only store, may appear: it is another process's.
         if any(ours not in (None, theirs) for ours, theirs in zip(self._ids, _found(self._path), strict=True)):
             self._settled = None
             return False
@@ -146,8 +150,8 @@ class OpenFiles:
         return not self.is_overwritten()
 
     def know(self, knows: Callable[[], bool], sequence_page: int) -> None:
-        """Has it asked whether the database is the same store's, whenever it was written from now on; where the last
-        number of a change stands, is looked whether it has grown."""
+        """From now on checks, after every write, whether the database is the same store. Where the last number of a
+        change has a known place, checks that it has grown."""
         self._knows, self._sequence_page = knows, sequence_page
         if self._descriptor >= 0:
             state = os.fstat(self._descriptor)
@@ -155,9 +159,11 @@ class OpenFiles:
             self._merged_seq = self._last_seq()
 
     def is_overwritten(self) -> bool:
-        """Whether another database, or an earlier state of this one, was copied over it. What a merge writes, whole or
-        torn by the end of its process, is never taken for that: it writes whole pages, of which the one with the number
-        of the last change stays where it is."""
+        """Whether another database, or an earlier state of this one, was copied over it.
+
+        A merge, whole or torn by the end of its process, is never taken for a copy: it writes whole pages, and the page
+        with the number of the last change stays in its place.
+        """
         if self._knows is None or self._descriptor < 0:
             return False
         state = os.fstat(self._descriptor)
@@ -171,9 +177,12 @@ class OpenFiles:
         return False
 
     def _last_seq(self) -> int | None:
-        """Of the changes that the database has without its log: the row of `sqlite_sequence` of the table `history`, a
-        record of a text and an integer, https://www.sqlite.org/fileformat2.html#record_format. None when it is not
-        there, as after the file was written anew."""
+        """Returns the number of the last change in the database without its log.
+
+        It is in the row of `sqlite_sequence` for the table `history`, a record of a text and an integer,
+        https://www.sqlite.org/fileformat2.html#record_format. None when it is not there, as after a rewrite of the
+        file.
+        """
         page = (
             os.pread(self._descriptor, PAGE_BYTES, (self._sequence_page - 1) * PAGE_BYTES)
             if self._sequence_page
@@ -187,7 +196,7 @@ class OpenFiles:
         return max(found, default=None)
 
     def is_same_database(self) -> bool:
-        """Whether what stands at the path is, byte by byte, a copy of the database that is open."""
+        """Whether the file at the path is, byte by byte, a copy of the open database."""
         with suppress(OSError), open(self._path, "rb") as other:  # noqa: PTH123
             size = os.fstat(self._descriptor).st_size
             if size != os.fstat(other.fileno()).st_size:
@@ -199,9 +208,11 @@ class OpenFiles:
         return False
 
     def clear_names(self, *, keep_log: bool) -> None:
-        """Removes the log (but to keep it) and its memory from the path, if they are those that were open: they belong
-        to a database that another has taken the place of, and SQLite would read them as that one's. Unless a process
-        has done so already: whoever has the other database open uses what is there."""
+        """Removes the log (unless it is kept) and its memory from the path, if they are the open ones.
+
+        They belong to a replaced database, and SQLite would read them as the new one's. A process that has the new
+        database open may have removed them already, and uses its own.
+        """
         descriptor, _ = _opened(self._path)
         try:
             if _is_locked(descriptor, LOGS, LOG_COUNT):
@@ -214,14 +225,16 @@ class OpenFiles:
                 os.close(descriptor)
 
     def put_log_aside(self) -> None:
-        """Takes the log, if it is still the one that was open, from a database that something was copied over. It holds
-        what was acknowledged last, so that it is kept, beside what it belongs to if that is ever put back."""
+        """Moves the log, if it is still the open one, away from a database that another file was copied over.
+
+        It holds the last acknowledged writes. So it is kept beside the database, in case the old one is put back.
+        """
         if self._ids[1] is not None and file_at(self._path + LOG) == self._ids[1]:
             os.rename(self._path + LOG, f"{self._path}.aside-{time.time_ns()}{LOG}")  # noqa: PTH104
         if self._ids[2] is not None and file_at(self._path + MEMORY) == self._ids[2]:
             os.unlink(self._path + MEMORY)  # noqa: PTH108
 
-    # -- who writes -----------------------------------------------------------------------------------------------
+    # -- the writers ------------------------------------------------------------------------------------------------
 
     def lock_writer(self) -> bool:
         """False while another process writes, or another store of this one."""
@@ -231,8 +244,8 @@ class OpenFiles:
         self._lock(fcntl.F_UNLCK, *WRITER)
 
     def mend_memory(self) -> None:
-        """Gives the log's memory the length back that somebody took. The caller has the writers' lock: one amid a
-        transaction would go on without what was in it."""
+        """Restores the length of the log's memory if another program has truncated it. The caller has the writers'
+        lock: a writer amid a transaction would continue without its contents."""
         self._guard.lengthen()
 
     def lock_merger(self) -> bool:
@@ -296,8 +309,8 @@ def refuse_links(path: str) -> None:
 
 
 def clear_log(path: str) -> None:
-    """Removes the log and its memory from a path, whatever they are, unless a process of agentmem uses them. All that
-    any log of the database had is in the database by now."""
+    """Removes the log and its memory from a path, unless a process of agentmem uses them. The database has all contents
+    of any log by now."""
     descriptor, _ = _opened(path)
     try:
         if not _is_locked(descriptor, LOGS + log_number(path), 1):
@@ -365,8 +378,8 @@ def _lock(descriptor: int, kind: int, first: int, count: int) -> bool:
 
 
 def changed_lately(path: str) -> bool:
-    """Whether the file at a path, or a name beside it, has changed so recently that whoever read it may have met some
-    of before and some of after."""
+    """Whether the file at a path, or a name beside it, changed so recently that a reader may have met old and new
+    parts."""
     try:
         changed = max(os.stat(each).st_ctime_ns for each in (os.path.dirname(path), path))  # noqa: PTH116, PTH120
     except OSError:
@@ -379,13 +392,13 @@ def _id_of(state: os.stat_result) -> FileId:
 
 
 def is_no_file(path: str) -> bool:
-    """Whether something stands there that is no file: a folder, or a pipe, whose opening would wait for ever."""
+    """Whether something other than a file stands there: a folder, or a pipe, whose opening would wait for ever."""
     mode = _mode_at(path)
     return bool(mode) and not stat.S_ISREG(mode)
 
 
 def file_at(path: str) -> FileId | None:
-    """What stands at a path; None when nothing does."""
+    """Returns what stands at a path; None for nothing."""
     try:
         return _id_of(os.stat(path))  # noqa: PTH116
     except OSError:
@@ -393,8 +406,11 @@ def file_at(path: str) -> FileId | None:
 
 
 class _Guard:
-    """A lock on the file of a log's memory, by which every SQLite knows that it is in use. Closing a descriptor of that
-    file drops SQLite's own locks on it, so that all stores of the process share one, to the end of the last."""
+    """A lock on the file of a log's memory, by which every SQLite knows that it is in use.
+
+    Closing a descriptor of that file drops SQLite's own locks on it. So all stores of the process share one descriptor
+    until the last one ends.
+    """
 
     def __init__(self, path: str | None) -> None:
         self.file: FileId | None = None
@@ -417,8 +433,8 @@ class _Guard:
             self.file, self._holds, self._descriptor = file, True, descriptor
 
     def is_cut(self) -> bool:
-        """Whether somebody made the file shorter, as a copy over it begins: to touch what is mapped beyond its end
-        would kill the process."""
+        """Whether another program has shortened the file, as a copy over it begins: touching mapped bytes beyond its
+        end would kill the process."""
         if self._descriptor < 0:
             return False
         before = self._size  # First: another thread may see it grow meanwhile.
@@ -427,7 +443,7 @@ class _Guard:
         return size < before
 
     def lengthen(self) -> None:
-        """Gives the file its length back. SQLite makes the content anew from the log, as it sees that it is none."""
+        """Restores the length of the file. SQLite rebuilds the contents from the log, because they are invalid."""
         if self.is_cut():
             os.ftruncate(self._descriptor, self._size)
 

@@ -1,9 +1,9 @@
-"""Reading rows from a damaged file, page by page, without its tree: https://www.sqlite.org/fileformat2.html.
+"""Reads rows from a damaged file, page by page, without its tree: https://www.sqlite.org/fileformat2.html.
 
-Only pages of rows are looked at, each by itself, so that a page that is lost takes nothing but its own rows with it. It
-is safe for this store because rows are only added and changed, never moved or deleted but by `purge`, which leaves none
-behind: of several versions of a row the one with the highest `seq` is the newest. Where pages have checksums, each row
-says whether all the pages that it was read from are as they were written.
+Only pages of rows are read, each on its own, so that a lost page takes only its own rows with it. That is safe for this
+store because rows are only added and changed, never moved. Only `purge` deletes them, and leaves none behind. Of
+several versions of a row, the one with the highest `seq` is the newest. Where pages have checksums, each row says
+whether all its pages are as they were written.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ WIDTHS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 CHECKSUM_BYTES = 8
 
 SAMPLE = 64
-"""Pages that are looked at to learn what a damaged header does not say."""
+"""Pages that are read to learn what a damaged header does not say."""
 
 COLUMNS = {"vector": 3, "history": 5, "memory": 18}
 
@@ -29,8 +29,10 @@ class Text(bytes):
 
 
 class Row(NamedTuple):
-    """A row's key (0 in an index) and its columns, text as bytes in a `Text`, since it may be none; `sound` is False
-    when a page of it has a wrong checksum."""
+    """A row's key (0 in an index) and its columns, text as bytes in a `Text`, because it may be invalid.
+
+    `sound` is False when a page of it has a wrong checksum.
+    """
 
     key: int
     columns: list[Any]
@@ -72,8 +74,8 @@ class Pages:
         return (self._file.xRead(held, offset) if held else b"").ljust(self.size, b"\0")
 
     def is_sound(self, number: int) -> bool:
-        """Whether the page is as it was written, as far as a checksum tells. Pages get theirs when they are merged from
-        the log, in which every frame has one of its own."""
+        """Whether the page is as it was written, as far as a checksum tells. A page gets its checksum when it is merged
+        from the log, whose frames have their own."""
         return not self.checked or number in self._in_log or self._fits(number)
 
     def _fits(self, number: int) -> bool:
@@ -88,14 +90,14 @@ class Pages:
         return 2 * sum(map(self._fits, filled)) > len(filled)
 
     def is_merged(self, number: int, frames: int) -> bool:
-        """Whether a page stands as it is in the file when so many frames of the log have been merged into it."""
+        """Whether a page is final in the file once this number of frames of the log has been merged into it."""
         return (
             number not in self._in_log
             or self._in_log[number] <= LOG_HEADER + frames * (FRAME_HEADER + self.size) - self.size
         )
 
     def _frames(self) -> dict[int, int]:
-        """Where the log has the pages of its committed transactions."""
+        """Returns where the log has the pages of its committed transactions."""
         assert self._log is not None
         end = self._log.xFileSize()
         head = self._log.xRead(LOG_HEADER, 0) if end >= LOG_HEADER else b""
@@ -150,7 +152,7 @@ def rows_of(pages: Pages, tell: Tell = untold) -> Iterator[Row]:
 
 
 def table_of(columns: list[Any]) -> str | None:
-    """Whose row it is, told by its columns, which no two tables have alike."""
+    """Returns the table of a row, by its columns, which no two tables share."""
     match columns:
         case [Text() as name, Text()] if name in FACTS:
             return "meta"
@@ -166,8 +168,8 @@ def table_of(columns: list[Any]) -> str | None:
 
 
 def looks_like_ours(file: File) -> bool:
-    """Whether a file that is no database any more, or not known as ours, was a store: by what its header says, or a
-    memory near its beginning."""
+    """Whether a file that is no database any more, or not known as agentmem's, was a store: by its header, or a memory
+    near its beginning."""
     size = file.xFileSize()
     if size >= 72 and file.xRead(4, 68) == APPLICATION_ID.to_bytes(4, "big"):
         return True

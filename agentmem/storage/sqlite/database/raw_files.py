@@ -1,4 +1,4 @@
-"""Other databases than the open store: copies in the making, and bytes of a file."""
+"""Databases other than the open store: copies in the making, and bytes of a file."""
 
 import threading
 import time
@@ -17,15 +17,17 @@ from agentmem.storage.sqlite.database.sql import Connection
 from agentmem.storage.sqlite.database.vfs import checked_vfs
 
 LOCK_LOOK_SECONDS = 0.002
-"""How often a writer looks whether another process has let go of the write lock: nothing tells of it. SQLite looks
-every 100 ms in the end, while a busy process is without it for less than one: with 4 processes of 8 threads that add,
-the longest wait was 0.9 to 2.4 s (p99 104 to 181 ms); so it is about 0.1 s (p99 44 to 57 ms). The rate of adds stayed
-within what the machine drifts by (medians of three alternated rounds: 4 % less)."""
+"""How often a writer checks whether another process has released the write lock, which sends no signal.
+
+SQLite checks every 100 ms in the end, while a busy process releases it for less than one. With 4 processes of 8 adding
+threads, the longest wait was 0.9 to 2.4 s (p99 104 to 181 ms). With this it is about 0.1 s (p99 44 to 57 ms), at the
+same rate of adds within the machine's drift (medians of three alternated rounds: 4 % less).
+"""
 
 
 @contextmanager
 def other_file(path: str) -> Iterator[Connection]:
-    """A database beside the store, such as a copy in the making, for the length of the block."""
+    """Opens a database beside the store, such as a copy in the making, for the length of the block."""
     try:
         connection = Connection(path, vfs=checked_vfs())
         try:
@@ -38,8 +40,11 @@ def other_file(path: str) -> Iterator[Connection]:
 
 @contextmanager
 def copying(target: Connection, source: Connection) -> Iterator[apsw.Backup]:
-    """SQLite's copy of a whole database, begun; finished at the end of the block. apsw's own block makes a SystemError
-    of it when a copy that has failed cannot be finished either (of a file system in Python, such as the tests have)."""
+    """Begins SQLite's copy of a whole database, and finishes it at the end of the block.
+
+    apsw's own block raises a SystemError when a failed copy cannot be finished either, as on a file system in Python in
+    the tests.
+    """
     backup = target.backup("main", source, "main")
     try:
         yield backup
@@ -52,8 +57,8 @@ def copying(target: Connection, source: Connection) -> Iterator[apsw.Backup]:
 
 @contextmanager
 def raw_file(path: str) -> Iterator[apsw.VFSFile]:
-    """The bytes of a store's file. Through SQLite, because the system drops all locks that a process has on a file as
-    soon as it closes any descriptor of it."""
+    """Returns the bytes of a store's file, through SQLite. Closing any descriptor of a file drops all locks that the
+    process has on it."""
     try:
         file = apsw.VFSFile("", path, [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0])
         try:
@@ -66,11 +71,13 @@ def raw_file(path: str) -> Iterator[apsw.VFSFile]:
 
 @contextmanager
 def write_locked_copy(source: str, path: str) -> Iterator[Callable[[], bool]]:
-    """Keeps all writers away from the database at `path` for the length of the block, which calls what it is handed to
-    have the whole of it replaced by the database at `source`, in one transaction."""
+    """Keeps all writers away from the database at `path` for the length of the block.
+
+    The block gets a function that replaces the whole database by the one at `source`, in one transaction.
+    """
     with other_file(source) as new, other_file(path) as old, writing_alone(path, 10.0):
         old.set_busy_timeout(10_000)
-        old.pragma("writable_schema", 1)  # Or a file that is shorter than it says could not be written.
+        old.pragma("writable_schema", 1)  # Otherwise a file that is shorter than it says could not be written.
         old.pragma("checksum_verification", "OFF")  # Each page is read before it is replaced.
         if _form_of(old) != _form_of(new):  # Pages would be written without checksums, or in another size.
             raise StoreDamagedError(f"{path!r}: the header of the file is damaged; {REPAIR_HINT}.")
@@ -92,10 +99,10 @@ def writing_alone(path: str, seconds: float) -> Iterator[None]:
 
 
 def wait_for(path: str, lock: Callable[[], bool], seconds: float) -> None:
-    """Until a store has a lock that another process has.
+    """Waits until a store gets a lock that another process has.
 
     Raises:
-        StoreBusyError: the other kept it for longer.
+        StoreBusyError: The other process kept it for longer.
     """
     deadline = time.monotonic() + seconds
     while not lock():

@@ -1,10 +1,10 @@
-"""Room on the disk that a store keeps for itself, so that a full disk never holds a store that nothing can shrink.
+"""Room on the disk that a store reserves, so that a store on a full disk can always be shrunk.
 
-The log cannot be merged without room in the file for the pages that only the log has. The file `...-reserve` beside the
-store takes as much, and some more. On a full disk it is cut, and the merge gets its room. Each kind of change leaves
-some of it: those that add are refused before they would use any; those that delete, and so grow the store by an event,
-leave enough for those that erase. It stands while the store is open, and beyond on a disk that is short of room, where
-the store could not be opened again without it.
+Merging the log needs room in the file for pages that only the log has. The file `...-reserve` beside the store takes
+that much, and some more. On a full disk it is cut, and the merge gets its room. Each kind of change leaves some of it.
+Adds are refused before they would use any. Deletions grow the store by an event, and leave enough for erasing. The file
+exists while the store is open. On a disk that is short of room it stays afterwards, because the store could not be
+opened without it.
 """
 
 import errno
@@ -20,18 +20,18 @@ STEP_BYTES = 256 * 1024
 """A change writes some 25 pages of 4 KB to the log, and opening a store takes 32 KB of shared memory."""
 
 SHARE = 24
-"""A deletion takes some 60 bytes for good, the memory that it hides some 1,500: with a 24th of the file, nearly all can
-be deleted before anything must be erased."""
+"""A deletion takes some 60 bytes for good, the memory that it hides some 1,500. With a 24th of the file, nearly all can
+be deleted before any must be erased."""
 
 MOST_STEPS = 32
 """8 MB, for 100,000 deletions, are enough for any store."""
 
 OPENING_BYTES = 64 * 1024
-"""Opening a store on a full disk takes so much of the reserve: shared memory, and the beginning of a log."""
+"""Opening a store on a full disk takes this much of the reserve: shared memory, and the beginning of a log."""
 
 LOOK_SECONDS = 0.05
-"""How long a look at the files of the store is believed: it takes 6 microseconds, and other processes cut the reserve
-on a full disk only."""
+"""How long a look at the files of the store is valid. It takes 6 microseconds, and other processes cut the reserve on a
+full disk only."""
 
 SLACK_BYTES = 16 * STEP_BYTES
 """How much longer than needed the reserve may stay, so that it is not cut and lengthened with each merge of the log."""
@@ -43,7 +43,7 @@ NO_LIMIT = 1 << 62
 
 
 class Kind(Enum):
-    """What a change does to the room on the disk."""
+    """The effect of a change on the room on the disk."""
 
     ADDS = "adds"
     HIDES = "hides"
@@ -59,11 +59,13 @@ class Reserve:
     def __init__(self, path: str) -> None:
         self._path = path
         self._file = f"{path}-reserve"
-        self._believed = Kind.ERASES, 0, 0.0  # The latest look: of what kind, for how long a file, until when.
+        self._believed = Kind.ERASES, 0, 0.0  # The latest look: its kind, the file's length, and its end.
 
     def hold(self, file_bytes: int, kind: Kind) -> int:
-        """Has room for a file of `file_bytes` set aside, and what a change of this kind must leave. Returns 0, or the
-        errno that says what there is not enough of. A store in memory needs none."""
+        """Reserves room for a file of `file_bytes`, and what a change of this kind must leave.
+
+        Returns 0, or the errno of the missing resource. A store in memory needs no room.
+        """
         looked_for, enough_for, until = self._believed
         if self._path == ":memory:" or (kind is looked_for and file_bytes <= enough_for and time.monotonic() < until):
             return 0
@@ -84,18 +86,18 @@ class Reserve:
         return 0
 
     def spend(self, file_bytes: int, kind: Kind) -> None:
-        """Gives to the file system what a change of this kind may use."""
+        """Releases the part that a change of this kind may use."""
         self._cut(max(0, file_bytes - size_of(self._path)) + _left_by(kind, file_bytes))
 
     def give_up(self, size: int | None = None) -> bool:
-        """Gives so many bytes, or all, to the file system; False when there are none."""
+        """Releases this number of bytes, or all; returns False when there are none."""
         held = size_of(self._file)
         self._cut(0 if size is None else max(0, held - size))
         return held > 0
 
     def leave(self) -> None:
-        """Removes it when the last one has closed the store, who has removed the log, unless the disk is short of
-        room."""
+        """Removes the reserve after the last process has closed the store, and so removed the log, unless the disk is
+        short of room."""
         with suppress(OSError):
             if not os.path.exists(f"{self._path}-wal") and free_bytes(self._path) >= SHORT_BYTES:  # noqa: PTH110
                 os.unlink(self._file)  # noqa: PTH108
@@ -147,7 +149,7 @@ def _left_by(kind: Kind, file_bytes: int) -> int:
 
 
 def free_bytes(path: str) -> int:
-    """What this process may still write to the file system of a file; 0 when it cannot be asked."""
+    """Returns what this process may still write to the file system of a file; 0 when it cannot be asked."""
     try:
         room = os.statvfs(path)
     except OSError:
@@ -156,7 +158,7 @@ def free_bytes(path: str) -> int:
 
 
 def file_limit() -> int:
-    """How many bytes a file of this process may have (`ulimit -f`)."""
+    """Returns how many bytes a file of this process may have (`ulimit -f`)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return NO_LIMIT if limit == resource.RLIM_INFINITY else limit
 
@@ -170,7 +172,7 @@ def size_of(path: str) -> int:
 
 
 def what_fills(path: str) -> str:
-    """How much of the disk is free, and what of it the store takes, for a message."""
+    """Returns the free room of the disk and the store's share of it, for a message."""
     try:
         room = os.statvfs(path)
         names = os.listdir(os.path.dirname(path))  # noqa: PTH120, PTH208

@@ -10,10 +10,10 @@ from typing import Any
 from agentmem.storage.sqlite.database.homes import settle_vectors
 
 APPLICATION_ID = 0x61676D65
-""""agme" in ASCII; marks the file as ours in SQLite's header."""
+""""agme" in ASCII, which marks agentmem's files in SQLite's header."""
 
 CHECKSUMS = "page_checksums"
-"""The name in `meta` that says that every page of the file has a checksum, since the header may be what is damaged."""
+"""The name in `meta` that says that every page of the file has a checksum. The header itself may be damaged."""
 
 Step = str | Callable[[Any], None]
 
@@ -53,17 +53,17 @@ MIGRATIONS: list[list[Step]] = [
         "CREATE INDEX memory_pending ON memory (key) "
         "WHERE vector_key IS NULL AND vector_error IS NULL AND deleted_at IS NULL",
         "CREATE INDEX memory_failed ON memory (key) WHERE vector_error IS NOT NULL",
-        # What keeps a second deduplicated text out; NULLs are distinct, so that the others may be as many as they like.
+        # This index keeps out a second deduplicated text. NULLs are distinct, so any number of the others can exist.
         "CREATE UNIQUE INDEX memory_twin ON memory (twin, sole)",
         "CREATE INDEX memory_expires ON memory (expires_at) WHERE expires_at IS NOT NULL AND deleted_at IS NULL",
-        # What shelves follow: the changes of one owner since a seq, and the newest of an owner first.
+        # Indexes in memory follow these: the changes of one owner since a seq, and the newest of an owner first.
         "CREATE INDEX memory_user ON memory (user_id, seq) WHERE user_id IS NOT NULL",
         "CREATE INDEX memory_agent ON memory (agent_id, seq) WHERE agent_id IS NOT NULL",
         "CREATE INDEX memory_run ON memory (run_id, seq) WHERE run_id IS NOT NULL",
         "CREATE INDEX memory_seq ON memory (seq)",
-        # Append-only. `before` holds what the event replaced (JSON of content, metadata, expires_at, updated_at); what
-        # it put in its place is the `before` of the memory's next event, or the memory's row: no text is written twice.
-        # An event "embed" of memory 0 stands for the vectors that deferred memories got together.
+        # Append-only. `before` holds the replaced state (JSON of content, metadata, expires_at, updated_at). The new
+        # state is the `before` of the memory's next event, or the memory's row, so no text is written twice. An event
+        # "embed" of memory 0 stands for the vectors that deferred memories got together.
         """CREATE TABLE history (
             seq INTEGER PRIMARY KEY AUTOINCREMENT,
             memory_key INTEGER NOT NULL,
@@ -74,12 +74,13 @@ MIGRATIONS: list[list[Step]] = [
         "CREATE INDEX history_memory ON history (memory_key, seq)",
     ],
     [
-        # An event "purge" is all that is left of an erased memory, for shelves to find.
+        # An event "purge" is all that is left of an erased memory, for indexes to find.
         "CREATE INDEX history_purge ON history (seq) WHERE what = 'purge'",
     ],
-    [],  # Pages may have checksums from here on: what knows no more than the two above would write them without.
+    # Pages may have checksums from here on: a version that knows only the two schemas above would write them without.
+    [],
     [
-        # Blocks of memories in files of their own, see segment_list.py; all of it can be made anew.
+        # Blocks of memories in files of their own, see segment_list.py; all of it can be rebuilt.
         """CREATE TABLE segment (
             key INTEGER PRIMARY KEY AUTOINCREMENT,
             field TEXT, name TEXT,              -- whose, as in ('user_id', 'ana'); NULL: everybody's
@@ -92,20 +93,21 @@ MIGRATIONS: list[list[Step]] = [
             checksum BLOB NOT NULL              -- of the whole file, BLAKE2b of 16 bytes
         ) STRICT""",
         "CREATE INDEX segment_owner ON segment (field, name, first)",
-        # How many are deleted is told without reading all memories.
+        # Counts deleted memories without reading all memories.
         "CREATE INDEX memory_deleted ON memory (deleted_at) WHERE deleted_at IS NOT NULL",
     ],
-    ["ALTER TABLE segment ADD COLUMN has_graph INTEGER NOT NULL DEFAULT 1"],  # Or its vectors are scanned until it has.
+    # Otherwise its vectors are scanned until it has.
+    ["ALTER TABLE segment ADD COLUMN has_graph INTEGER NOT NULL DEFAULT 1"],
     [
-        # A twin has the same vector, or none yet. New vectors have the highest keys, so that a text that was never seen
-        # goes to the end of the index that finds it, and not, as by its twin alone, into any page of it.
+        # Memories of the same text in the same scope have the same vector, or none yet. New vectors have the highest
+        # keys. So a text never seen before goes to the end of the index that finds it, and not into any page of it.
         "DROP INDEX memory_twin",
         "CREATE INDEX memory_vector ON memory (vector_key, twin)",
         "CREATE UNIQUE INDEX memory_sole ON memory (twin) WHERE sole = 1",
     ],
     [
-        # An id is unique within its home. The index of the constraint that goes becomes an ordinary one, which can be
-        # dropped: to copy a million memories into a table without it takes five times as long, and twice the room.
+        # An id is unique within its home. The constraint's index becomes an ordinary one, which can be dropped. Copying
+        # a million memories into a table without it takes five times as long, and twice the room.
         "PRAGMA writable_schema = ON",
         "UPDATE sqlite_schema SET sql = replace(sql, 'id TEXT NOT NULL UNIQUE,', 'id TEXT NOT NULL,') "
         "WHERE type = 'table' AND name = 'memory'",
@@ -120,11 +122,12 @@ MIGRATIONS: list[list[Step]] = [
         "CREATE UNIQUE INDEX memory_user_id ON memory (id, user_id) WHERE user_id IS NOT NULL",
         "CREATE UNIQUE INDEX memory_run_id ON memory (id, run_id) WHERE user_id IS NULL AND run_id IS NOT NULL",
         "CREATE UNIQUE INDEX memory_agent_id ON memory (id, agent_id) WHERE user_id IS NULL AND run_id IS NULL",
-        # A move to another model is begun anew: its vectors are under the digests of before.
+        # A move to another model is begun anew: its vectors have the digests of before.
         "DROP TABLE IF EXISTS next_vector",
         "DROP TABLE IF EXISTS old_vector",
         "DELETE FROM meta WHERE name IN ('next_model', 'old_model', 'mover')",
-        # Of model, text and home. Whatever has the file open and knows of no homes can store no vectors from here on.
+        # Of model, text and home. A process that has the file open and knows no homes can store no vectors from here
+        # on.
         "ALTER TABLE vector RENAME COLUMN digest TO home_digest",
         settle_vectors,
     ],
@@ -135,17 +138,17 @@ NEXT_VECTOR = """CREATE TABLE next_vector (
     home_digest BLOB NOT NULL UNIQUE,
     data BLOB NOT NULL
 ) STRICT"""
-"""Where the vectors of another model are gathered; it takes the place of `vector` in the end, and must be like it."""
+"""Gathers the vectors of another model. It replaces `vector` in the end, and must be like it."""
 
 INDEX_PREFIX = "metadata:"
-"""What the names of the indexes on metadata keys begin with."""
+"""The beginning of the names of the indexes on metadata keys."""
 
 
 def metadata_indexes(keys: tuple[str, ...]) -> dict[str, str]:
-    """The names of the indexes that serve filters on these (plain) keys, and how each is made.
+    """Returns the names of the indexes that serve filters on these (plain) keys, and the statement that creates each.
 
-    One for each kind of owner and one across owners, because without an owner in front the planner reads all memories
-    of the owner rather than a range of values of everybody. Each holds only memories that have the owner and the key:
+    There is one for each kind of owner and one across owners. Without an owner in front, the planner reads all memories
+    of the owner instead of a range of values of all owners. Each holds only memories that have the owner and the key:
     an ordinary memory stands in two of them, and one without the key in none.
     """
     indexes = {}

@@ -1,4 +1,4 @@
-"""Statements, parameters as tables, deadlines: how SQL is spoken to a connection."""
+"""Statements, parameters as tables, and deadlines of a connection."""
 
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -18,27 +18,33 @@ from agentmem.storage.sqlite.database.open_files import OpenFiles
 
 
 class Connection(apsw.Connection):
-    """A connection to a store, and the files that it has open."""
+    """A connection to a store, and its open files."""
 
     files: OpenFiles | None = None
 
     @property
     def epoch(self) -> int:
-        """Grows when another file of the store, or another state, has taken the place of the one that was open."""
+        """Grows when another file of the store, or another state, has replaced the open one."""
         return 0 if self.files is None else self.files.epoch
 
 
 OP_SECONDS = 5e-4
-"""What an instruction of SQLite takes at most, on average, with metadata of 100 KB: 430 microseconds where a filter has
-texts casefolded of which each character becomes several, 190 for others, 0.02 to 0.05 with small metadata (2 cores)."""
+"""Most microseconds of an instruction of SQLite, on average, with metadata of 100 KB.
+
+It is 430 where a filter casefolds texts of which each character becomes several, 190 for others, and 0.02 to 0.05 with
+small metadata (2 cores).
+"""
 
 LATE_SECONDS = 1.0
-"""How much later than its deadline a read may end in the worst case. Looking at the clock needs the GIL, which other
-threads may keep for milliseconds; so a read looks when its instructions may have used up the time that is left."""
+"""How much later than its deadline a read may end in the worst case.
+
+Looking at the clock needs the GIL, which other threads may keep for milliseconds. So a read looks when its instructions
+may have used up the remaining time.
+"""
 
 KEPT_BYTES = 4096
-"""Of a statement, and of the values bound to it, that a connection may keep for the next time: apsw keeps a hundred
-statements a connection, each with the values that it was run with last."""
+"""Most bytes of a statement, and of its bound values, that a connection may keep for reuse. apsw keeps a hundred
+statements a connection, each with the values of its last run."""
 
 
 @block
@@ -48,7 +54,7 @@ def bounded(
     """Interrupts the statements in the block when the deadline has passed, at most `late` seconds after it.
 
     Raises:
-        DeadlineError: one was. A transaction that the block is in goes on, if the statement only read.
+        DeadlineError: A statement was interrupted. Its transaction stays open if it only read.
     """
     if deadline is None:
         yield
@@ -64,8 +70,11 @@ def bounded(
 
 
 class Watch:
-    """Has a connection's statements end with an InterruptError once the deadline has passed, until the connection gets
-    another progress handler. Not a closure, which would be garbage only the collector frees."""
+    """Makes a connection's statements end with an InterruptError after the deadline, until it gets another progress
+    handler.
+
+    A class, because a closure would be garbage that only the collector frees.
+    """
 
     __slots__ = ("connection", "deadline", "late")
 
@@ -73,11 +82,11 @@ class Watch:
         self.connection = connection
         self.deadline = deadline
         self.late = late
-        # At least the slack: what takes no time is done even with a timeout of 0.
+        # At least the slack, so that instant statements work even with a timeout of 0.
         self.look_again(max(0.0, deadline.at - time.monotonic()))
 
     def look_again(self, left: float) -> None:
-        """When the instructions until then may have taken the seconds that are left."""
+        """Returns the time at which the instructions until then may have taken the remaining seconds."""
         self.connection.set_progress_handler(self, max(1, int((left + self.late) / OP_SECONDS)))
 
     def __call__(self) -> bool:
@@ -88,9 +97,11 @@ class Watch:
 
 
 def close(connection: Connection, *, merge: bool = True) -> None:
-    """Lets go of a connection, well or not: what it may still fail at is the checkpoint, and then the log stays, where
-    whoever opens the file next finds everything. Without `merge` it stays in any case: SQLite removes it by its name,
-    and that may be another file's by now."""
+    """Closes a connection, whatever its state. If its checkpoint fails, the log stays, and the next process that opens
+    the file finds everything.
+
+    Without `merge` the log stays in any case: SQLite removes it by its name, which may be another file's by now.
+    """
     with suppress(apsw.Error):
         if not merge:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -98,7 +109,7 @@ def close(connection: Connection, *, merge: bool = True) -> None:
 
 
 def is_kept(query: str, parameters: Sequence[Any] = ()) -> bool:
-    """Whether a connection may keep a statement with its values for the next time, see KEPT_BYTES."""
+    """Whether a connection may keep a statement with its values for reuse, see KEPT_BYTES."""
     size = len(query)
     for value in parameters:
         if isinstance(value, str | bytes):
@@ -113,7 +124,7 @@ def all_rows(connection: Connection, query: str, parameters: tuple[Any, ...] = (
 def only_row(
     connection: Connection, query: str, parameters: tuple[Any, ...] = (), *, kept: bool = True
 ) -> tuple[Any, ...]:
-    """The row of a query that always has one; `kept` is as in `is_kept`."""
+    """Returns the row of a query that always has one; `kept` is as in `is_kept`."""
     row: tuple[Any, ...] | None = connection.execute(query, parameters, can_cache=kept).fetchone()
     if row is not None:
         return row

@@ -1,4 +1,4 @@
-"""Files as SQLite sees them here: with checksums of every page, and temporary ones beside the store."""
+"""Virtual file systems of SQLite: one with checksums of every page, and one with temporary files beside the store."""
 
 import os
 import threading
@@ -17,13 +17,15 @@ CHECKED = "cksmvfs"
 """The name of the VFS that keeps a checksum of every page."""
 
 CHECKSUM_BYTES = 8
-"""What it needs at the end of each page; to it they are the sign that a file has checksums."""
+"""Bytes that it needs at the end of each page; they tell it that a file has checksums."""
 
 
 def checked_vfs() -> str | None:
-    """The name of the VFS with checksums, for `apsw.Connection`; None where apsw came without the extension. The first
-    call of the process loads it (some 5 ms), and leaves everything else in the process as it was, but for a function
-    `verify_checksum` that SQL gets. It stands on the VFS that is the default by then."""
+    """Returns the name of the VFS with checksums, for `apsw.Connection`; None where apsw lacks the extension.
+
+    The process's first call loads it (some 5 ms). It leaves everything else in the process as it was, except that SQL
+    gets a function `verify_checksum`. It stands on the VFS that is the default by then.
+    """
     global _vfs
     if _vfs is None:
         with _loading:
@@ -34,7 +36,7 @@ def checked_vfs() -> str | None:
 
 def _loaded() -> bool:
     try:
-        from apsw import sqlite_extra  # Here, because `import agentmem` shall not pay for it.
+        from apsw import sqlite_extra  # Imported here, so that `import agentmem` does not pay for it.
     except ImportError:
         return False
     default = apsw.vfs_names()[0]
@@ -50,17 +52,17 @@ def _loaded() -> bool:
 
 
 def is_checked(connection: Connection) -> bool:
-    """Whether the connection compares every page that it reads from the file with its checksum."""
+    """Whether the connection checks every page that it reads from the file."""
     return checked_vfs() is not None and connection.pragma("checksum_verification") == "1"
 
 
 def has_checksums(connection: Connection) -> bool:
-    """Whether the pages of the store had room for checksums when it was made; what its header says may be damaged."""
+    """Whether the pages of the store had room for checksums when it was created; its header may be damaged."""
     return connection.execute("SELECT 1 FROM meta WHERE name = ?", (CHECKSUMS,)).fetchone() is not None
 
 
 def checksum_is_wrong(connection: Connection, page: int, size: int) -> bool:
-    """Whether a page, as it stands in the file now, is not what was written. Asks the file: no lock, cache or log."""
+    """Whether a page in the file now differs from what was written. Asks the file, without lock, cache or log."""
     try:
         connection.read("main", 0, (page - 1) * size, size)
     except apsw.IOError as error:
@@ -71,8 +73,10 @@ def checksum_is_wrong(connection: Connection, page: int, size: int) -> bool:
 
 
 class Beside(apsw.VFS):
-    """The usual VFS, which makes temporary files beside a store: there is room for as much as the store has, and it
-    may be the only folder that can be written. Nothing of the process is changed by it."""
+    """The usual VFS, but with temporary files beside a store.
+
+    That folder has room for as much as the store, and may be the only writable one. Nothing of the process is changed.
+    """
 
     def __init__(self, path: str) -> None:
         self.name = f"agentmem-{uuid.uuid4().hex}"
@@ -85,7 +89,7 @@ class Beside(apsw.VFS):
 
 
 _vfs: str | None = None
-_loading = threading.Lock()  # Guards: that the extension is loaded once; a second time, it would stand on itself.
+_loading = threading.Lock()  # Guards: loading the extension once; a second copy would stand on the first.
 
 
 def _renew_lock() -> None:

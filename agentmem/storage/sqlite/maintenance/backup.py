@@ -1,8 +1,8 @@
-"""A copy of the store while it is in use.
+"""Copies the store while it is in use.
 
-SQLite's backup in steps, from a connection whose read transaction pins the moment: writers go on (their log cannot
-start anew meanwhile), and however much they write, the copy never starts again. Measured on 73 MB with two threads that
-add: 0.2 s and the same rate of adds; `VACUUM INTO` 0.35 s.
+SQLite's backup copies in steps, from a connection whose read transaction fixes the moment. Writers continue, though
+their log cannot begin anew meanwhile. However much they write, the copy never restarts. Measured on 73 MB with two
+adding threads: 0.2 s and the same rate of adds; `VACUUM INTO` 0.35 s.
 """
 
 from agentmem.errors import StoreDamagedError
@@ -33,7 +33,7 @@ def back_up(database: Database, path: str, *, overwrite: bool) -> None:
 
 
 def _copy(source: Connection, path: str) -> tuple[int, ...]:
-    """Returns what the source holds at the moment of the copy."""
+    """Returns the contents of the source at the moment of the copy."""
     counts = _counts(source)
     with other_file(path) as target:
         target.pragma("synchronous", 0)  # Synced as a whole, before it gets its name.
@@ -43,7 +43,7 @@ def _copy(source: Connection, path: str) -> tuple[int, ...]:
         with copying(target, source) as backup:
             while not backup.done:
                 backup.step(PAGES_A_STEP)
-        target.pragma("journal_mode", "delete")  # One file; whoever opens it as a store turns the log on again.
+        target.pragma("journal_mode", "delete")  # One file; opening it as a store turns the log on again.
     return counts
 
 

@@ -1,4 +1,4 @@
-"""Looking for damage: what SQLite says of its pages, and what the rows say of each other."""
+"""Looks for damage: SQLite's findings about its pages, and contradictions between rows."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -71,8 +71,8 @@ _QUESTIONS = [
 
 
 def problems_of(connection: Connection, digest_of: Digest, dimension: int, tell: Tell) -> Iterator[str]:
-    """Yields what is wrong, a sentence each, and tells how far it is. Damage that ends one look does not keep the
-    others from being taken."""
+    """Yields the problems, a sentence each, and reports progress. Damage that ends one check does not prevent the
+    others."""
     looks: list[Callable[[], Iterator[str]]] = [
         lambda: _page_problems(connection, tell),
         lambda: _index_problems(connection, tell),
@@ -106,7 +106,7 @@ def _taken(look: Callable[[], Iterator[str]]) -> None:
 
 
 def size_of(connection: Connection, table: str) -> int:
-    """How many rows a table has, to tell how far one is; 0 where damage does not say."""
+    """Returns the number of rows of a table, for progress; 0 where damage hides it."""
     with suppress(StoreError, DatabaseError):
         return int(only_row(connection, f"SELECT count(*) FROM {table}")[0])
     return 0
@@ -120,9 +120,12 @@ def _page_problems(connection: Connection, tell: Tell) -> Iterator[str]:
 
 
 def strangers(connection: Connection) -> Iterator[tuple[str, str]]:
-    """Triggers, which may change or refuse what is written, and indexes on the tables of a store, which keep what is
-    purged elsewhere, that agentmem has not made: a sentence about each without its end, and how it is removed. Of a
-    store that a newer version has brought up to date meanwhile, nothing can be said."""
+    """Yields the triggers and indexes that agentmem has not made, each with a sentence without its end, and the
+    statement that removes it.
+
+    Triggers may change or refuse writes, and indexes keep what is purged elsewhere. Of a store that a newer version has
+    migrated meanwhile, nothing can be said.
+    """
     if connection.pragma("user_version") > len(MIGRATIONS):
         return
     statements = "\n".join(step for migration in MIGRATIONS for step in migration if isinstance(step, str))
@@ -138,7 +141,7 @@ def strangers(connection: Connection) -> Iterator[tuple[str, str]]:
 
 
 def _index_problems(connection: Connection, tell: Tell) -> Iterator[str]:
-    """Of an index that lists what it should not, SQLite compares no more than the number of its entries."""
+    """For an index with wrong entries, SQLite compares only the number of entries."""
     tell("indexes and links", 0, 0)
     partial_indexes = connection.execute(
         "SELECT name, substr(sql, instr(sql, ' WHERE ') + 7) FROM sqlite_schema "
@@ -163,7 +166,7 @@ def _history_problems(connection: Connection, tell: Tell) -> Iterator[str]:
 
 
 def histories(connection: Connection) -> Iterator[tuple[int, str, Replay]]:
-    """Every memory's key and id, with its history played again."""
+    """Yields every memory's key and id, and replays its history."""
     rows = connection.execute(
         "SELECT memory.key, memory.id, updated_at, deleted_at, history.seq, what, at, before "
         "FROM memory LEFT JOIN history ON history.memory_key = memory.key ORDER BY memory.key, history.seq"
@@ -202,7 +205,7 @@ def _term_problems(connection: Connection, tell: Tell) -> Iterator[str]:
 
 
 def _twin_problems(connection: Connection, tell: Tell) -> Iterator[str]:
-    """Deduplication finds a text by its twin; that no two are sole is for the unique index to say."""
+    """Deduplication finds a text by this number; the unique index ensures that no two are sole."""
     rows = connection.execute("SELECT id, user_id, agent_id, run_id, content, twin FROM memory")
     for memory, user_id, agent_id, run_id, content, twin in each(rows, tell, "owners", size_of(connection, "memory")):
         if twin_of(Scope(user_id, agent_id, run_id), content) != twin:

@@ -1,8 +1,8 @@
-"""Which pages of a store's file are not as they were written: all of them are looked at, also those that hold nothing.
+"""Finds the pages of a store's file that are not as they were written, empty ones included.
 
-The file is read past SQLite's locks, while others write. A page may then be caught in the middle of being written, and
-after a power cut it may be torn, which the log heals. So what looks wrong is merged from the log first and read again;
-it counts when it is wrong each time, and the log does not hold what will take its place.
+The file is read past SQLite's locks, while others write. So a page may be read amid its write, and after a power cut it
+may be torn, which the log heals. A suspicious page is merged from the log first and read again. It counts when it is
+wrong each time, and the log holds no replacement.
 """
 
 import threading
@@ -19,18 +19,18 @@ from agentmem.storage.sqlite.database.sql import Connection, only_row
 from agentmem.storage.sqlite.database.vfs import checksum_is_wrong, has_checksums, is_checked
 
 LOOKS = 4
-"""How often a page is read before it is said to be damaged."""
+"""How often a page is read before it counts as damaged."""
 
 PAUSE_SECONDS = 0.005
-"""Between two of them: some thousand times what the writing of a page takes."""
+"""Pause between two reads: some thousand times the writing of a page."""
 
 NAMED = 20
-"""Pages that a sentence names."""
+"""Most pages that a sentence names."""
 
 
 def damaged_pages(database: Database, connection: Connection, tell: Tell) -> list[int]:
-    """The pages whose checksum is wrong, in order; none of a store without checksums. The connection must be outside a
-    transaction."""
+    """Returns the pages with a wrong checksum, in order; none for a store without checksums. The connection must be
+    outside a transaction."""
     if database.in_memory or not is_checked(connection):
         return []
     size = connection.pragma("page_size")
@@ -61,7 +61,8 @@ def pages_at(path: str) -> Iterator[Pages]:
 
 
 def tables_of(connection: Connection, pages: list[int]) -> dict[int, str]:
-    """What the pages belong to, as far as the trees of the tables, read in spite of their checksums, still tell."""
+    """Returns what the pages belong to, as far as the trees of the tables, read in spite of their checksums, still
+    tell."""
     wanted, found = set(pages), dict[int, str]()
     with suppress(DatabaseError):
         found.update(row for row in connection.execute("SELECT pageno, name FROM dbstat") if row[0] in wanted)
@@ -69,7 +70,7 @@ def tables_of(connection: Connection, pages: list[int]) -> dict[int, str]:
 
 
 def page_problems(database: Database, connection: Connection, tell: Tell) -> list[str]:
-    """A sentence when there are such pages. From then on, the connection reads in spite of checksums."""
+    """Returns a sentence when there are such pages. From then on, the connection reads in spite of checksums."""
     if not is_checked(connection) and has_checksums(connection):
         return ["the database file is damaged: its header does not say that its pages have checksums."]
     pages = damaged_pages(database, connection, tell)

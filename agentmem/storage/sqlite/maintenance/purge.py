@@ -1,9 +1,9 @@
-"""Erasing for good: no byte of the text is left in any file of the store.
+"""Erases memories for good: no byte of their text is left in any file of the store.
 
-The rows go in transactions like any other. What is left of them in free pages and in the gaps of others goes when the
-file is written anew (VACUUM): SQLite's `secure_delete`, which is on, overwrites what is deleted but not what it moved
-before, when it split pages. Then the log, which still holds older pages, is merged into the file and cut to nothing.
-What stays is one event "purge" a memory, with its key and the time, from which shelves learn that it is gone.
+The rows are deleted in ordinary transactions. Rewriting the file (VACUUM) removes their remains in free pages and gaps.
+SQLite's `secure_delete`, which is on, overwrites deleted rows, but not copies left by an earlier page split. Then the
+log, which still holds older pages, is merged into the file and cut to nothing. One event "purge" a memory stays, with
+its key and the time, by which indexes learn that it is gone.
 """
 
 from collections.abc import Iterable
@@ -30,11 +30,11 @@ from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.types import UNKNOWN, Erased, Keys, StoredModel
 
 ERASED_TOGETHER = 500
-"""Memories that go in one transaction: a second's work at most for the writers that wait meanwhile."""
+"""Memories deleted in one transaction: writers wait a second at most."""
 
 
 PAGES_A_STEP = 256
-"""Pages that are moved in one transaction, 1 MB: some 20 ms, in which writers wait."""
+"""Pages moved in one transaction, 1 MB: writers wait some 20 ms."""
 
 UNWIPED = "unwiped"
 """The name in `meta` that says that erased bytes may still be in the file."""
@@ -42,12 +42,12 @@ UNWIPED = "unwiped"
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be erased, as it stood at `seq`, found without keeping writers waiting.
+    """The memories to erase, as they stood at `seq`, found without keeping writers waiting.
 
     Attributes:
-        where: what each must satisfy to the end, as a condition with its parameters.
-        last_use: for each vector of theirs, the newest of the memories that go.
-        kept: those of the vectors that other memories have, or had in their past.
+        where: The condition that each must still satisfy, with its parameters.
+        last_use: For each of their vectors, the newest of the erased memories.
+        kept: The vectors that other memories have, or had in their past.
     """
 
     where: str
@@ -60,14 +60,15 @@ class _Plan:
 
 
 def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None, tell: Tell) -> Erased:
-    """Erases the memories of a scope (or the one of them with an id) that are there when it begins, visible or not, and
-    tells how far it is. On return they are gone from the file and its log. Every transaction leaves a healthy store.
+    """Erases the memories of a scope, or the one with an id, that exist when it begins, visible or not.
+
+    On return they are gone from the file and its log. Every transaction leaves a healthy store. It reports progress.
 
     Raises:
-        StoreBusyError: they are gone, but others' reads keep the log from being cut.
-        InvalidInputError: several homes of the scope have the id.
-        StoreFullError: they are gone, but the disk has no room to write the file anew; or it has not even the room to
-            erase some of them. The message says which.
+        StoreBusyError: They are gone, but others' reads keep the log from being cut.
+        InvalidInputError: Several homes of the scope have the id.
+        StoreFullError: They are gone, but the disk has no room to rewrite the file; or it has no room to erase some of
+            them. The message says which.
     """
     named: list[tuple[str, Any]] = [*scope.owners()]
     if id is not None:
@@ -77,8 +78,8 @@ def purge(database: Database, writes: GroupCommit, scope: Scope, id: str | None,
 
 
 def purge_hidden(database: Database, writes: GroupCommit, moment: int) -> Erased:
-    """The same with everybody's memories that were deleted, or had expired, before a moment that has passed. What is
-    restored meanwhile stays."""
+    """Erases the memories of all owners that were deleted, or had expired, before a past moment. Memories restored
+    meanwhile stay."""
     where = "(memory.deleted_at < ? OR memory.expires_at < ?)"
     return _purge(database, writes, where, (moment, moment), untold)
 
@@ -98,7 +99,7 @@ def _purge(database: Database, writes: GroupCommit, where: str, parameters: tupl
             continue
         except StoreFullError as error:
             if together > 1:
-                together = max(1, together // 4)  # Fewer need less of the log.
+                together = max(1, together // 4)  # Fewer memories need less of the log.
                 continue
             raise StoreFullError(f"{error} (Erased so far: {erased.count:,} memories.)") from error
         start += len(keys)
@@ -140,7 +141,7 @@ def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:
     if len(spared):
         plan.kept.update(_vectors_of(connection, spared, _digests_of(connection, spared, model)))
     there = [row[:4] for row in rows if row[4]]
-    if not there:  # Somebody else was faster.
+    if not there:  # Another process was faster.
         return Erased()
     keys = np.array([row[0] for row in there], np.int64)
     digests = _digests_of(connection, keys, model)
@@ -151,7 +152,7 @@ def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:
     planned = {vector for vector in vectors if vector in plan.last_use}
     used = {vector for vector in planned if vector in plan.kept or plan.last_use[vector] > keys[-1]}
     used |= _used(connection, planned, keys, since=plan.seq)
-    used |= _used(connection, vectors.keys() - planned, keys, since=0)  # Of texts that came after the plan.
+    used |= _used(connection, vectors.keys() - planned, keys, since=0)  # Of texts newer than the plan.
     unused = vectors.keys() - used
     strike_touched(connection, keys)
     erase_beside(connection, unused, gone)
@@ -168,7 +169,7 @@ def _erase(transaction: Transaction, keys: Keys, plan: _Plan) -> Erased:
 
 
 def _digests_of(connection: Connection, keys: Keys, model: StoredModel) -> dict[int, set[bytes]]:
-    """Of the texts that the memories have and had."""
+    """Returns the digests of the texts that the memories have and had."""
     digest_of = model.digests()
     rows = all_rows(
         connection,
@@ -187,7 +188,7 @@ def _digests_of(connection: Connection, keys: Keys, model: StoredModel) -> dict[
 
 
 def _vectors_of(connection: Connection, keys: Keys, digests: dict[int, set[bytes]]) -> dict[int, int]:
-    """The keys of the vectors of the memories' texts, each with the newest memory that has it."""
+    """Returns the keys of the vectors of the memories' texts, each with the newest memory that has it."""
     newest: dict[bytes, int] = {}
     for key in sorted(digests):
         newest |= dict.fromkeys(digests[key], key)
@@ -213,11 +214,11 @@ def _vectors_of(connection: Connection, keys: Keys, digests: dict[int, set[bytes
 
 
 def _used(connection: Connection, vectors: Iterable[int], besides: Keys, *, since: int) -> set[int]:
-    """Those of the vectors that memories changed after `since` point to, other than `besides`."""
+    """Returns the vectors that memories changed after `since` point to, except `besides`."""
     wanted = list(vectors)
     if not wanted:
         return set()
-    # By the index of what it leaves fewer of: a text such as "yes" may be that of very many memories.
+    # By the index with fewer entries: a text such as "yes" may belong to very many memories.
     condition = f"seq > {since} AND +vector_key" if since else "vector_key"
     rows = all_rows(
         connection,
@@ -229,7 +230,7 @@ def _used(connection: Connection, vectors: Iterable[int], besides: Keys, *, sinc
 
 
 def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, model: StoredModel) -> set[int]:
-    """Those of the vectors that replaced versions of memories other than `besides` had."""
+    """Returns the vectors that replaced versions of memories other than `besides` had."""
     digest_of = model.digests()
     wanted = list(vectors)
     if not wanted:
@@ -250,8 +251,8 @@ def _used_before(connection: Connection, vectors: Iterable[int], besides: Keys, 
 
 
 def give_back(writes: GroupCommit) -> int:
-    """Moves some pages from the end of the file into free ones, in a transaction, and returns by how many bytes it is
-    shorter now; 0 when there are no free ones."""
+    """Moves some pages from the end of the file into free ones, in a transaction. Returns the bytes saved; 0 without
+    free pages."""
     pages = PAGES_A_STEP
     while True:
         try:
@@ -259,7 +260,7 @@ def give_back(writes: GroupCommit) -> int:
         except StoreFullError:
             if pages == 1:
                 raise
-            pages = max(1, pages // 8)  # Fewer need less of the log.
+            pages = max(1, pages // 8)  # Fewer pages need less of the log.
 
 
 def _move_pages(transaction: Transaction, pages: int) -> int:
@@ -272,13 +273,14 @@ def _move_pages(transaction: Transaction, pages: int) -> int:
 
 
 def wipe(database: Database, writes: GroupCommit) -> None:
-    """Has no erased byte left in the file and its log; waits for other writes, and for reads of older states, up to the
-    busy timeout each.
+    """Removes every erased byte from the file and its log.
+
+    It waits for other writes, and for reads of older states, up to the busy timeout each.
 
     Raises:
-        StoreBusyError: they went on for too long.
-        StoreFullError: there is no room to write the file anew, not even with its free pages given back.
-        StoreError: it failed in another way; what is erased stays erased in all cases.
+        StoreBusyError: They took too long.
+        StoreFullError: There is no room to rewrite the file, not even after returning its free pages.
+        StoreError: It failed in another way. Erased memories stay erased in all cases.
     """
     if database.in_memory:
         return
@@ -286,7 +288,7 @@ def wipe(database: Database, writes: GroupCommit) -> None:
         try:
             done = _rewritten(database)
         except StoreFullError:
-            while give_back(writes):  # What was erased may be the room that is missing.
+            while give_back(writes):  # The erased bytes may be the missing room.
                 pass
             database.make_room(Kind.ADDS)
             done = _rewritten(database)
@@ -305,7 +307,7 @@ def wipe(database: Database, writes: GroupCommit) -> None:
 
 
 def _rewritten(database: Database) -> bool:
-    """Whether the file is now as new, and its log cut, since something was erased last."""
+    """Whether the file has been rewritten, and its log cut, since the last erasure."""
     with database.between_transactions() as connection:
         unwiped = connection.execute("SELECT value FROM meta WHERE name = ?", (UNWIPED,)).fetchone()
         if unwiped is None:

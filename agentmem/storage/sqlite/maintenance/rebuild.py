@@ -1,5 +1,5 @@
-"""Putting right, in one transaction, what the rows say of each other: all that is derived is made anew from the rows of
-the memories, which are believed."""
+"""Repairs contradictions between rows, in one transaction: rebuilds all derived data from the memories' rows, which are
+believed."""
 
 import json
 from collections.abc import Iterator
@@ -27,21 +27,23 @@ from agentmem.timestamps import from_microseconds
 CHUNK = 1000
 
 Aside = list[dict[str, Any]]
-"""What found no place, as it was."""
+"""Rows that found no place, unchanged."""
 
 
 def mend(transaction: Transaction, digest_of: Digest, dimension: int, aside: Aside, tell: Tell) -> list[str]:
-    """Mends the rows; says what was done, a sentence each, and tells how far it is. `digest_of` and `dimension` are of
-    the model to believe in where the store does not say which is its own. Everything that was touched gets a new `seq`,
-    so that the shelves of every process read it again."""
+    """Repairs the rows; returns what was done, a sentence each, and reports progress.
+
+    `digest_of` and `dimension` are of the model to believe in where the store does not name its own. Every repaired row
+    gets a new `seq`, so that the indexes of every process read it again.
+    """
     connection = transaction.connection
     done: list[str] = []
-    for stranger, removal in list(strangers(connection)):  # First, as a trigger may refuse all that follows.
+    for stranger, removal in list(strangers(connection)):  # First, because a trigger may refuse all that follows.
         connection.execute(removal)
         done.append(f"{stranger}, and is removed.")
     tell("indexes", 0, 0)
     connection.execute("REINDEX")
-    with suppress(StoreDamagedError):  # What is remembered of it may be damaged.
+    with suppress(StoreDamagedError):  # The remembered state of it may be damaged.
         if (model := stored_model(connection)) is not None:
             digest_of, dimension = model.digests(), model.dimension
     seq = transaction.record_event(0, "repair", None, transaction.moment)
@@ -115,7 +117,7 @@ def _mend_memories(connection: Connection, digest_of: Digest, seq: int, aside: A
 
 
 def _free_run(connection: Connection, id: str, key: int) -> str:
-    """A run in which no other memory has this id."""
+    """Returns a run in which no other memory has this id."""
     return f"repaired-{key}" if keys_in(connection, [(("run_id", "repaired"), id)]) else "repaired"
 
 
@@ -127,7 +129,7 @@ def _mend_histories(transaction: Transaction, seq: int, aside: Aside, tell: Tell
         f"SELECT {columns} FROM history WHERE memory_key != 0 AND what != 'purge' "
         "AND memory_key NOT IN (SELECT key FROM memory)",
     )
-    # A purge of what is there, or one that tells of a text, was never written by us.
+    # agentmem never writes a purge of an existing memory, or one with a text.
     lost += all_rows(
         connection,
         f"SELECT {columns} FROM history WHERE what = 'purge' "
@@ -137,7 +139,7 @@ def _mend_histories(transaction: Transaction, seq: int, aside: Aside, tell: Tell
         aside.append(dict(zip(columns.split(", "), event, strict=True)))
         connection.execute("DELETE FROM history WHERE seq = ?", (event[0],))
     for key in sorted({event[1] for event in lost if event[2] != "purge"}):
-        # As of an erased one, so that the shelves of other processes let go of it.
+        # Like that of an erased memory, so that the indexes of other processes drop it.
         transaction.record_event(key, "purge", None, transaction.moment)
         yield f"a memory (key {key}) is lost; the events of its history are set aside."
     told = each(histories(connection), tell, "histories", size_of(connection, "memory"))
@@ -166,7 +168,7 @@ def _rewrite(transaction: Transaction, key: int, name: str, played: Replay, asid
 
 
 def _derived(owners: list[str | None], content: str, at: int) -> tuple[bytes, int]:
-    """A memory's terms and its twin."""
+    """Returns a memory's terms, and the number of its text and scope."""
     return stored_terms(content, from_microseconds(at)), twin_of(Scope(*owners), content)
 
 

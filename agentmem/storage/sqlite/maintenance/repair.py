@@ -1,8 +1,8 @@
-"""Repair: what is derived is made anew; what a damaged file still has is put into a whole one.
+"""Repairs a store: rebuilds derived data, and moves the readable rows of a damaged file into a whole one.
 
-What stood on a page with a wrong checksum may hold a flipped bit wherever nothing else repeats it. Of that, a memory is
-taken over when its text and its owner are proven by the digest of both that its row holds, an event as it reads, both
-only where no sound row stands, and each is told of; vectors are made anew; the rest is set aside.
+A page with a wrong checksum may hold a flipped bit wherever no other place repeats its contents. A memory of such a
+page is kept when its row's digest proves its text and its owner. An event is kept as it reads. Both are kept only where
+no sound row stands, and each is reported. Vectors are rebuilt; the rest is set aside.
 """
 
 import json
@@ -38,7 +38,7 @@ from agentmem.storage.types import Digest
 from agentmem.timestamps import from_microseconds
 
 GAP = 1000
-"""Numbers left out after a salvage, in case the newest that were given are among what was lost."""
+"""Numbers skipped after such a rescue, in case the newest ones were lost."""
 
 
 def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension: int, tell: Tell) -> list[str]:
@@ -53,7 +53,8 @@ def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension
     if not _is_whole(database, tell):
         try:
             with database.writing() as connection:
-                connection.execute("REINDEX")  # An index is no more than its table; it is not worth a salvage.
+                # An index is no more than its table: its damage does not justify rewriting the file.
+                connection.execute("REINDEX")
         except StoreDamagedError:
             pass
         if _is_whole(database, tell):
@@ -61,7 +62,7 @@ def repair(database: Database, writes: GroupCommit, digest_of: Digest, dimension
         else:
             told += _salvaged(database, tell)
     done: list[str] | None = None
-    with suppress(StoreDamagedError):  # Within its rows, such as a text that is none.
+    with suppress(StoreDamagedError):  # Within its rows, such as an invalid text.
         done = writes.commit(apply)
     if done is None:
         told += _salvaged(database, tell)
@@ -92,16 +93,17 @@ def _salvaged(database: Database, tell: Tell) -> list[str]:
 
 
 def salvage_open(path: str, tell: Tell = untold) -> list[str]:
-    """Replaces what a file that SQLite can open holds by what can be read of it, in one transaction, like any other for
-    the processes that have it open. The damaged file is copied first.
+    """Replaces the contents of a file that SQLite can open by the readable rows, in one transaction.
+
+    Processes that have it open see it like any other. The damaged file is copied first.
 
     Raises:
-        StoreBusyError: others kept the write lock.
-        StoreDamagedError: not even its first page can be used.
+        StoreBusyError: Others kept the write lock.
+        StoreDamagedError: Not even its first page can be used.
     """
     kept = _free_name(path, "damaged")
     with pages_at(path) as pages:
-        checksums = pages.checked  # Whoever has the file open goes on as before.
+        checksums = pages.checked  # Processes that have the file open continue as before.
     with new_file(path + ".salvaged", like=path, overwrite=True) as unfinished:
         made = Database(unfinished, durability="process", busy_timeout=10.0, checksums=checksums)
         try:
@@ -119,11 +121,11 @@ def salvage_open(path: str, tell: Tell = untold) -> list[str]:
 
 
 def salvage_closed(path: str, tell: Tell = untold) -> list[str]:
-    """The same for a file that SQLite cannot open any more; nobody may have it open.
+    """Does the same for a file that SQLite cannot open any more. No process may have it open.
 
     Raises:
-        StoreBusyError: somebody has.
-        StoreOpenError: it is no file, or holds nothing of a store.
+        StoreBusyError: A process has it open.
+        StoreOpenError: It is no file, or holds nothing of a store.
     """
     if not Path(path).is_file():
         raise StoreOpenError(f"{path!r} is not a file; name the store to repair.")
@@ -140,7 +142,7 @@ def salvage_closed(path: str, tell: Tell = untold) -> list[str]:
             made.close()
         _keep(path, kept)
         for end in SIDE_FILES:
-            Path(path + end).unlink(missing_ok=True)  # Kept; they would be taken for those of the new file.
+            Path(path + end).unlink(missing_ok=True)  # Kept; SQLite would take them for the new file's.
     return [*told, _kept_sentence(kept)]
 
 
@@ -151,11 +153,11 @@ def _kept_sentence(kept: str) -> str:
 
 
 def _fill(made: Database, path: str, tell: Tell) -> list[str]:
-    """Puts the rows that can be read at a path into a new database; says what there was."""
+    """Writes the readable rows at a path into a new database; returns a summary."""
     salvage = _Salvage()
     with pages_at(path) as pages, made.writing() as connection:
         connection.execute("DELETE FROM meta WHERE name != ?", (CHECKSUMS,))
-        # The sound rows first, so that no other takes the place of one.
+        # The sound rows first, so that no damaged one takes their place.
         for sound in (True, False) if pages.checked else (True,):
             for row in rows_of(pages, tell):
                 if row.sound == sound:
@@ -165,7 +167,7 @@ def _fill(made: Database, path: str, tell: Tell) -> list[str]:
             settle_vectors(connection)
         moving = connection.execute("DELETE FROM meta WHERE name IN ('next_model', 'old_model', 'mover') RETURNING 1")
         if moving.fetchall() or not connection.execute("SELECT 1 FROM meta WHERE name = 'model'").fetchone():
-            # Whose vectors they are is not known: those of two models look alike.
+            # Their model is unknown: vectors of two models look alike.
             connection.execute("DELETE FROM vector")
         _number(connection, salvage.newest)
         damaged = [number for number in range(1, pages.count + 1) if not pages.is_sound(number)]
@@ -198,7 +200,7 @@ class _Salvage:
         self._vectors = 0
 
     def take(self, connection: Connection, row: Row) -> None:
-        """Puts a row where it belongs, or aside."""
+        """Writes a row to its place, or sets it aside."""
         table = table_of(row.columns)
         if table is None:
             return
@@ -251,7 +253,7 @@ _LABELS = {"memory": "the memories", "history": "the events", "vector": "the vec
 
 
 def _number(connection: Connection, newest: dict[str, int]) -> None:
-    """Has the numbering go on behind everything that was ever given."""
+    """Makes the numbering continue after every number ever given."""
     [seq] = only_row(
         connection, "SELECT max(coalesce(max(seq), 0), (SELECT coalesce(max(seq), 0) FROM memory)) FROM history"
     )
@@ -262,7 +264,7 @@ def _number(connection: Connection, newest: dict[str, int]) -> None:
 
 
 def _insert(connection: Connection, table: str, values: list[Any], *, sound: bool) -> bool:
-    """Whether the row has a place; of two versions of a memory the newer one has, and a sound one before others."""
+    """Whether the row has a place: of two versions of a memory the newer one has, and a sound one before others."""
     places = ", ".join("?" * len(values))
     if table != "memory":
         connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", tuple(values))
@@ -292,7 +294,7 @@ def _insert(connection: Connection, table: str, values: list[Any], *, sound: boo
 
 
 def _keep(path: str, kept: str) -> None:
-    """Copies a store's files, as they are, to another name."""
+    """Copies a store's files, unchanged, to another name."""
     for end in ("", "-wal"):
         if file_at(path + end) is None:
             continue

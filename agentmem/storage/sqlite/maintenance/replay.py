@@ -1,4 +1,4 @@
-"""A memory's history played again: what is wrong with it, and how it goes when that is put right."""
+"""Replays a memory's history: finds its contradictions and how to correct them."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,8 +23,11 @@ class Stored:
 
 @dataclass(slots=True)
 class Replay:
-    """`events` as they should be, in order; `dropped` what could not be part of it, as it was; `closing` what must come
-    at the end (what, at) for the history to lead to the row; `updated_at`, `deleted_at` as the row should have them."""
+    """The corrected history of a memory.
+
+    `events` are in order. `dropped` could not be part of it, and stay as they were. `closing` must be added (what, at)
+    for the history to lead to the row. `updated_at` and `deleted_at` are those that the row should have.
+    """
 
     updated_at: int
     deleted_at: int | None
@@ -35,8 +38,8 @@ class Replay:
 
 
 def replay(id: str, stored: list[Stored], updated_at: int, deleted_at: int | None) -> Replay:
-    """Plays the events of a memory, which begins with "add", is hidden and restored by turns, and whose versions each
-    say when they came."""
+    """Replays the events of a memory. It begins with "add", is hidden and restored by turns, and each version has its
+    time."""
     played = Replay(updated_at, deleted_at)
     deleted, version_since = False, None
     for event in stored:
@@ -66,7 +69,7 @@ def replay(id: str, stored: list[Stored], updated_at: int, deleted_at: int | Non
 
 
 def _as_it_should_be(event: Stored, version_since: int | None, *, first: bool, deleted: bool) -> Stored | None:
-    """The event, put right where it can be; None when it cannot have been."""
+    """Returns the event, corrected where possible; None when it cannot have happened."""
     if first:
         return event if event.what == "add" and event.before is None else Stored(event.seq, "add", event.at, None)
     if event.what == "add" or event.what not in WHATS or (event.what == "restore") != deleted:
@@ -75,7 +78,7 @@ def _as_it_should_be(event: Stored, version_since: int | None, *, first: bool, d
         return None if event.what == "update" else event
     version = _version(event.before)
     if version is None or event.what not in ("update", "restore"):
-        # A restore replaces something when it takes away an expiry that had passed.
+        # A restore replaces a state when it removes an expiry that had passed.
         return None if event.what == "update" else Stored(event.seq, event.what, event.at, None)
     if version_since is None or version["updated_at"] == version_since:
         return event
@@ -94,7 +97,7 @@ def _fault(id: str, event: Stored, right: Stored | None, *, first: bool) -> str:
 
 
 def _since(update: Stored) -> int:
-    """When the version came that an update put in place: with the update, unless it says otherwise."""
+    """Returns the time of the version of an update: that of the update, unless it says otherwise."""
     version = _version(update.before or "") or {}
     return int(version.get("since", update.at))
 

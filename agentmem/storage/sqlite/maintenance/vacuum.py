@@ -1,8 +1,8 @@
-"""Space that nothing needs any more: vectors of no text, free pages, the log.
+"""Frees unused space: vectors of no text, free pages, the log.
 
-Pages are free after a table is gone (`reembed` leaves one), and are used again before the file grows. To make the file
-smaller, its last pages must move to where the free ones are. SQLite can do that page by page in a file that keeps, for
-every page, which one points to it (`auto_vacuum=incremental`); other files it can only write anew, in one go.
+Pages become free when a table is dropped (`reembed` drops one), and are used before the file grows. To shrink the file,
+its last pages must move into free ones. SQLite can do that page by page in a file that keeps, for every page, the page
+that points to it (`auto_vacuum=incremental`). Other files it can only rewrite as a whole.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,21 +34,21 @@ from agentmem.storage.sqlite.transaction import Transaction
 from agentmem.storage.types import UNKNOWN, Erased, StoredModel, Vacuumed
 
 ROWS_A_READ = 10_000
-"""Rows that are looked at in one read transaction, so that none keeps the log for long."""
+"""Rows read in one transaction, so that none keeps the log for long."""
 
 DROPPED_TOGETHER = 300
-"""Vectors that go in one transaction, in which writers wait: some 20 ms on 2 busy cores."""
+"""Vectors dropped in one transaction: writers wait some 20 ms on 2 busy cores."""
 
 Heads = npt.NDArray[np.uint64]
-"""The first eight bytes of digests (n,): enough to tell a million texts apart, and who shares them with a text that is
-needed stays too."""
+"""The first eight bytes of digests (n,): enough to tell a million texts apart. A digest that shares them with a needed
+text stays too."""
 
 
 PAUSE_SECONDS = 0.005
-"""Between two steps: a few times what other processes' writers wait until they look again."""
+"""Pause between two steps: a few times the interval at which other processes' writers look."""
 
 CUTS = 25
-"""How often the log is tried to be cut, which others' reads keep from it; in the end, commits to come do that."""
+"""How often cutting the log is tried while others' reads keep it; later commits cut it in the end."""
 
 
 class Vacuumable(Protocol):
@@ -72,10 +72,10 @@ def vacuum(
     stop: Callable[[float], bool],
     shown: bool,
 ) -> Vacuumed:
-    """Gives back space that nothing needs any more, step by step, while everybody goes on; see `Store.vacuum`.
+    """Frees unused space step by step, while other processes work; see `Store.vacuum`.
 
-    Each step is a transaction by itself, and between two of them the writers of other processes, who look for the lock
-    now and then, find it free.
+    Each step is a transaction. Between two steps the writers of other processes, which look for the lock now and then,
+    find it free.
     """
     before = space.bytes()
     erased = Erased() if hidden_before is None else store.purge(Scope(), hidden_before=hidden_before, tell=untold)
@@ -95,13 +95,13 @@ def vacuum(
     for _ in range(CUTS):  # Each keeps writers waiting no longer than a step.
         if space.cut_log() or stop(PAUSE_SECONDS):
             break
-    if unwiped:  # Now that there may be more room.
+    if unwiped:  # There may be more room now.
         space.finish_purge()
     return Vacuumed(VacuumReport(before, space.bytes(), dropped, erased.count, space.deleted()), erased)
 
 
 def _finish_purge(space: "Space") -> bool:
-    """Whether what a purge has left to do must wait, because the disk has no room for it."""
+    """Whether the rest of a purge must wait, because the disk has no room for it."""
     try:
         space.finish_purge()
     except StoreFullError:
@@ -110,10 +110,10 @@ def _finish_purge(space: "Space") -> bool:
 
 
 def _paced(steps: Iterator[int], stop: Callable[[float], bool]) -> Iterator[int]:
-    """The steps, with a pause after each.
+    """Runs the steps, with a pause after each.
 
     Raises:
-        ClosedError: the memory was closed meanwhile.
+        ClosedError: The memory was closed meanwhile.
     """
     for step in steps:
         yield step
@@ -122,14 +122,14 @@ def _paced(steps: Iterator[int], stop: Callable[[float], bool]) -> Iterator[int]
 
 
 class Space:
-    """The door to it; every method may be called from any thread."""
+    """The vacuum of a store; any thread may call every method."""
 
     def __init__(self, database: Database, writes: GroupCommit) -> None:
         self._database = database
         self._writes = writes
 
     def bytes(self) -> int:
-        """What the store takes on the disk: its file and its log; in memory, its pages."""
+        """Returns the store's bytes on the disk: its file and its log; in memory, its pages."""
         path = self._database.path
         if not self._database.in_memory:
             return size_of(path) + size_of(f"{path}-wal")
@@ -138,19 +138,22 @@ class Space:
         )
 
     def deleted(self) -> int:
-        """How many memories are there that are deleted."""
+        """Returns the number of deleted memories."""
         deleted = partial(only_row, query="SELECT count(*) FROM memory WHERE deleted_at IS NOT NULL")
         return int(self._database.read(deleted, one_statement=True)[0])
 
     def finish_purge(self) -> None:
-        """Does what a purge may have left to do; see `wipe`."""
+        """Completes an unfinished purge; see `wipe`."""
         wipe(self._database, self._writes)
 
     # -- vectors --------------------------------------------------------------------------------------------------
 
     def drop_unused(self) -> Iterator[int]:
-        """Drops the vectors of texts that no memory has, nor had in any version, some in each transaction; yields how
-        many each time. The newest vector stays, so that its number is never given to another."""
+        """Drops the vectors of texts that no memory has or had, some in each transaction; yields the number dropped
+        each time.
+
+        The newest vector stays, so that its number is never reused.
+        """
         counters = "SELECT (SELECT coalesce(max(seq), 0) FROM history), (SELECT coalesce(max(key), 0) FROM vector)"
         model, (seq, newest), epoch = self._database.read(
             lambda connection: (stored_model(connection) or UNKNOWN, only_row(connection, counters), connection.epoch)
@@ -167,7 +170,7 @@ class Space:
                 drop = partial(_drop, keys=chunk, model=model, since=seq)
                 dropped = self._writes.commit(drop, Kind.ERASES, epoch=epoch)
             except Outplanned:
-                return  # The next time finds what is left.
+                return  # The next run finds the rest.
             except StoreFullError:
                 if together == 1:
                     raise
@@ -177,7 +180,8 @@ class Space:
             yield dropped
 
     def _used(self, newest: int) -> npt.NDArray[np.bool_]:
-        """Which of the vectors up to `newest` memories point to. One that takes another meanwhile has changed since."""
+        """Returns the vectors, up to `newest`, that memories point to. A memory that takes another one meanwhile has
+        changed since."""
         used = np.zeros(newest + 1, np.bool_)
         for rows in self._pages("SELECT key, vector_key FROM memory WHERE key > ? ORDER BY key LIMIT ?", 0):
             pointed = np.array([vector for _, vector in rows if vector is not None], np.int64)
@@ -185,7 +189,7 @@ class Space:
         return used
 
     def _past_heads(self, model: StoredModel) -> Heads:
-        """Of the digests of all texts that were replaced."""
+        """Returns the digests of all texts that were replaced."""
         parts = [_heads(())]
         seq: int | None = 0
         while seq is not None:
@@ -194,13 +198,13 @@ class Space:
         return np.unique(np.concatenate(parts))
 
     def _vectors(self) -> Iterator[tuple[npt.NDArray[np.int64], Heads]]:
-        """The keys of all vectors and the heads of their digests, without a look at the vectors."""
+        """Returns the keys of all vectors and the heads of their digests, without reading the vectors."""
         for rows in self._pages("SELECT home_digest, key FROM vector WHERE home_digest > ? ORDER BY 1 LIMIT ?", b""):
             yield np.array([key for _, key in rows], np.int64), _heads(digest for digest, _ in rows)
 
     def _pages(self, query: str, after: Any) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows of a query that lie beyond its first parameter, as many at a time as its second says; their first
-        column tells where it goes on."""
+        """Yields the rows of a query beyond its first parameter, as many at a time as its second says. Their first
+        column is the next first parameter."""
         while True:
             rows = self._database.read(
                 partial(all_rows, query=query, parameters=(after, ROWS_A_READ)), one_statement=True
@@ -213,7 +217,7 @@ class Space:
     # -- pages ----------------------------------------------------------------------------------------------------
 
     def free_bytes(self) -> int:
-        """Of the pages that hold nothing."""
+        """Returns the bytes of the free pages."""
         return self._database.read(
             lambda connection: int(connection.pragma("freelist_count") * connection.pragma("page_size"))
         )
@@ -228,25 +232,25 @@ class Space:
         return give_back(self._writes)
 
     def write_anew(self) -> None:
-        """Writes the whole file anew; see `Database.write_anew`."""
+        """Rewrites the whole file; see `Database.write_anew`."""
         with self._database.between_transactions() as connection:
             reach("vacuum: before the file is written anew")
             self._database.write_anew(connection)
 
     def cut_log(self) -> bool:
-        """Merges the log into the file, which only then is as short as it can be, and cuts it. False when others' reads
-        keep it; commits do it later then."""
+        """Merges the log into the file, which is shortest only then, and cuts it. Returns False when others' reads keep
+        it; later commits cut it then."""
         if self._database.in_memory:
             return True
-        self._database.merge_log()  # Nobody waits for this, the larger part.
+        self._database.merge_log()  # No caller waits for this, the larger part.
         with self._database.between_transactions() as connection:
             reach("vacuum: before the log is cut")
             return self._database.cut_log(connection, LOG_WAIT_MILLISECONDS)
 
 
 def _drop(transaction: Transaction, keys: list[int], model: StoredModel, since: int) -> int:
-    """Drops those of the vectors that nobody has come to use after `since`; how many they were. None when the store has
-    moved to another model, whose digests are others."""
+    """Drops those of the vectors that no memory has used after `since`. Returns their number; None when the store has
+    moved to another model, whose digests differ."""
     connection = transaction.connection
     if (stored_model(connection) or UNKNOWN) != model:
         return 0
@@ -277,7 +281,8 @@ def _drop(transaction: Transaction, keys: list[int], model: StoredModel, since: 
 
 
 def _replaced(connection: Connection, model: StoredModel, since: int) -> tuple[list[bytes], int | None]:
-    """The digests of texts that events after `since` replaced, some at a time, and where they end; None at the end."""
+    """Yields the digests of texts that events after `since` replaced, some at a time, with the place where they end;
+    None at the end."""
     digest_of = model.digests()
     rows = all_rows(
         connection,

@@ -35,9 +35,10 @@ MAY_IMPORT = {
 
 IMPORTERS = {
     "Stemmer": {"analyzer"},
-    "anyio": {"server.mcp"},
+    "anyio": {"server.*"},
     "apsw": {"storage.sqlite.database.*"},
     "click": {"cli.*"},
+    "fastapi": {"server.*"},
     "flask": {"integrations.flask"},
     "langchain_core": {"integrations.langchain"},
     "langgraph": {"integrations.langgraph"},
@@ -48,9 +49,12 @@ IMPORTERS = {
     "onnx": {"embedding.quantization.onnx_graph"},
     "onnxruntime": {"embedding.onnx_model", "search.segments.file"},
     "openai": {"mem0.llm"},
+    "prometheus_client": {"server.app"},
     "pydantic": {"server.*"},
+    "starlette": {"server.*"},
     "tokenizers": {"embedding.onnx_model"},
     "tqdm": {"progress"},
+    "uvicorn": {"server.app"},
     "usearch": {"search.segments.file"},
     "werkzeug": {"integrations.flask"},
 }

@@ -2,4 +2,5 @@
 
 from agentmem.cli import main
 
-main(prog_name="agentmem")
+if __name__ == "__main__":  # A worker process of `serve` imports this module, too.
+    main(prog_name="agentmem")

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import IO, Any
 
@@ -10,6 +11,7 @@ import anyio
 from mcp import types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
+from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import ValidationError
 
 import agentmem
@@ -67,6 +69,14 @@ def serve_wires(access: Access, wire_in: IO[str], wire_out: IO[str], *, connecto
             await server.run(reads, writes, server.create_initialization_options())
 
     anyio.run(serve)
+
+
+def http_routes(server: Server[Any]) -> tuple[list[Any], Callable[[], AbstractAsyncContextManager[None]]]:
+    """Returns the route `/mcp` of a server over streamable HTTP, and what must run while it is served. Host and Origin
+    are the business of the application that takes the route."""
+    trusting = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    app = server.streamable_http_app(streamable_http_path="/mcp", transport_security=trusting)
+    return list(app.routes), server.session_manager.run
 
 
 @cache

@@ -268,6 +268,7 @@ def test_small_metadata_that_unfolds_into_an_enormous_one_is_refused_soon(memory
 # -- owners, roles and ids ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["user_id", "agent_id", "run_id", "role", "id"])
 @pytest.mark.parametrize(
     "value", ["", " ", " ana", "ana\n", "\u3000ana", "x" * (MAX_NAME_LENGTH + 1), 7, b"ana", ["ana"], True]

@@ -49,6 +49,7 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_call_ends_by_its_timeout_whatever_its_filters_ask(laden, call):
     began = time.monotonic()
@@ -97,6 +98,7 @@ def test_many_queries_end_by_their_timeout_while_their_words_and_tokens_are_foun
 LONG = "\u337f" * 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call",
     [
@@ -146,6 +148,7 @@ def test_a_timeout_of_nothing_is_enough_for_what_takes_no_time(memory):
     assert memory.delete_all(user_id="ana", filters={"n": 1}, timeout=0) == 1
 
 
+@pytest.mark.slow
 def test_what_a_signal_handler_raises_amid_a_read_comes_out_of_it(laden):
     class Struck(BaseException):
         pass
@@ -164,6 +167,7 @@ def test_what_a_signal_handler_raises_amid_a_read_comes_out_of_it(laden):
     assert laden.count(user_id="eve") == 40
 
 
+@pytest.mark.slow
 def test_nobodys_write_waits_while_the_memories_to_delete_are_found(open_memory, store_path):
     memory = open_memory(store_path)
     _lade(memory)
@@ -255,6 +259,7 @@ def test_records_that_are_large_are_found_like_others(memory):
     assert len(memory.search("word", user_id="ana", limit=700, show_expired=True)) == 604
 
 
+@pytest.mark.slow
 def test_an_export_that_takes_too_long_leaves_no_file(laden, tmp_path: Path):
     with pytest.raises(DeadlineError):
         laden.export(tmp_path / "eve.jsonl", user_id="eve", filters=HEAVY, timeout=0.2)

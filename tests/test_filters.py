@@ -345,6 +345,7 @@ def test_a_dotted_key_walks_objects_and_never_lists(table: Table) -> None:
     assert not one(table, {"a.b": "*"}, {"a.b": 1})
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), min_size=1, max_size=4))
 def test_no_text_of_the_caller_that_is_not_a_plain_name_enters_the_sql(labels: list[str]) -> None:
     safe = compiled({'"é"': {"eq": "v", "contains": "v", "icontains": "v", "in": ["v", "w"], "ne": 1}})
@@ -368,6 +369,7 @@ def test_an_index_on_the_plain_expression_serves_equality_lists_and_order(table:
         table.run("DROP INDEX city")
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_values_are_one_parameter(table: Table) -> None:
     condition = compiled({"id": {"in": [f"id-{number}" for number in range(100_000)]}})
     assert len(condition.parameters) == 1
@@ -642,6 +644,7 @@ def questions(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return question(pick([0, 1, 2, 3])), records
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=4 * settings().max_examples)
 @given(question=questions())
 def test_sqlite_and_the_plain_evaluator_agree(
@@ -651,6 +654,7 @@ def test_sqlite_and_the_plain_evaluator_agree(
     assert table.select(filters, records) == [matches(filters, each) for each in records]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=4 * settings().max_examples)
 @given(value=SCALARS, other=SCALARS, data=st.data())
 def test_two_scalars_compare_as_in_python(table: Table, value: Any, other: Any, data: st.DataObject) -> None:

@@ -40,6 +40,7 @@ def test_importing_the_package_loads_nothing_and_does_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -55,6 +56,7 @@ def test_importing_everything_writes_starts_asks_and_sets_nothing(tmp_path, code
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_model_and_its_libraries_are_loaded_by_the_first_text_and_no_thread_runs_before(tmp_path):
     run_python(
         """

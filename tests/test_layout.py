@@ -130,6 +130,7 @@ def test_only_the_module_that_opens_a_store_imports_an_engine():
             assert not engines or name_of(path) == "storage.open", f"{name_of(path)} imports {engines}"
 
 
+@pytest.mark.slow
 def test_there_is_no_circle_of_imports():
     graph = {
         name_of(path): {target for imported, early in imports_of(path) if early and (target := inside(imported))}
@@ -148,6 +149,7 @@ def test_there_is_no_circle_of_imports():
         visit(name, ())
 
 
+@pytest.mark.slow
 def test_each_outside_library_has_its_own_importer():
     outside: dict[str, set[str]] = {}
     for path in FILES:
@@ -204,6 +206,7 @@ def test_every_public_module_class_and_function_of_the_door_says_what_it_is(path
                         assert overloaded or ast.get_docstring(method), f"{node.name}.{method.name}"
 
 
+@pytest.mark.slow
 def test_a_command_imports_nothing_heavy_before_it_is_run():
     heavy = {"numpy", "apsw", "onnxruntime", "tokenizers", "tqdm", "numkong", "Stemmer"}
     graph = {name_of(path): [imported for imported, early in imports_of(path) if early] for path in FILES}

@@ -872,6 +872,7 @@ def test_two_memories_on_one_file_see_each_other_at_once(open_memory):
     assert [event.what for event in two.history(record.id)] == ["add", "update", "delete", "restore"]
 
 
+@pytest.mark.slow
 def test_another_process_sees_and_is_seen_while_both_have_the_file_open(open_memory, store_path):
     memory = open_memory()
     memory.add("tea from the parent", user_id="ana")
@@ -918,6 +919,7 @@ WRITER = """
 """
 
 
+@pytest.mark.slow
 def test_processes_that_make_and_write_one_store_at_the_same_time_lose_nothing(open_memory, store_path):
     children = [start_python(WRITER, store_path, f"writer{number}") for number in range(4)]
     ids = [each for child in children for each in finish(child).split()]

@@ -84,6 +84,7 @@ def test_the_extras_are_those_of_the_package():
         assert minor in section("Set up")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{page} {number}" for page, number, _ in SNIPPETS])
 def test_the_code_runs(page, number, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -182,6 +183,7 @@ def test_the_first_code_is_ten_lines_and_prints_what_she_likes(tmp_path, monkeyp
     assert re.fullmatch(r"0\.\d\d Prefers window seats\n", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_the_commands_print_what_is_written_below_them(tmp_path):
     shim = tmp_path / "bin" / "agentmem"
     shim.parent.mkdir()

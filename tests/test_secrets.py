@@ -64,6 +64,7 @@ CONFIGS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(config=CONFIGS, part=st.sampled_from(["vector_store", "llm", "embedder", "other"]), provider=CONFIGS)
 @example({"password": SECRET}, "vector_store", "pgvector")
@@ -133,6 +134,7 @@ def test_a_setting_of_a_flask_application_is_not_quoted(key):
 # -- addresses and keys -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "address",
     [
@@ -198,6 +200,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(VALUES, min_size=1, max_size=4), shape=st.sampled_from(["lines", "array", "broken", "indented"]))
 @example([{"type": "service_account", "private_key": SECRET}], "lines")

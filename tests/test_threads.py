@@ -148,6 +148,7 @@ def test_other_threads_run_python_while_the_model_runs(model_memory, monkeypatch
     assert seen == [goal]
 
 
+@pytest.mark.slow
 def test_64_threads_never_get_one_anothers_vectors(store_path):
     with Memory(store_path) as memory:
 
@@ -168,6 +169,7 @@ def test_64_threads_never_get_one_anothers_vectors(store_path):
     expect_own_vectors(store_path, "all-MiniLM-L6-v2", 256)
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_whole_batches_gives_every_text_its_own_vector(store_path):
     with Memory(store_path, model="minilm-static") as memory:
 
@@ -197,6 +199,7 @@ def expect_own_vectors(path: Path, name: str, count: int) -> None:
         assert float(stored @ alone / np.linalg.norm(alone)) > 0.999
 
 
+@pytest.mark.slow
 def test_64_threads_add_and_search_several_owners_at_once(memory):
     def work(thread: int) -> None:
         owner = f"user-{thread % 8}"
@@ -390,6 +393,7 @@ def test_close_does_not_wait_for_ever_for_a_run_that_hangs(store_path, gate, mon
         assert memory.count(user_id="ana") == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_waiting_call_and_nothing_else(tmp_path):
     run_python(
         """
@@ -448,6 +452,7 @@ def test_an_interrupt_ends_the_waiting_call_and_nothing_else(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_interrupts_of_one_thread_at_any_moment_harm_no_other(tmp_path):
     run_python(
         """
@@ -543,6 +548,7 @@ def rss_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_a_thousand_memories_opened_used_and_closed_leave_nothing_behind():
     threads, files, used = threading.active_count(), 0, 0
@@ -569,6 +575,7 @@ def test_memories_that_nobody_closes_are_closed_when_they_are_thrown_away(tmp_pa
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".db"] * 20
 
 
+@pytest.mark.slow
 def test_threads_that_outlive_the_main_thread_go_on_remembering(tmp_path):
     output = run_python(
         """
@@ -592,6 +599,7 @@ def test_threads_that_outlive_the_main_thread_go_on_remembering(tmp_path):
     assert output == "20\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["pass", "sys.exit(0)", "memory.close()", "del memory", "os._exit(0)"])
 def test_a_process_may_end_in_any_way_and_its_memories_stay(tmp_path, end):
     run_python(
@@ -653,6 +661,7 @@ def run_forks(code: str, path: Path, model: str) -> None:
     run_python(textwrap.dedent(FORKS) + textwrap.dedent(code), path, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["hash", "model"])
 def test_parent_and_children_of_a_fork_go_on_with_the_same_memory(tmp_path, model):
     run_forks(
@@ -686,6 +695,7 @@ def test_parent_and_children_of_a_fork_go_on_with_the_same_memory(tmp_path, mode
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["hash", "model"])
 def test_a_fork_in_the_middle_of_everything_hangs_nobody(tmp_path, model):
     run_forks(
@@ -725,6 +735,7 @@ def test_a_fork_in_the_middle_of_everything_hangs_nobody(tmp_path, model):
     )
 
 
+@pytest.mark.slow
 def test_the_first_use_in_a_child_may_come_from_many_threads_at_once(tmp_path):
     run_forks(
         """
@@ -751,6 +762,7 @@ def test_the_first_use_in_a_child_may_come_from_many_threads_at_once(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_several_threads_may_fork_at_the_same_time(tmp_path):
     run_forks(
         """
@@ -776,6 +788,7 @@ def test_several_threads_may_fork_at_the_same_time(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_memory_in_ram_stays_with_its_process(tmp_path):
     run_forks(
         """
@@ -804,6 +817,7 @@ def test_a_memory_in_ram_stays_with_its_process(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_the_processes_of_multiprocessing_share_a_store(tmp_path, method):
     script = tmp_path / "pooled.py"

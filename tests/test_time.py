@@ -188,6 +188,7 @@ def test_a_deleted_memory_is_restored_with_an_expiry_that_is_still_to_come(memor
     assert not seen(memory, record.id)
 
 
+@pytest.mark.slow
 def test_what_another_process_swept_leaves_the_shelves_of_this_one(open_memory, store_path):
     memory = open_memory()
     memory.add("lasting tea", user_id="ana")
@@ -307,6 +308,7 @@ MOMENTS = st.one_of(
 """With the zones of the world, both sides of a clock put back, and offsets of fractions of a second."""
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(moment=MOMENTS, subclass=st.booleans())
 def test_a_moment_is_the_same_through_every_door(moment, subclass):

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import pytest
+
 from tests.torture import cuts, damage, faults, harms, kills, tenants
 from tests.torture.nursery import Nursery
 from tests.torture.scripts import script
+
+pytestmark = [pytest.mark.slow, pytest.mark.torture]
 
 SEED = 1
 

@@ -367,6 +367,7 @@ def test_deleting_all_of_an_owner_needs_a_yes_and_spares_the_others(filled):
     assert filled("delete", "--all", "--user", "ana", "--yes").exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked_before_all_is_deleted(filled, start):
     for answer, left, code in (("n", 6, 1), ("y", 1, 0)):
         controller, terminal = pty.openpty()
@@ -451,6 +452,7 @@ def test_what_is_purged_is_gone_and_nothing_is_without_a_yes(filled, db):
     assert b"Fact number" not in db.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["terms", "page", "header", "none"])
 def test_a_damaged_store_is_repaired_by_its_path(run, db, tmp_path, damage):
     with Memory(db, embedder=HashEmbedder()) as memory:
@@ -744,6 +746,7 @@ def test_widths_are_those_of_the_terminal():
     assert escape("tab\there \x7f") == "tab\\there \\x7f"
 
 
+@pytest.mark.slow
 def test_an_output_that_is_not_utf_8_still_gets_everything(filled, start):
     filled("add", "Grüße 👍 aus 北京", "--user", "ana", "--created-at", "2030-01-01T00:00:00Z")
     plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
@@ -757,6 +760,7 @@ def test_an_output_that_is_not_utf_8_still_gets_everything(filled, start):
 # -- terminals ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals_that_want_them(filled, terminal, start):
     search = ["search", "fact", "--user", "ana", "--limit", "1", "--full"]
     assert "\x1b[1m0." in terminal(*search).until("Fact number")
@@ -771,6 +775,7 @@ def test_colours_are_for_terminals_that_want_them(filled, terminal, start):
     assert "\x1b[32mhealthy\x1b[0m" in terminal("check").until("healthy\\S*")
 
 
+@pytest.mark.slow
 def test_an_erasure_is_asked_for_at_a_terminal_and_ctrl_c_is_no(filled, terminal):
     shown = terminal("reset")
     shown.until(r"Erase all 6 memories of .* for good\? \[y/N\]: ")
@@ -783,6 +788,7 @@ def test_an_erasure_is_asked_for_at_a_terminal_and_ctrl_c_is_no(filled, terminal
     assert filled("count", "--all-scopes").stdout == "6\n"
 
 
+@pytest.mark.slow
 def test_long_work_shows_how_far_it_is_where_it_is_asked_to(filled, start, tmp_path):
     copy = ["backup", tmp_path / "agent.db", tmp_path / "copy.db", "--overwrite"]
     for command in (copy, ["flush"], ["check"], ["repair"], ["purge", "b1", "--yes"], ["reset", "--yes"]):
@@ -793,6 +799,7 @@ def test_long_work_shows_how_far_it_is_where_it_is_asked_to(filled, start, tmp_p
         assert "\r" not in finished(start(*command, "--no-progress"))[2]
 
 
+@pytest.mark.slow
 def test_a_bar_of_long_work_is_shown_at_a_terminal_and_gone_when_it_ends(filled, terminal):
     shown = terminal("check")
     assert "\rowners " in shown.until("healthy")
@@ -807,6 +814,7 @@ def test_a_bar_of_long_work_is_shown_at_a_terminal_and_gone_when_it_ends(filled,
 # -- processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_cleanly_and_loses_nothing_acknowledged(run, start):
     process = start("add", "-", "--user", "ana", "--json")
     process.stdin.write(jsonl(*[f"memory {number % 5}" for number in range(256)]).encode())
@@ -821,6 +829,7 @@ def test_an_interrupt_ends_cleanly_and_loses_nothing_acknowledged(run, start):
     assert stored == [first, *map(json.loads, acknowledged)]
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(filled, start):
     filled("add", "-", "--user", "ana", stdin=jsonl(*[f"fact {number % 3} {'x' * 500}" for number in range(500)]))
     process = start("list", "--user", "ana", "--all")
@@ -831,6 +840,7 @@ def test_a_reader_that_goes_away_is_no_error(filled, start):
     assert stderr == b""
 
 
+@pytest.mark.slow
 def test_an_output_that_is_closed_takes_everything(filled, db):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "AGENTMEM_DB": str(db)}
     command = f'"{sys.executable}" -m agentmem.cli list --user ana'
@@ -840,6 +850,7 @@ def test_an_output_that_is_closed_takes_everything(filled, db):
     assert (full.returncode, full.stderr) == (3, b"Error: reading or writing: No space left on device.\n")
 
 
+@pytest.mark.slow
 def test_the_progress_bar_is_for_terminals_only(start):
     stdin = jsonl(*[f"memory {number}" for number in range(5)]).encode()
     process = start("add", "-", "--user", "ana")

@@ -114,6 +114,7 @@ def test_the_traceback_of_an_error_is_shown_when_asked_for(run, monkeypatch):
     assert "Traceback" in run("list", "--user", "ana", "--debug").stderr
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_choices(db, tmp_path, start):
     shim = tmp_path / "bin" / "agentmem"
     shim.parent.mkdir()

@@ -36,6 +36,7 @@ def test_what_is_exported_can_be_imported(filled, tmp_path):
     assert filled("check", copy).stdout == "healthy\n"
 
 
+@pytest.mark.slow
 def test_it_goes_through_pipes(filled, start, tmp_path):
     code, exported, stderr = finished(start("export", "--user", "ana", "--filter", '{"day": {"gte": 3}}'))
     assert (code, stderr) == (0, "3 memories exported.\n")
@@ -102,6 +103,7 @@ def test_wrong_usage_makes_no_store(run, db, arguments):
     assert not db.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_import_goes_on_where_it_was(run, start, tmp_path):
     texts = [f"text number {number}" for number in range(600)]
     file = tmp_path / "texts.jsonl"
@@ -147,6 +149,7 @@ def test_a_bar_that_an_interrupt_tore_out_of_its_block_is_ended(capfd):
     assert not list(tqdm._instances)
 
 
+@pytest.mark.slow
 def test_an_interrupt_never_aborts_the_process_that_it_ends(start, tmp_path):
     """A model run that no caller waits for any more ends before the process does."""
     file = tmp_path / "texts.jsonl"

@@ -36,6 +36,7 @@ def test_long_work_shows_a_bar_when_asked_and_nothing_otherwise(filled, capsys, 
     assert not [name for name in our_threads() if "progress" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORK)
 def test_a_bar_is_told_of_every_stage_and_how_much_of_it_is_done(filled, monkeypatch, name):
     told: list[tuple[str, int, int]] = []

@@ -113,6 +113,7 @@ def test_the_help_names_every_command(filled):
     assert all(len(line.split("  ")) > 1 for line in told.splitlines()[:-1])
 
 
+@pytest.mark.slow
 def test_an_answer_comes_before_the_next_line_is_written(filled, start):
     process = start("shell", "--user", "ana")
     for number in (1, 2):
@@ -129,6 +130,7 @@ def test_a_line_that_is_no_utf_8_does_not_end_it(filled):
     assert told.stdout.endswith("6 memories\n")
 
 
+@pytest.mark.slow
 def test_at_a_terminal_it_prompts_edits_and_survives_ctrl_c(filled, terminal):
     shown = terminal("shell", "--user", "ana", INPUTRC="/dev/null")
     shown.until(r"ana> ")

@@ -23,6 +23,7 @@ def busy(db):
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_every_look_is_a_line_of_json_that_follows_what_others_do(busy, db, start):
     process = start("watch", "--json", "--interval", "0.1", "--count", "1000")
     first = json.loads(process.stdout.readline())
@@ -43,6 +44,7 @@ def test_every_look_is_a_line_of_json_that_follows_what_others_do(busy, db, star
     assert finished(process)[0::2] == (0, "")
 
 
+@pytest.mark.slow
 def test_what_waits_for_its_vector_is_told_with_its_age(db, start):
     with Memory(db, model=None) as memory:
         memory.add("put off", user_id="ana", defer=True)
@@ -52,6 +54,7 @@ def test_what_waits_for_its_vector_is_told_with_its_age(db, start):
         assert look["pending_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_look_is_a_line_for_people(busy, db, start):
     code, stdout, stderr = finished(start("watch", db, "--count", "2", "--interval", "0.1"))
     assert (code, stderr) == (0, "")
@@ -61,6 +64,7 @@ def test_without_a_terminal_a_look_is_a_line_for_people(busy, db, start):
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ  memories 2  pending 0  vectors 2  changes \d+  bytes ", line)
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_figures_in_their_place_until_ctrl_c(busy, db, terminal):
     shown = terminal("watch", db, "--interval", "0.1")
     first = shown.until(r"log bytes.*\n")
@@ -83,6 +87,7 @@ def processor_seconds(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_watching_costs_little_and_holds_nothing_up(busy, start):
     process = start("watch", "--json", "--interval", "0.1")
     process.stdout.readline()
@@ -97,6 +102,7 @@ def test_watching_costs_little_and_holds_nothing_up(busy, start):
     assert finished(process)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_store_that_is_taken_away_ends_the_watch(busy, db, start, tmp_path):
     process = start("watch", "--json", "--interval", "0.1")
     process.stdout.readline()
@@ -107,6 +113,7 @@ def test_a_store_that_is_taken_away_ends_the_watch(busy, db, start, tmp_path):
     assert stderr.endswith("was removed or replaced; watch it again.\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_watch(busy, start):
     process = start("watch", "--interval", "0.1")
     process.stdout.readline()

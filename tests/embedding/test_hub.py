@@ -128,6 +128,7 @@ def test_another_commit_than_the_one_asked_for_is_refused(hub, commit):
         models.download(NAME)
 
 
+@pytest.mark.slow
 def test_no_token_is_sent_that_was_not_passed_and_nothing_else_is_told(hub, commit, folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("AI_AGENT", "somebody")
@@ -378,6 +379,7 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_goes_on_with(hub, com
     assert [path.name for path in (folder / NAME).iterdir() if path.is_dir()] == [commit]
 
 
+@pytest.mark.slow
 def test_two_processes_that_download_the_same_fetch_it_once(hub, commit, store_path):
     hub.gate.clear()
     code = "from agentmem import models; print('here', flush=True); print(models.download('org/tiny').revision)"

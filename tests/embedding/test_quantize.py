@@ -41,6 +41,7 @@ def quantized(float_folder, tmp_path_factory):
     return quantize(str(float_folder), folder, calibration=TEXTS)
 
 
+@pytest.mark.slow
 def test_the_result_says_how_good_it_is_and_it_is(float_folder, quantized):
     assert quantized.products == 3 * 6
     assert quantized.bytes_after < 0.4 * quantized.bytes_before
@@ -84,6 +85,7 @@ def test_an_int8_model_is_a_model_of_its_own(float_folder, quantized, tmp_path):
         Memory(tmp_path / "agent.db", model=str(float_folder))
 
 
+@pytest.mark.slow
 def test_the_same_texts_make_the_same_bytes(float_folder, quantized, tmp_path):
     again = quantize(str(float_folder), tmp_path / "again", calibration=TEXTS)
     assert (Path(again.folder) / "model.onnx").read_bytes() == (Path(quantized.folder) / "model.onnx").read_bytes()
@@ -192,6 +194,7 @@ def test_what_is_quantised_already_is_told(quantized, tmp_path):
             quantize(source, tmp_path / "twice", calibration=TEXTS)
 
 
+@pytest.mark.slow
 def test_arguments_that_cannot_be_used_are_refused(float_folder, tmp_path):
     with pytest.raises(InvalidInputError, match="exists"):
         quantize(str(float_folder), tmp_path)

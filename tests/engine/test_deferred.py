@@ -102,6 +102,7 @@ def test_deferred_batches_keep_order_and_errors(open_memory):
     assert memory.count(user_id="ana") == 2
 
 
+@pytest.mark.slow
 def test_pending_memories_survive_kill_9_and_another_process_finishes_them(open_memory, store_path):
     child = start_python(
         """
@@ -131,6 +132,7 @@ def test_pending_memories_survive_kill_9_and_another_process_finishes_them(open_
     assert memory.stats().pending == 0
 
 
+@pytest.mark.slow
 def test_work_left_by_a_process_that_ended_is_done_after_opening(open_memory, store_path, gated):
     memory = open_memory(embedder=gated)
     memory.add_batch([f"fact {i}" for i in range(20)], user_id="ana", defer=True)
@@ -256,6 +258,7 @@ def test_many_threads_defer_at_once_and_everything_arrives(open_memory):
     assert memory.stats().vectors == 640
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_background_work(open_memory, store_path):
     memory = open_memory()
     child = start_python(
@@ -369,6 +372,7 @@ def test_a_flush_waits_for_what_was_there_and_not_for_what_keeps_coming(open_mem
     memory.flush()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_open_takes_over_from_one_that_died(open_memory, store_path, monkeypatch):
     monkeypatch.setattr("agentmem.engine.deferred.LEASE_SECONDS", 0.1)
     memory = open_memory(config=Config(timeout=0.1))

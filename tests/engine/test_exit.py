@@ -17,6 +17,7 @@ from tests.children import SECONDS, run_python
 from tests.conftest import our_threads, wait_for_our_threads
 
 
+@pytest.mark.slow
 def test_a_process_that_never_closes_ends_and_loses_nothing(open_memory, store_path):
     run_python(
         """
@@ -32,6 +33,7 @@ def test_a_process_that_never_closes_ends_and_loses_nothing(open_memory, store_p
     assert open_memory(model="all-MiniLM-L6-v2").count(user_id="ana") == 1
 
 
+@pytest.mark.slow
 def test_a_process_with_a_hanging_embedder_ends(store_path):
     run_python(
         """
@@ -56,6 +58,7 @@ def test_a_process_with_a_hanging_embedder_ends(store_path):
     )
 
 
+@pytest.mark.slow
 def test_threads_that_go_on_after_the_main_thread_are_answered(open_memory, store_path):
     run_python(
         """
@@ -137,6 +140,7 @@ def test_an_embedder_that_closes_its_own_memory_does_not_deadlock(store_path):
     assert our_threads() == []
 
 
+@pytest.mark.slow
 def test_the_real_model_asks_no_network_writes_nothing_aside_and_lets_forked_children_exit(store_path, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
@@ -254,6 +258,7 @@ class Busy:
             assert memory.check() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closers", [1, 8])
 def test_a_memory_closed_amid_all_kinds_of_work_answers_everyone(store_path, closers):
     busy = Busy(Memory(store_path, embedder=HashEmbedder()))
@@ -266,6 +271,7 @@ def test_a_memory_closed_amid_all_kinds_of_work_answers_everyone(store_path, clo
     busy.assert_everyone_was_answered(store_path)
 
 
+@pytest.mark.slow
 def test_a_signal_handler_may_close_the_memory_that_its_thread_is_using(store_path):
     """Python runs handlers in the main thread between two instructions of whatever it is doing, locks in hand."""
     printed = run_python(
@@ -294,6 +300,7 @@ def test_a_signal_handler_may_close_the_memory_that_its_thread_is_using(store_pa
     assert printed == "closed\n"
 
 
+@pytest.mark.slow
 def test_a_signal_handler_may_close_a_memory_whose_locks_its_thread_holds(store_path):
     run_python(
         """
@@ -383,6 +390,7 @@ def test_whether_a_handler_strikes_amid_a_call_is_right_after_an_error_between_a
     assert amid == {True}
 
 
+@pytest.mark.slow
 def test_closing_in_an_exit_handler_of_the_application_ends_what_its_threads_still_do(store_path):
     run_python(
         """

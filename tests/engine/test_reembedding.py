@@ -262,6 +262,7 @@ def test_what_cannot_be_moved_to_is_told(memory):
 # -- meanwhile ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everybody_goes_on_meanwhile_and_never_gets_a_wrong_answer(open_memory):
     memory = open_memory()
     memory.add_batch(texts(1500), user_id="ana")
@@ -655,6 +656,7 @@ def test_what_was_given_up_half_way_is_made_anew_when_it_is_wanted_again(open_me
     assert_found(memory, *texts(600)[::50])
 
 
+@pytest.mark.slow
 def test_the_pages_of_old_vectors_are_free_again(open_memory, store_path):
     memory = open_memory(config=Config(durability="process"))
     memory.add_batch(texts(3000), user_id="ana")
@@ -742,6 +744,7 @@ def test_check_names_a_move_that_is_not_whole_and_repair_gives_it_up(open_memory
     assert_found(memory, *texts(600)[::100])
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_mended_amid_a_move(open_memory, store_path):
     memory = open_memory()
     memory.add_batch(texts(600), user_id="ana")

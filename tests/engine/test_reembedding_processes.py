@@ -76,6 +76,7 @@ def make_store(path: Path) -> None:
         assert len(records) == 700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "after"), KILLS)
 def test_a_mover_that_is_killed_leaves_a_whole_store_and_the_next_one_ends_its_work(nursery, store_path, point, after):
     make_store(store_path)
@@ -93,6 +94,7 @@ def test_a_mover_that_is_killed_leaves_a_whole_store_and_the_next_one_ends_its_w
     assert_whole(store_path, moved=True)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_amid_others_writes(nursery, store_path):
     """One process adds, updates and deletes all along, with the model that the store is of at the moment, while movers
     are killed."""
@@ -185,6 +187,7 @@ class Follower:
         return self._heard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["", "all-MiniLM-L6-v2"], ids=["default", "named"])
 def test_other_processes_follow_to_the_new_model_with_their_next_call(store_path, model):
     facts = [f"{name} prefers {what}" for name in ("Ana", "Ben", "Eve", "Zoe") for what in WHATS]
@@ -216,6 +219,7 @@ WHATS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_others_search_and_add_all_along_while_the_real_models_change_places(store_path):
     worker = start_python(
         """
@@ -257,6 +261,7 @@ def test_others_search_and_add_all_along_while_the_real_models_change_places(sto
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_others_follow_to_a_model_in_a_folder_as_long_as_it_is_there(store_path, tmp_path):
     folder = tmp_path / "a model"
     shutil.copytree(find_model("minilm-static").folder, folder)
@@ -327,6 +332,7 @@ def test_old_vectors_that_a_killed_mover_left_are_erased_by_whoever_opens_the_st
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_the_child_of_a_fork_follows_by_itself(store_path):
     with Memory(store_path) as memory:
         memory.add_batch([f"Ana wrote {number} letters" for number in range(40)], user_id="ana")

@@ -134,6 +134,7 @@ def test_requests_within_one_context_of_the_application_keep_their_owners(notes)
             assert notes.call("GET", "/notes?q=here", user).json["notes"] == [f"{user} was here"]
 
 
+@pytest.mark.slow
 def test_threads_that_serve_many_users_at_once_keep_them_apart(notes):
     def serve(number: int) -> None:
         user = f"user{number % 8}"
@@ -270,6 +271,7 @@ def test_a_relative_path_is_in_the_instance_folder_which_is_made(make_app, store
         memory_of(nowhere)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_without_closing_has_closed(store_path):
     run_python(
         """
@@ -290,6 +292,7 @@ def test_a_process_that_ends_without_closing_has_closed(store_path):
         assert memory.count(user_id="ana") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("used", [False, True])
 def test_a_forked_worker_has_its_own_engine_and_sees_what_its_parent_stored(store_path, used):
     run_python(
@@ -677,6 +680,7 @@ def files_of(store_path: Path) -> list[str]:
     return [path.name for path in store_path.parent.glob("store.db*")]
 
 
+@pytest.mark.slow
 def test_each_worker_of_gunicorn_finds_at_once_what_another_has_stored(serve, store_path):
     crossed: set[tuple[int, int]] = set()
     acknowledged: set[str] = set()
@@ -706,6 +710,7 @@ def test_each_worker_of_gunicorn_finds_at_once_what_another_has_stored(serve, st
     assert_stored(store_path, acknowledged)
 
 
+@pytest.mark.slow
 def test_requests_of_gunicorn_that_do_wrong_or_close_the_memory_disturb_no_other(serve, store_path):
     acknowledged: set[str] = set()
     headers = {"X_User": "ana", "Content_Type": "application/json"}
@@ -741,6 +746,7 @@ def both_ways(crossed: set[tuple[int, int]]) -> bool:
     return any(writer != reader and (reader, writer) in crossed for writer, reader in crossed)
 
 
+@pytest.mark.slow
 def test_a_graceful_restart_and_the_end_under_load_lose_nothing(serve, store_path):
     with serve() as server:
         clients = Clients(server)
@@ -755,6 +761,7 @@ def test_a_graceful_restart_and_the_end_under_load_lose_nothing(serve, store_pat
     assert_stored(store_path, clients.acknowledged)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing_acknowledged_and_is_replaced(serve, store_path):
     with serve() as server:
         clients = Clients(server)

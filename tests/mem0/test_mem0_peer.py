@@ -31,6 +31,7 @@ def test_every_call_answers_in_the_shape_that_was_recorded_of_mem0ai():
         assert ours[call] == shape, call
 
 
+@pytest.mark.slow
 def test_the_record_is_what_the_installed_mem0ai_answers(peer, tmp_path):
     live = mem0_peer.ask("shapes", tmp_path / "qdrant", tmp_path / "home")
     assert live == mem0_peer.recorded(mem0_peer.SHAPES)
@@ -58,6 +59,7 @@ def test_a_recorded_store_comes_whole(open_memory, tmp_path):
     check_migrated(memory, record["told"])
 
 
+@pytest.mark.slow
 def test_a_store_that_the_installed_mem0ai_made_answers_the_same_questions_after_the_move(
     peer, model_memory, tmp_path: Path
 ):

@@ -140,6 +140,7 @@ def test_texts_are_taken_as_they_stand_in_the_answer(texts, ascii, marks, opened
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4), cut=st.integers(0, 400))
 @example(["Is allergic to peanuts", "Lives in Rome", "Has a dog"], 60)
@@ -202,6 +203,7 @@ def test_a_summary_keeps_its_code_in_the_store():
         assert record.content == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["[", "{", '{"a":', '["', "<think>", "<a></b>", "```\n", '["\\"', "<|channel|>", '{"x</think>']
 )

@@ -347,6 +347,7 @@ with Memory(store, embedder=Dies()) as memory:
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_amid_its_import_leaves_a_store_in_which_the_next_one_goes_on(open_memory, store_path, folder):
     write(folder, *numbered(700))
     history = []
@@ -366,6 +367,7 @@ def test_a_process_killed_amid_its_import_leaves_a_store_in_which_the_next_one_g
         assert [event.after.content for event in memory.history(name)] == ["old", f"tea {name}"]
 
 
+@pytest.mark.slow
 def test_two_imports_at_once_bring_each_memory_once(open_memory, store_path, folder):
     write(folder, *numbered(600))
     write_history(folder / "history.db")

@@ -121,6 +121,7 @@ def deepest(calls: int = 0) -> int:
         return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_that_begins_with_any_number_of_free_frames_ends_and_harms_nobody(memory, tmp_path, name):
     case = Case(memory, tmp_path)
@@ -197,6 +198,7 @@ def is_ours(frame: FrameType | None) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [MemoryError, RecursionError, KeyboardInterrupt, TimeoutError])
 @pytest.mark.parametrize("name", ["add", "update", "delete", "restore", "delete_all", "get"])
 def test_an_error_at_any_line_of_a_commit_is_the_callers_and_nobody_else_is_held_up(memory, tmp_path, name, error):
@@ -223,6 +225,7 @@ class Struck(ValueError, TypeError, LookupError, AttributeError):
     """What is caught where something is decoded, and most of what is caught elsewhere."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("repair", "reembed", "scope")])
 def test_what_a_handler_raises_is_never_told_as_a_fault_of_the_store_or_of_a_text(memory, tmp_path, name):
     case = Case(memory, tmp_path)
@@ -249,6 +252,7 @@ class Sent(Exception):
     """What another thread raises in one of ours."""
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # It strikes in weak references, too.
 def test_what_other_threads_raise_in_writers_at_any_moment_holds_nobody_up(memory):
     ended, wrong = threading.Event(), []

@@ -61,6 +61,7 @@ def form(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_without_fork_hooks_the_child_works_the_parent_goes_on_and_each_sees_the_other(store_path, form):
     run_without_hooks(
         """
@@ -90,6 +91,7 @@ def test_without_fork_hooks_the_child_works_the_parent_goes_on_and_each_sees_the
     )
 
 
+@pytest.mark.slow
 def test_without_fork_hooks_a_parent_that_closes_does_not_take_the_log_from_under_its_child(store_path, form):
     run_without_hooks(
         """
@@ -115,6 +117,7 @@ def test_without_fork_hooks_a_parent_that_closes_does_not_take_the_log_from_unde
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["sys.exit(0)", "memory.close()", "del memory; gc.collect()", "os._exit(0)"])
 def test_without_fork_hooks_a_child_that_ends_takes_neither_locks_nor_log_from_its_parent(store_path, form, end):
     """Another process that opens and closes the file meanwhile would merge and delete the log, if the parent's locks
@@ -147,6 +150,7 @@ def test_without_fork_hooks_a_child_that_ends_takes_neither_locks_nor_log_from_i
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_without_fork_hooks_amid_a_transaction_the_child_is_told_and_the_parent_goes_on(store_path, form):
     run_without_hooks(
         """
@@ -226,6 +230,7 @@ BUSY = """
 """
 
 
+@pytest.mark.slow
 def test_forks_go_through_while_many_threads_read_write_defer_and_close(store_path):
     """More readers than ever pause on their own: a fork must make a pause, or the child inherits their locks."""
     run_python(
@@ -258,6 +263,7 @@ def test_forks_go_through_while_many_threads_read_write_defer_and_close(store_pa
     )
 
 
+@pytest.mark.slow
 def test_a_child_forked_while_its_parent_closes_ends_by_itself(store_path):
     """The child does not wait for locks of threads that it does not have: the closing lock, and the one of the
     indexes."""
@@ -334,6 +340,7 @@ def count():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preload", [False, True])
 def test_the_workers_of_gunicorn_share_a_store(tmp_path, preload):
     (tmp_path / "served.py").write_text(APPLICATION)

@@ -69,6 +69,7 @@ def assert_clear(done: subprocess.CompletedProcess[str]) -> None:
     assert "reading or writing" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_in_a_folder_that_is_gone_says_so(tmp_path, store, name):
     (tmp_path / "gone").mkdir()
@@ -79,6 +80,7 @@ def test_a_command_in_a_folder_that_is_gone_says_so(tmp_path, store, name):
         assert done.returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_in_a_folder_that_is_no_utf8_ends_well_or_says_why(tmp_path, store, name):
     folder = bytes(tmp_path) + b"/caf\xe9"
@@ -96,6 +98,7 @@ def test_a_command_in_a_folder_that_is_no_utf8_ends_well_or_says_why(tmp_path, s
         assert os.listdir(folder) == []  # noqa: PTH208
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["--help", "models list", "count --user ana --db {store}", "demo --limit 1"])
 def test_what_needs_no_working_folder_works_without_one(tmp_path, store, name):
     (tmp_path / "gone").mkdir()

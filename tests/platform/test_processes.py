@@ -49,6 +49,7 @@ def holder(store_path, request):
 IMPATIENT = Config(busy_timeout=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_who_waits_too_long_for_another_process_is_told_and_nothing_is_written(open_memory, holder, stopped):
     if stopped:
@@ -60,6 +61,7 @@ def test_who_waits_too_long_for_another_process_is_told_and_nothing_is_written(o
     holder.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_process_that_holds_the_lock_keeps_writers_out_for_a_time_and_readers_not_at_all(
     store_path, open_memory, stopped
@@ -113,6 +115,7 @@ def test_the_lock_of_a_dead_process_is_free_even_when_a_sibling_has_its_descript
     memory.add("goes on", user_id="ana")
 
 
+@pytest.mark.slow
 def test_a_writer_in_line_goes_on_when_the_one_before_it_dies(open_memory, store_path):
     memory = open_memory(config=Config(busy_timeout=SECONDS))
     child = start_python(HOLDER, store_path, stdin=-1)
@@ -215,6 +218,7 @@ def test_a_text_that_one_process_has_embedded_for_a_home_no_other_embeds_again(o
 # -- the work that others left ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_backlog_of_a_process_that_was_killed_or_stopped_is_taken_over_at_once(open_memory, store_path, how):
     """Not when its claim has run out, which is far beyond the patience of a deferred add that waits for room."""
@@ -305,6 +309,7 @@ def start_together(code, store_path, count):
     return children
 
 
+@pytest.mark.slow
 def test_processes_that_migrate_an_older_store_together_do_it_once_while_an_older_one_goes_on(open_memory, store_path):
     memory = open_memory()
     memory.add("older before", user_id="ana")
@@ -323,6 +328,7 @@ def test_processes_that_migrate_an_older_store_together_do_it_once_while_an_olde
         open_memory()
 
 
+@pytest.mark.slow
 def test_a_store_made_by_many_processes_together_is_one_store(store_path):
     code = """
         import sys

@@ -135,6 +135,7 @@ FOUND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "query"), FOUND, ids=[query for _, query in FOUND])
 def test_words_are_found_in_every_script(open_memory, content, query):
     memory = open_memory(":memory:")
@@ -226,6 +227,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE)
 def test_no_text_takes_more_time_than_its_length(unit):
     with Memory(":memory:", embedder=Blind()) as memory:
@@ -238,6 +240,7 @@ def test_no_text_takes_more_time_than_its_length(unit):
         assert memory.check() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a", "ab-", "ab'", "éa-"])
 def test_long_words_are_not_kept(unit):
     tracemalloc.start()
@@ -249,6 +252,7 @@ def test_long_words_are_not_kept(unit):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=4), st.data())
 def test_no_repetition_of_any_characters_takes_more_time_than_its_length(characters, data):
@@ -421,6 +425,7 @@ def test_the_same_run_name_of_two_users_is_two_runs(open_memory):
 # -- scores ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     texts=st.lists(contents(60), min_size=1, max_size=12),
     query=contents(60),
@@ -522,6 +527,7 @@ def test_an_importance_that_names_no_metadata_is_refused(memory, importance):
 # -- filters and owners ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_filter_that_keeps_one_in_a_thousand_still_fills_the_limit(open_memory, mode):
     memory = open_memory(":memory:")
@@ -624,6 +630,7 @@ def test_nothing_in_a_query_is_syntax(memory, query):
 hostile = st.one_of(contents(40), st.sampled_from(SYNTAX).filter(lambda text: not text.isspace()))
 
 
+@pytest.mark.slow
 @given(
     stored=st.lists(st.tuples(owners(), hostile), min_size=1, max_size=8),
     asked=owners(),

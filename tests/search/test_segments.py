@@ -114,6 +114,7 @@ def assert_like_exact(memory: Memory, *, queries: int = 8, least: float = 1.0, *
             assert hits >= least * asked, (mode, hits, asked)
 
 
+@pytest.mark.slow
 def test_a_large_owner_is_sealed_by_who_searches_it_and_finds_the_same(open_memory):
     memory = open_memory()
     memory.add_batch(items(450))
@@ -158,6 +159,7 @@ def test_what_another_process_is_sealing_is_waited_for_and_then_loaded(open_memo
     assert_like_exact(memory)
 
 
+@pytest.mark.slow
 def test_two_handles_that_search_a_large_owner_first_at_once_seal_him_once(open_memory):
     one, other = open_memory(), open_memory()
     one.add_batch(items(450))
@@ -268,6 +270,7 @@ def test_closing_amid_the_first_search_gives_its_right_back(open_memory):
     assert not again._engine.store.lease(TAILS, claimant(), LEASE_SECONDS)
 
 
+@pytest.mark.slow
 def test_whoever_comes_when_the_tail_is_sealed_gives_nothing_up(open_memory):
     memory = open_memory()
     memory.add_batch(items(450))
@@ -308,6 +311,7 @@ def test_of_equal_scores_the_newest_come_first(open_memory, graphs):
         assert [match.record.id for match in matches] == [f"m{at:04}" for at in range(649, 644, -1)], mode
 
 
+@pytest.mark.slow
 def test_what_orders_matches_anew_looks_at_what_was_not_among_the_best(open_memory, graphs, monkeypatch, clock):
     monkeypatch.setattr(retriever, "CANDIDATES", 16)
     memory = open_memory()
@@ -338,6 +342,7 @@ def test_what_orders_matches_anew_looks_at_what_was_not_among_the_best(open_memo
             assert got == pytest.approx(expected, abs=0.02), (mode, options)
 
 
+@pytest.mark.slow
 def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graphs):
     class Deadline(Exception):
         pass
@@ -367,6 +372,7 @@ def test_an_interrupt_amid_a_graph_is_what_the_handler_raised(open_memory, graph
     assert_like_exact(memory, least=0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cores", [1, 2, 3])
 def test_threads_that_search_at_once_find_what_each_finds_alone(open_memory, graphs, monkeypatch, cores):
     monkeypatch.setattr("agentmem.search.index_cache.usable_cores", lambda: cores)
@@ -451,6 +457,7 @@ def test_a_signal_handler_may_search_amid_a_search(open_memory, graphs, monkeypa
         assert answers.pop() == alone
 
 
+@pytest.mark.slow
 def test_the_interpreter_may_end_while_threads_search_graphs(store_path):
     """USearch ended the process with an abort."""
     code = """
@@ -486,6 +493,7 @@ def test_the_interpreter_may_end_while_threads_search_graphs(store_path):
         run_python(code, store_path, "close" if turn % 2 else "leave")
 
 
+@pytest.mark.slow
 def test_graphs_find_nearly_all(open_memory, graphs):
     memory = open_memory()
     memory.add_batch(items(650))
@@ -498,6 +506,7 @@ def test_graphs_find_nearly_all(open_memory, graphs):
         assert found(memory, text, mode="vector", limit=3)[0] == (text, pytest.approx(1.0, abs=0.01))
 
 
+@pytest.mark.slow
 def test_a_filter_that_leaves_few_is_answered_exactly(open_memory, graphs):
     memory = open_memory()
     memory.add_batch(items(650))
@@ -567,6 +576,7 @@ def test_small_segments_become_one(open_memory):
     assert_like_exact(memory)
 
 
+@pytest.mark.slow
 def test_purged_memories_take_their_segments_with_them(open_memory):
     """Of a vector, the text can be guessed: no file that has it may stay, whichever version it was."""
     memory = open_memory()
@@ -618,6 +628,7 @@ def test_others_see_it(open_memory):
     assert found(first, "zeppelin", mode="keyword")[0][0] == record.content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "gone", "swapped"])
 def test_a_file_that_is_damaged_is_scanned_around_and_made_anew(open_memory, harm):
     memory = open_memory()
@@ -760,6 +771,7 @@ def test_recency_and_importance_look_further(open_memory, graphs, clock):
 POINTS = [name for name in failpoints.POINTS if name.startswith("segments:")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_while_sealing_loses_nothing_and_it_is_taken_up_again(open_memory, store_path, point):
     memory = open_memory()
@@ -831,6 +843,7 @@ def test_what_is_built_in_the_background_lets_searches_pass(open_memory):
     assert passed
 
 
+@pytest.mark.slow
 def test_the_end_does_not_wait_for_a_segment(open_memory, monkeypatch):
     monkeypatch.setattr(sealing, "SEGMENT", 20_000)
     memory = open_memory(config=Config(durability="process"))
@@ -858,6 +871,7 @@ def test_a_child_of_a_fork_searches_segments_of_its_own(open_memory):
     assert found(memory, "word1 word2") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["segments", "usearch"])
 def test_a_model_can_be_used_after_segments_and_never_crashes(tmp_path, first):
     """Importing onnxruntime after usearch ends the process, in any code."""

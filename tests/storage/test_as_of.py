@@ -229,6 +229,7 @@ def test_an_instant_that_the_clock_passed_twice_means_the_second_time(memory, cl
     assert sorted(known(memory, start + 60 * SECOND)) == names
 
 
+@pytest.mark.slow
 @given(
     versions=st.lists(st.tuples(contents(), metadata()), min_size=2, max_size=4),
     asked=filters(),

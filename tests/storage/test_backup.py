@@ -39,6 +39,7 @@ def numbers(path: Path, owner: str) -> list[int]:
     return [int(record.content.split()[-1]) for record in records]
 
 
+@pytest.mark.slow
 def test_copies_under_concurrent_writers_hold_a_prefix_of_what_was_acknowledged(tmp_path, open_memory):
     memory = open_memory()
     memory.add_batch([f"large {number} " + "word " * 300 for number in range(2000)], user_id="base")
@@ -171,6 +172,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, open_memory,
     assert not list(tmp_path.glob("*unfinished*"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path, store_path):
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         memory.add_batch([f"text {number} " + "word " * 100 for number in range(1000)], user_id="ana")
@@ -193,6 +195,7 @@ def test_a_disk_that_is_full_leaves_nothing_behind(tmp_path, store_path):
     assert names_in(tmp_path) == ["store.db"]
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_copies_leaves_no_copy_that_is_not_whole(tmp_path, store_path):
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         memory.add_batch([f"text {number} " + "word " * 300 for number in range(3000)], user_id="ana")

@@ -77,6 +77,7 @@ def test_a_new_store_its_copies_and_what_purge_leaves_have_checksums(tmp_path, s
             assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_store_in_ram_has_checksums(tmp_path, open_memory):
     memory = open_memory(":memory:")
     memory.add_batch([f"text number {number} " + "word " * 300 for number in range(2000)], user_id="ana")
@@ -85,6 +86,7 @@ def test_a_copy_of_a_store_in_ram_has_checksums(tmp_path, open_memory):
     assert all_sums_are_right(tmp_path / "copy.db")
 
 
+@pytest.mark.slow
 def test_the_applications_own_use_of_sqlite_stays_as_it_was(store_path):
     child = start_python(
         """
@@ -139,6 +141,7 @@ def test_the_first_page_is_said_to_be_damaged_and_repaired_by_its_path(store_pat
     assert all_sums_are_right(store_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zeroed header", "zeroed page", "application_id", "short", "no room for checksums"])
 def test_a_store_whose_beginning_is_damaged_is_not_called_something_else(store_path, kind):
     filled(store_path)
@@ -239,6 +242,7 @@ def test_of_damaged_pages_only_what_is_proven_comes_back_and_all_of_it_is_said(s
     assert all_sums_are_right(store_path)
 
 
+@pytest.mark.slow
 def test_check_raises_no_false_alarm_while_other_processes_write_and_merge(store_path):
     filled(store_path)
     child = start_python(

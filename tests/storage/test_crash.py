@@ -12,6 +12,8 @@ from agentmem import Memory
 from agentmem.testing import HashEmbedder
 from tests.children import SECONDS, start_python
 
+pytestmark = [pytest.mark.slow, pytest.mark.torture]
+
 WRITER = """
     import itertools, os, sys, threading
     from agentmem import Config, Memory

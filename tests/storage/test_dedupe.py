@@ -321,6 +321,7 @@ ADDERS = """
 """
 
 
+@pytest.mark.slow
 def test_threads_of_two_processes_that_bring_the_same_texts_store_each_once(open_memory, store_path):
     open_memory()
     children = [start_python(ADDERS, store_path, name, stdin=subprocess.PIPE) for name in ("one", "two")]
@@ -353,6 +354,7 @@ def test_threads_of_one_process_that_bring_the_same_texts_store_each_once(memory
     assert len(got) == memory.count(user_id="ana") == 50
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_leaves_no_text_twice(open_memory, store_path):
     code = """
         import sys

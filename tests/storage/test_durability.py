@@ -63,6 +63,7 @@ def kept_after_a_cut(tmp_path: Path, default: str, *levels: str) -> list[str]:
         return sorted({record.content.split()[0] for record in memory.get_all(user_id="ana")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("default", "levels", "kept"),
     [

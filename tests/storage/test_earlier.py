@@ -91,6 +91,7 @@ def test_ids_are_unique_within_a_home_afterwards(open_memory, store_path):
     assert last == 2 * len(MEMORIES) + 3  # The numbering goes on: no key is given out again.
 
 
+@pytest.mark.slow
 @given(
     memories=st.lists(
         st.tuples(
@@ -144,6 +145,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_amid_it_leaves_the_store_of_before(open_memory, store_path):
     make_store(store_path, MEMORIES)
     for step in range(len(MIGRATIONS[6])):

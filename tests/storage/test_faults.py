@@ -49,6 +49,7 @@ PRELUDE = """
 """
 
 
+@pytest.mark.slow
 def test_a_write_refused_for_a_failed_sync_stays_away_after_a_crash(store_path):
     """Its bytes were written to the log before the sync failed; read again after a crash, they would be a commit."""
     run_python(
@@ -67,6 +68,7 @@ def test_a_write_refused_for_a_failed_sync_stays_away_after_a_crash(store_path):
     )
 
 
+@pytest.mark.slow
 def test_a_commit_that_cannot_be_asked_about_is_said_to_be_unknown_and_a_retry_with_its_id_is_safe(store_path):
     run_python(
         PRELUDE
@@ -87,6 +89,7 @@ def test_a_commit_that_cannot_be_asked_about_is_said_to_be_unknown_and_a_retry_w
     )
 
 
+@pytest.mark.slow
 def test_closing_on_a_disk_that_fails_ends_and_loses_nothing(store_path):
     run_python(
         PRELUDE
@@ -104,6 +107,7 @@ def test_closing_on_a_disk_that_fails_ends_and_loses_nothing(store_path):
     )
 
 
+@pytest.mark.slow
 def test_a_store_that_is_empty_beside_its_log_is_not_taken_for_a_new_one(store_path):
     """SQLite would erase the log, and everything in it, with the first question."""
     run_python(
@@ -220,6 +224,7 @@ def test_on_a_read_only_file_system_reading_goes_on_and_writing_is_refused(small
         assert memory.count(user_id="ana") == 2
 
 
+@pytest.mark.slow
 def test_without_open_files_left_calls_fail_one_by_one_and_go_on_with_some(store_path):
     run_python(
         """
@@ -352,6 +357,7 @@ def test_what_is_deferred_and_cannot_get_its_vector_for_a_full_or_sealed_disk_is
         assert memory.check() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["memory_sole", "memory_seq"])
 def test_an_index_that_lists_pending_memories_which_are_none_keeps_nobody_busy_for_ever(store_path, other):
     """The background once went round and round, and `close` waited for it."""

@@ -57,6 +57,7 @@ def contents(memory: Memory) -> set[str]:
     return {record.id for record in full.records_of(memory, "ana")}
 
 
+@pytest.mark.slow
 def test_a_store_fills_its_volume_and_not_its_log(volume):
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:
         ids = until_full(memory)
@@ -67,6 +68,7 @@ def test_a_store_fills_its_volume_and_not_its_log(volume):
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_on_a_full_volume_deleting_works_and_erasing_brings_adds_back(volume):
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:
         ids = until_full(memory)
@@ -85,6 +87,7 @@ def test_on_a_full_volume_deleting_works_and_erasing_brings_adds_back(volume):
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_a_purge_without_room_to_write_the_file_anew_says_that_the_memories_are_erased(volume):
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:
         ids = until_full(memory)
@@ -103,6 +106,7 @@ def test_a_purge_without_room_to_write_the_file_anew_says_that_the_memories_are_
         assert memory.check() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [0, 10, 3000])
 @pytest.mark.parametrize("reopened", [False, True])
 def test_when_another_program_fills_the_volume_the_log_can_be_merged_and_deleting_works(volume, added, reopened):
@@ -128,6 +132,7 @@ def test_when_another_program_fills_the_volume_the_log_can_be_merged_and_deletin
     memory.close()
 
 
+@pytest.mark.slow
 def test_a_full_volume_beside_a_read_that_goes_on_still_takes_a_deletion(volume):
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:
         ids = until_full(memory)
@@ -137,6 +142,7 @@ def test_a_full_volume_beside_a_read_that_goes_on_still_takes_a_deletion(volume)
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_what_deletions_may_not_use_is_left_for_what_erases(volume):
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:
         ids = until_full(memory)
@@ -152,6 +158,7 @@ def test_what_deletions_may_not_use_is_left_for_what_erases(volume):
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_a_volume_filled_by_several_processes_and_threads_loses_nothing(tmp_path):
     try:
         figures = full.run(tmp_path / "volumes", 1, 7)
@@ -161,6 +168,7 @@ def test_a_volume_filled_by_several_processes_and_threads_loses_nothing(tmp_path
     assert figures["acknowledged"] > 1000
 
 
+@pytest.mark.slow
 def test_the_log_takes_a_quarter_of_what_is_free_at_most(open_memory, monkeypatch):
     room = [1 << 40]
     monkeypatch.setattr(wal, "free_bytes", lambda path: room[0])
@@ -212,6 +220,7 @@ def test_the_reserve_holds_what_merging_the_log_may_need(tmp_path):
     assert held.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_named_and_deleting_and_erasing_go_on(store_path):
     run_python(
         """
@@ -262,6 +271,7 @@ def test_no_error_says_what_has_become_of_a_write_unless_it_knows(path):
         assert "written" not in str(errors.explained(path, kind("reason")))
 
 
+@pytest.mark.slow
 def test_nothing_needs_a_folder_for_temporary_files(store_path):
     run_python(
         """
@@ -307,6 +317,7 @@ def test_nothing_needs_a_folder_for_temporary_files(store_path):
     )
 
 
+@pytest.mark.slow
 def test_writing_the_file_anew_goes_on_in_another_folder_when_there_is_no_room_beside_it(volume, monkeypatch):
     """As far as the volume has room for the log."""
     with Memory(volume / "store.db", embedder=EMBEDDER) as memory:

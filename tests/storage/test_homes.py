@@ -191,6 +191,7 @@ OWNERS = [
 STEPS = ["add", "add", "get", "update", "delete", "restore", "history", "purge", "import"]
 
 
+@pytest.mark.slow
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(STEPS), st.sampled_from(["x", "y"]), st.sampled_from([*OWNERS, {}]), st.booleans()),

@@ -94,6 +94,7 @@ def test_indexes_are_made_when_declared_kept_when_nothing_is_said_and_dropped_wh
     assert names_of_indexes(store_path) == set()
 
 
+@pytest.mark.slow
 def test_an_index_is_made_and_dropped_while_another_process_writes(open_memory, store_path):
     memory = open_memory()
     memory.add("text", user_id="ana", metadata={"n": 0})

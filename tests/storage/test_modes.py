@@ -120,6 +120,7 @@ def test_mem0s_store_is_its_users_alone(tmp_path, umask):
     assert {who(path).mode for path in files} == {0o600}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o644, 0o604])
 def test_what_is_made_beside_a_store_has_its_mode(store_path, umask, mode, monkeypatch, watched):
     store_of(store_path).close()
@@ -131,6 +132,7 @@ def test_what_is_made_beside_a_store_has_its_mode(store_path, umask, mode, monke
     assert watched() <= {0o600, mode}
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o660])
 def test_what_root_makes_beside_a_store_belongs_to_whom_the_store_does(store_path, umask, mode, monkeypatch):

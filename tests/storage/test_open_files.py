@@ -78,6 +78,7 @@ def read_from_another_process(path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, path], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "read", [read_with_sqlite, read_bytes, copy_folder, archive, open_again, read_from_another_process]
 )
@@ -94,6 +95,7 @@ def test_whatever_reads_the_files_takes_neither_locks_nor_log_from_those_who_wri
     assert seen_by_another_process(store_path) == "['one', 'three', 'two'] []"
 
 
+@pytest.mark.slow
 def test_a_process_whose_locks_were_dropped_keeps_the_writers_of_others_out(memory, store_path):
     other = """
         import sys
@@ -115,6 +117,7 @@ def test_a_process_whose_locks_were_dropped_keeps_the_writers_of_others_out(memo
     assert seen_by_another_process(store_path) == "['one', 'two'] []"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", [("-wal",), ("-shm",), ("-wal", "-shm")])
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_log_that_was_removed_is_lost_for_nobody(memory, store_path, removed, others):
@@ -137,6 +140,7 @@ def test_a_log_that_was_removed_is_lost_for_nobody(memory, store_path, removed, 
     assert seen_by_another_process(store_path) == f"{expected} []"
 
 
+@pytest.mark.slow
 def test_a_log_that_was_removed_from_two_processes_is_mended_by_one_and_followed_by_the_other(memory, store_path):
     code = """
         import os, sys
@@ -155,6 +159,7 @@ def test_a_log_that_was_removed_from_two_processes_is_mended_by_one_and_followed
     assert seen_by_another_process(store_path) == "['four', 'one', 'three', 'two'] []"
 
 
+@pytest.mark.slow
 def test_who_opens_a_store_whose_log_others_still_have_waits_for_them(memory, store_path):
     for end in SIDES:
         Path(f"{store_path}{end}").unlink()
@@ -172,6 +177,7 @@ def test_who_opens_a_store_whose_log_others_still_have_waits_for_them(memory, st
     assert seen_by_another_process(store_path) == "['one'] []"
 
 
+@pytest.mark.slow
 def test_a_log_that_was_replaced_by_an_older_one_is_not_read(memory, store_path):
     shutil.copy(f"{store_path}-wal", f"{store_path}-older")
     memory.add("two", user_id="ana")
@@ -242,6 +248,7 @@ def test_a_store_that_is_put_back_goes_on(own_folder, harm):
         assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_what_a_process_still_has_of_a_deleted_store_can_be_saved(memory, store_path, tmp_path):
     memory.add("two", user_id="ana")
     delete(store_path)
@@ -251,6 +258,7 @@ def test_what_a_process_still_has_of_a_deleted_store_can_be_saved(memory, store_
     assert seen_by_another_process(tmp_path / "saved.db") == "['one', 'two'] []"
 
 
+@pytest.mark.slow
 def test_a_copy_that_takes_the_place_of_the_open_file_is_written_to_instead(memory, store_path, tmp_path):
     memory.backup(tmp_path / "copy.db")
     memory.add("after the copy", user_id="ana")
@@ -262,6 +270,7 @@ def test_a_copy_that_takes_the_place_of_the_open_file_is_written_to_instead(memo
     assert memory.check() == []
 
 
+@pytest.mark.slow
 def test_an_exact_copy_with_the_log_that_is_left_loses_nothing(memory, store_path, tmp_path):
     memory.add("in the log", user_id="ana")
     shutil.copy(store_path, tmp_path / "copy.db")
@@ -270,6 +279,7 @@ def test_an_exact_copy_with_the_log_that_is_left_loses_nothing(memory, store_pat
     assert seen_by_another_process(store_path) == "['in the log', 'one', 'two'] []"
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_copied_over_itself_is_followed(own_folder):
     with Memory(own_folder, embedder=HashEmbedder()) as memory:
         memory.add("one", user_id="ana")
@@ -279,6 +289,7 @@ def test_a_folder_that_is_copied_over_itself_is_followed(own_folder):
         assert seen_by_another_process(own_folder) == "['one', 'two'] []"
 
 
+@pytest.mark.slow
 def test_another_store_in_its_place_gets_nothing_and_keeps_what_it_has(memory, store_path, tmp_path):
     with Memory(tmp_path / "other.db", embedder=HashEmbedder()) as other:
         other.add("of another", user_id="ana")
@@ -290,6 +301,7 @@ def test_another_store_in_its_place_gets_nothing_and_keeps_what_it_has(memory, s
     assert seen_by_another_process(store_path) == "['of another'] []"
 
 
+@pytest.mark.slow
 def test_what_replaces_the_file_between_a_commit_and_its_answer_gets_the_write_too(memory, store_path, tmp_path):
     memory.backup(tmp_path / "copy.db")
     copies = iter([tmp_path / "copy.db"])
@@ -306,6 +318,7 @@ def test_what_replaces_the_file_between_a_commit_and_its_answer_gets_the_write_t
 # -- names --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_store_with_two_names_is_refused_under_each_and_goes_on_under_the_one_it_has(memory, store_path, tmp_path):
     os.link(store_path, tmp_path / "second.db")
     memory.add("two", user_id="ana")
@@ -318,6 +331,7 @@ def test_a_store_with_two_names_is_refused_under_each_and_goes_on_under_the_one_
     assert seen_by_another_process(store_path) == "['one', 'two'] []"
 
 
+@pytest.mark.slow
 def test_a_store_that_was_moved_without_its_log_is_not_opened_beside_who_has_it(memory, store_path, tmp_path):
     store_path.rename(tmp_path / "moved.db")
     with pytest.raises(StoreBusyError, match="another process has it open"):
@@ -363,6 +377,7 @@ def test_a_store_is_opened_and_read_while_another_process_writes(memory, store_p
 # -- forks --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("used", [False, True])
 def test_a_child_of_a_fork_forks_again_whether_it_used_the_store_or_not(store_path, used):
     """As a daemon does, and whatever starts processes in a worker."""
@@ -411,6 +426,7 @@ HARMS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(sorted(HARMS)), st.integers(0, 1)), min_size=1, max_size=8))
 def test_two_handles_lose_nothing_whatever_happens_to_the_files_between_their_calls(tmp_path_factory, steps):
     path = tmp_path_factory.mktemp("harms") / "store.db"
@@ -513,6 +529,7 @@ def test_an_earlier_state_that_is_copied_over_an_open_store_is_what_it_goes_on_f
     assert len(contents(store_path) & {"after", "lost by the copy"}) == 1
 
 
+@pytest.mark.slow
 def test_a_memory_of_the_log_that_is_cut_kills_nobody_and_loses_nothing(memory, store_path):
     os.truncate(f"{store_path}-shm", 0)
     memory.add("two", user_id="ana")
@@ -530,6 +547,7 @@ def test_a_pipe_in_the_place_of_a_store_keeps_nobody_waiting(memory, store_path)
     store_path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", SIDES)
 def test_a_pipe_in_the_place_of_the_log_is_removed_and_keeps_nobody_waiting(memory, store_path, end):
     Path(f"{store_path}{end}").unlink()

@@ -44,6 +44,7 @@ def fill(memory: Memory, owner: str, word: str, length: int) -> list[str]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 60, 3000], ids=["small", "page", "pages"])
 def test_no_byte_of_an_erased_owner_is_left_and_the_rest_is_untouched(open_memory, clock, length):
     memory = open_memory(config=Config(indexed_metadata=("tag",)))
@@ -167,6 +168,7 @@ def test_what_names_nothing_to_erase_is_refused(memory, arguments):
     assert memory.count(user_id="ana") == 1
 
 
+@pytest.mark.slow
 def test_another_process_lets_go_of_what_was_erased(open_memory, store_path):
     memory = open_memory()
     ids = [memory.add(f"tea number {number}", user_id="ana").id for number in range(20)]
@@ -194,6 +196,7 @@ def test_another_process_lets_go_of_what_was_erased(open_memory, store_path):
     assert finish(child).split() == ["13", "13"]
 
 
+@pytest.mark.slow
 def test_under_concurrent_readers_and_writers_nothing_is_left_and_nobody_fails(open_memory):
     memory = open_memory()
     stop = threading.Event()
@@ -258,6 +261,7 @@ PURGER = """
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_erases_leaves_a_healthy_store_and_a_second_purge_finishes(store_path):
     for number in range(8):
         with Memory(store_path, embedder=HashEmbedder()) as memory:

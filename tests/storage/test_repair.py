@@ -132,6 +132,7 @@ def test_what_has_no_place_any_more_is_set_aside_readable(store_path):
     assert "text number 1" in aside[1]["before"]
 
 
+@pytest.mark.slow
 def test_a_repair_is_seen_by_the_shelves_of_another_process(store_path):
     ids = filled(store_path)
     code = """
@@ -159,6 +160,7 @@ def test_a_repair_is_seen_by_the_shelves_of_another_process(store_path):
     assert finish(child) == f"{ids[7]}\n"
 
 
+@pytest.mark.slow
 def test_damaged_pages_are_left_out_while_another_process_goes_on(store_path):
     filled(store_path, count=600, words=40)
     data = bytearray(store_path.read_bytes())
@@ -202,6 +204,7 @@ def test_damaged_pages_are_left_out_while_another_process_goes_on(store_path):
     assert finish(child) == f"[] {count} text number 599\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(15))
 def test_whatever_happens_to_the_file_a_repair_ends_well_or_is_refused(store_path, seed):
     ids = filled(store_path, count=150, words=20)
@@ -234,6 +237,7 @@ def test_whatever_happens_to_the_file_a_repair_ends_well_or_is_refused(store_pat
         assert memory.repair() == []
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_opened_is_not_touched_while_somebody_has_it_open(store_path):
     filled(store_path, count=100)
     whole = store_path.read_bytes()

@@ -1,10 +1,13 @@
 """One file in many hands, in the short form; `tests/torture/` has the long one."""
 
+import pytest
 from hypothesis import settings
 
 from tests.torture.soak import soak
 from tests.torture.stateful import run_all
 from tests.torture.switching import switch
+
+pytestmark = [pytest.mark.slow, pytest.mark.torture]
 
 
 def test_two_handles_and_a_process_that_is_killed_answer_as_a_dictionary_would():

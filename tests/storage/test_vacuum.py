@@ -245,6 +245,7 @@ def of_old(path: Path) -> None:
     assert pragma(path, "auto_vacuum") == 0
 
 
+@pytest.mark.slow
 def test_a_file_whose_pages_cannot_be_moved_is_written_anew_once_while_others_use_it(open_memory, store_path):
     memory = open_memory()
     memory.add("tea", user_id="ana")
@@ -304,6 +305,7 @@ def test_others_read_and_write_between_the_steps(open_memory, monkeypatch):
     assert reports[0].bytes_after < reports[0].bytes_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [point for point in failpoints.POINTS if "vacuum" in point])
 @pytest.mark.parametrize("how", ["kill", "raise"])
 def test_ended_anywhere_it_leaves_everything_whole_and_is_gone_on_with(open_memory, store_path, point, how):

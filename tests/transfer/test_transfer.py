@@ -96,6 +96,7 @@ def items(draw):
     return fields
 
 
+@pytest.mark.slow
 @given(st.lists(items(), max_size=6), st.booleans(), st.data())
 def test_what_is_exported_imported_and_exported_again_is_the_same_bytes(drawn, vectors, data):
     with Memory(":memory:", embedder=HashEmbedder()) as memory, Memory(":memory:", embedder=HashEmbedder()) as other:
@@ -204,6 +205,7 @@ def test_an_export_that_fails_leaves_no_file(open_memory, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("a.jsonl*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_by_name(open_memory, tmp_path):
     memory = open_memory()
     memory.add_batch([f"{n} {'word ' * 50}" for n in range(500)], user_id="ana")
@@ -227,6 +229,7 @@ def test_a_full_disk_is_told_by_name(open_memory, tmp_path):
 # -- one moment -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_export_is_of_the_moment_when_it_began(open_memory):
     """Between its pages everything is changed that can be."""
     memory = open_memory()
@@ -257,6 +260,7 @@ def test_an_export_is_of_the_moment_when_it_began(open_memory):
     assert b"".join(pieces) == b"".join(line for line in expected.splitlines(True) if gone not in line)
 
 
+@pytest.mark.slow
 def test_exports_beside_writers_hold_a_prefix_of_every_writer(open_memory):
     memory = open_memory()
     memory.add_batch([f"base {number}" for number in range(3000)], user_id="base")
@@ -779,6 +783,7 @@ def result_of(child: "subprocess.Popen[str]") -> tuple[int, int]:
     return int(imported), int(skipped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["texts", "chat", "defer"])
 def test_an_import_that_is_killed_again_and_again_stores_every_line_once(tmp_path, open_memory, store_path, kind):
     chance = random.Random(kind)
@@ -825,6 +830,7 @@ def test_an_interrupt_leaves_whole_chunks(open_memory, tmp_path):
     assert contents_of(memory) == [f"text {number}" for number in range(1500)]
 
 
+@pytest.mark.slow
 def test_importers_beside_each_other_store_every_line_once(open_memory, store_path, tmp_path):
     path = tmp_path / "lines"
     path.write_text("".join(f'"text {number}"\n' for number in range(1200)))
@@ -865,6 +871,7 @@ class Instant(HashEmbedder):
         return np.tile(np.float32([1] + [0] * 63), (len(texts), 1))
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_however_many_lines_there_are(open_memory):
     memory = open_memory(embedder=Instant(), config=Config(cache_bytes=100_000))
     line = b'{"id":"%d","content":"a text of the usual length, the like of which are %d","user_id":"ana"}\n'
@@ -893,6 +900,7 @@ def test_memory_stays_flat_however_many_lines_there_are(open_memory):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_line_or_an_array_of_very_many_values_is_refused_before_it_is_read(memory):
     many = b"[" + b"[]," * 600_000 + b"[]]"
     for raw in (b'"first"\n' + many + b'\n"last"\n', b'["first",' + many + b"]"):
@@ -902,6 +910,7 @@ def test_a_line_or_an_array_of_very_many_values_is_refused_before_it_is_read(mem
     assert contents_of(memory) == ["first", "last", "first"]
 
 
+@pytest.mark.slow
 def test_a_text_of_many_commas_is_a_text(memory):
     text = "a," * 400_000
     assert memory.import_(jsonl(text), user_id="ana").imported == 1
@@ -933,6 +942,7 @@ def test_a_number_of_very_many_digits_is_refused_without_being_computed(memory, 
     assert "3,000,000 digits; write it as text" in str(report.failed[0][1])
 
 
+@pytest.mark.slow
 def test_a_compressed_file_that_unpacks_to_very_much_is_refused(memory, tmp_path, monkeypatch):
     line = json.dumps("word " * 10_000).encode() + b"\n"
     bomb, small = tmp_path / "bomb.jsonl.gz", tmp_path / "small.jsonl.gz"
@@ -968,6 +978,7 @@ def test_a_pipe_that_nobody_writes_into_is_waited_for_as_long_as_was_said(memory
     assert memory.count(user_id="ana") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["closes", "stays"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_pipe_is_read_to_its_end_or_until_its_writer_falls_silent(memory, pipe, ending, compressed):
@@ -1009,6 +1020,7 @@ def test_what_goes_wrong_in_an_export_comes_as_it_is(open_memory, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir() if "jsonl" in path.name] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "what"), [(b"", b"\n"), (b'"a"\n', b" \n"), (b"[", b" " * 30 + b"\n")])
 def test_a_file_of_next_to_nothing_but_empty_lines_ends_soon(memory, before, what):
     file = io.BytesIO(before + what * 1_500_000 + (b'"b"]' if before == b"[" else b""))

@@ -136,7 +136,7 @@ class Commit(Protocol):
         may call this.
 
         Raises:
-            DeadlineError: nobody queued it within `timeout` seconds (what is left `of` those allowed); nobody will.
+            DeadlineError: It was not queued within `timeout` seconds (the rest `of` those allowed), and never will be.
             AgentMemError: it was refused; nothing of it was written.
         """
 
@@ -312,7 +312,7 @@ class Store(Protocol):
 
     def lease(self, name: str, holder: str, seconds: float) -> float:
         """Takes or renews the right to some background work; 0, or the seconds that another holder's still runs. It
-        only spares double work: whoever ignores it does no harm."""
+        only spares double work: ignoring it does no harm."""
 
     def release(self, name: str, holder: str) -> None:
         """Gives a lease back, if it is held."""
@@ -323,7 +323,7 @@ class Store(Protocol):
     def purge(
         self, scope: Scope, id: str | None = None, *, hidden_before: datetime | None = None, tell: Tell
     ) -> Erased:
-        """Erases a scope's memories (or the one with an id), or everybody's that were deleted or had expired before an
+        """Erases a scope's memories (or the one with an id), or all that were deleted or had expired before an
         instant, for good; no byte of them is left on return.
 
         Raises:
@@ -345,7 +345,7 @@ class Store(Protocol):
     def vacuum(
         self, *, hidden_before: datetime | None, full: bool, stop: Callable[[float], bool], shown: bool
     ) -> Vacuumed:
-        """Gives unneeded space back, in short steps; `stop` waits so many seconds and says whether to end early."""
+        """Gives unneeded space back, in short steps; `stop` waits the given seconds and says whether to end early."""
 
     def close(self) -> None:
         """Closes it. May be called twice."""

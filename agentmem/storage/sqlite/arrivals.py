@@ -1,11 +1,11 @@
-"""Memories that arrive, new or from elsewhere: which of them are here already, and what then.
+"""Decides which arriving memories are in the store already, and what to do then. They are new, or from elsewhere.
 
-One table of decisions serves both. All of a batch is decided before anything of it is stored, in the transaction that
-stores it, so that it is true whoever else writes.
+One table of decisions serves both. A batch is decided before any of it is stored, in the transaction that stores it, so
+the decision holds whatever other writers do.
 
-Twins are memories of the same text in exactly the same scope. Writers take turns, across processes too; the unique
-index on the twins of those that are `sole` stands behind that: it marks the one that was stored because there was none.
-The others, which were not deduplicated, are found by their vector, which is that of the text, and their twin.
+Memories of the same text in exactly the same scope share a number, `twin`. Writers take turns, across processes too. A
+unique index on that number of `sole` memories enforces it; `sole` marks the memory that was stored because there was
+none. Memories that were not deduplicated are found by their vector, which is that of the text, and their number.
 """
 
 import json
@@ -82,7 +82,7 @@ def _decisions(transaction: Transaction, batch: Sequence[Insert | Upsert]) -> It
             # Of a text that is here nothing is stored, so that its id does not matter.
             decision = planned.get((draft.scope, draft.content)) or existing(transaction, draft) or decision
         if decision in ("insert", "replace") and isinstance(each.vector, AgentMemError):
-            # A copy: one error object may be the answer to several who waited for the same text.
+            # A copy: one error object may be the answer to several callers of the same text.
             decision = type(each.vector)(*each.vector.args)
         if decision in ("insert", "replace"):
             if isinstance(each, Upsert) or draft.id_given:
@@ -201,7 +201,7 @@ def _find(connection: Connection, named: Iterable[Named]) -> dict[Named, _Found]
     found = {}
     for row in rows:
         record, deleted_at = record_of(row[:-1]), row[-1]
-        # Whoever deleted it at its expiry or later was the sweep.
+        # A memory deleted at its expiry or later was deleted by the sweep.
         swept = record.expires_at is not None and (deleted_at or 0) >= to_microseconds(record.expires_at)
         found[owners_of(record).home, record.id] = _Found(row[0], record, deleted=deleted_at is not None and not swept)
     return found

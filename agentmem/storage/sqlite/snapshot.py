@@ -17,7 +17,7 @@ from agentmem.storage.sqlite.row_codec import RECORD_COLUMNS, SENSELESS, events_
 from agentmem.storage.types import NEVER, Keys, ListedSegment, ModelMoved, Owner, States
 
 NOT_DELETED = "memory.deleted_at IS NULL"
-# What was deleted at its expiry or later was deleted by the sweep: by then nobody else can see it to delete.
+# A memory deleted at its expiry or later was deleted by the sweep: by then no call can see it to delete it.
 NOT_DELETED_BY_A_USER = "(memory.deleted_at IS NULL OR memory.deleted_at >= memory.expires_at) IS TRUE"
 
 
@@ -36,7 +36,7 @@ class Snapshot:
     """Records that are read at once, without those that are large: what decodes them keeps the GIL meanwhile."""
 
     LARGE = 16_384
-    """Bytes of content, or of metadata, above which a record is read by itself."""
+    """Bytes of content, or of metadata, above which a record is read alone."""
 
     def __init__(
         self, connection: Connection, moment: int, *, show_expired: bool = False, deadline: Deadline | None = None
@@ -60,7 +60,7 @@ class Snapshot:
 
     @property
     def has_pending(self) -> bool:
-        """Whether it sees memories, of anybody, that wait for their vectors."""
+        """Whether it sees memories, of any owner, that wait for their vectors."""
         return self._state()[1]
 
     @property
@@ -119,11 +119,15 @@ class Snapshot:
         return None if seq is None else int(seq)
 
     def changed(self, owner: Owner, since: int, until: int = NEVER) -> tuple[Keys, Keys]:
-        """What happened after `since` and up to `until`: the keys of what was erased, whosever it was, and of the
-        memories of one owner (a field and its value; None: everybody's) whose last change that was, in its order."""
+        """Returns what happened after `since` and up to `until`: the keys of erased memories of any owner, and of one
+        owner's changed memories.
+
+        An owner is a field and its value; None means all. The changed memories are those whose last change falls there,
+        in its order.
+        """
         source, parameters = self._source(scope_of(owner))
         where, bound = _changed(owner, since, until)
-        # Of what was erased there is no row, only an event; who begins has nothing of it.
+        # An erased memory has no row, only an event. A new index has nothing of it.
         erased = (
             "SELECT group_concat(memory_key) FROM history WHERE what = 'purge' AND seq > ? AND seq <= ?"
             if since
@@ -171,7 +175,7 @@ class Snapshot:
         if since:
             where, bound = f"{where} AND memory.seq > ?", (*bound, since)
         memories, named = ("memory", ()) if among is None else (self._wanted, (key_array(among),))
-        # As one value: every row that is fetched by itself lets go of the GIL and waits for it among the other threads.
+        # As one value: fetching a row alone releases the GIL and waits for it among the other threads.
         query = f"{source}SELECT group_concat(key) FROM (SELECT memory.key FROM {memories} WHERE {where})"
         values = (*parameters, *named, *bound)
         kept = filters is None or is_kept(query, values)

@@ -57,7 +57,7 @@ class Transaction:
         return (self._stored_model() or UNKNOWN).digests()(home, text)
 
     def moved_to(self, model: StoredModel) -> None:
-        """For whoever gave the store another model in this transaction, in which others may follow."""
+        """Called after giving the store another model in this transaction, in which other writes may follow."""
         self._model = model
 
     def _stored_model(self) -> StoredModel | None:
@@ -217,8 +217,11 @@ class Transaction:
         self._drafts, self._embedded, self._terms, self._by_text, self._indexed = [], [], [], {}, 0
 
     def _make_room(self, drafts: Sequence[Draft], twins: Sequence[int]) -> dict[int, Draft]:
-        """Which of the drafts become the sole holders of their twins. Whoever still holds one of those is deleted or
-        expired, or has another text by chance, and gives it up; likewise among the drafts."""
+        """Returns the drafts that become the sole holders of their text and scope.
+
+        An earlier holder is deleted or expired, or has another text by chance, and gives that up; likewise among the
+        drafts.
+        """
         soles = {twin: draft for draft, twin in zip(drafts, twins, strict=True) if draft.dedupe}
         if soles:
             self._connection.execute(

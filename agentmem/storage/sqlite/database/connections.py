@@ -1,11 +1,13 @@
-"""SQLite as it is used here: connections, pragmas, migrations, and its errors as ours. The only importer of apsw.
+"""Connections, pragmas and migrations of SQLite, and its errors as agentmem's. The only importer of apsw.
 
-Every page of a store's file ends with eight bytes of checksum, which SQLite's own checksum VFS (compiled, part of
-apsw's wheels) writes with the page when it is merged from the log, whose frames have checksums of their own, and
-compares whenever the page is read from the file: a flipped bit anywhere in it is an error and never an answer. It is
-asked for by name, so that other databases of the process go their usual way. A store whose pages have no room for
-checksums, made before there were any or without the extension, is read and written as it is: to rewrite it with them
-while another process has it open would have that process write pages without.
+Every page of a store's file ends with eight bytes of checksum. SQLite's own checksum VFS (compiled, part of apsw's
+wheels) writes it when the page is merged from the log, whose frames have checksums of their own. It compares whenever
+the page is read from the file. So a flipped bit is an error and never an answer. The VFS is asked for by name; other
+databases of the process do not use it.
+
+A store whose pages have no room for checksums is read and written as it is. It was made before there were any, or
+without the extension. Rewriting it while another process has it open would make that process write pages without
+checksums.
 """
 
 import fcntl
@@ -89,16 +91,18 @@ SYNCHRONOUS = {"full": 2, "process": 1}
 """SQLite's names are FULL and NORMAL: in a write-ahead log, NORMAL syncs at checkpoints only."""
 
 WRITER_CACHE_KIB = 32_768
-"""Pages that the writer keeps, as far as it meets so many. With SQLite's 2 MB, inserting 256 memories of many owners
-into 100,000 took 174 microseconds each, with this 87 (processor time, one run each on a loaded machine)."""
+"""Most pages that the writer caches. With SQLite's 2 MB, inserting 256 memories of many owners into 100,000 took 174
+microseconds each; with this it takes 87 (processor time, one run each on a loaded machine)."""
 
 IDLE_READERS = 16
 """Reader connections kept open between reads; opening one costs 0.4 ms, keeping one about 100 KB."""
 
 INCREMENTAL = 2
-"""SQLite's number for files that know of every page which other one points to it, so that it can be moved. Adding to
-one is as fast (medians of 15 alternated rounds on 2 cores: `add_batch` 4,289 a second against 4,279, ten threads 860
-against 866), and it is no larger."""
+"""SQLite's number for files that know, for every page, the page that points to it, so that it can be moved.
+
+Adding to one is as fast, and it is no larger (medians of 15 alternated rounds on 2 cores: `add_batch` 4,289 a second
+against 4,279, ten threads 860 against 866).
+"""
 
 SMALLEST_DATABASE_BYTES = 512
 """One page of the smallest size."""
@@ -111,8 +115,8 @@ logging.getLogger("apsw").addHandler(logging.NullHandler())
 
 
 class _Read:
-    """A read transaction and its connection. Nobody but its own `with` block holds it, so that one which an interrupt
-    tore apart does not count for ever."""
+    """A read transaction and its connection. Only its own `with` block holds it, so that a read torn by an interrupt
+    does not count for ever."""
 
     __slots__ = ("__weakref__", "connection")
 
@@ -123,11 +127,11 @@ class _Read:
 class Database:
     """One SQLite file (or `":memory:"`), one writer at a time, any number of readers.
 
-    Every method may be called from any thread. A file is in WAL mode: readers never wait for the writer. A memory
-    database is one connection that everybody takes in turn.
+    Any thread may call every method. A file is in WAL mode: readers never wait for the writer. A memory database is one
+    connection that all threads take in turn.
 
     Raises:
-        StoreOpenError: the path cannot be opened as a store of agentmem.
+        StoreOpenError: The path cannot be opened as a store of agentmem.
     """
 
     def __init__(
@@ -166,7 +170,7 @@ class Database:
         self._pool_changed = condition(self._pool_lock)
         self._opening = Lock()  # Guards: that one thread opens the files. Held while that takes.
         self._idle: list[Connection] = []
-        self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # Those that go on.
+        self._reads: weakref.WeakSet[_Read] = weakref.WeakSet()  # The running ones.
         self._forking = False  # New transactions wait, or those of many threads would never make a pause for the fork.
         self._files: OpenFiles | None = None  # Of all connections, as long as there is one.
         self._writer: Connection | None = None
@@ -182,11 +186,12 @@ class Database:
     def reading(
         self, *, one_statement: bool = False, deadline: Deadline | None = None
     ) -> Generator[Connection, None, None]:
-        """A read transaction: everything read through the connection is of one snapshot. May open a connection. A block
-        that runs a single statement needs no transaction around it and is spared two statements by saying so.
+        """Opens a read transaction: everything read through the connection is of one snapshot. May open a connection.
+
+        A block with a single statement needs no transaction around it, and saves two statements by saying so.
 
         Raises:
-            DeadlineError: a statement in the block went on until the deadline; the connection stays usable.
+            DeadlineError: A statement in the block ran until the deadline; the connection stays usable.
         """
         if self.in_memory:
             with self.writing() as connection, bounded(connection, deadline):
@@ -213,7 +218,7 @@ class Database:
     def read(
         self, work: Callable[[Connection], T], *, one_statement: bool = False, deadline: Deadline | None = None
     ) -> T:
-        """What `work` returns of a read transaction; it is called again when files are being replaced meanwhile."""
+        """Returns the result of `work` in a read transaction. Calls it again when files are replaced meanwhile."""
         with self.reading(one_statement=one_statement, deadline=deadline) as connection:
             return work(connection)
 
@@ -228,7 +233,7 @@ class Database:
         return write
 
     def end_torn_write(self) -> None:
-        """Rolls back a write of this thread that an interrupt left open, with the lock that every other one needs."""
+        """Rolls back a write of this thread that an interrupt left open, and releases the write lock."""
         write: Block[Connection] | None = getattr(self._own, "write", None)
         if write is not None:
             write.end()
@@ -318,8 +323,10 @@ class Database:
 
     @contextmanager
     def inspecting(self) -> Iterator[Connection]:
-        """A connection of its own, outside a transaction, for looking at damage: it may be told to read pages in spite
-        of their checksums, since nobody else gets it, nor what it has read, afterwards."""
+        """Opens a connection of its own, outside a transaction, for looking at damage.
+
+        It may be told to read pages in spite of their checksums, since neither it nor its cache is used afterwards.
+        """
         if self.in_memory:
             with self.between_transactions() as connection:
                 try:
@@ -352,8 +359,11 @@ class Database:
             connection.set_busy_timeout(self._busy_milliseconds)
 
     def overwrite_log(self) -> None:
-        """Commits a transaction that changes nothing. It stands where one that failed in its COMMIT stood in the log,
-        which otherwise might come to life when the log is read after a crash: its sync failed, its bytes are there."""
+        """Commits a transaction that changes nothing, in the log's place of one that failed in its COMMIT.
+
+        That one's sync failed, but its bytes are there. Otherwise it might come to life when the log is read after a
+        crash.
+        """
         with self.between_transactions() as connection:  # Not `writing`, whose errors say that nothing was written.
             try:
                 self._begin(connection)
@@ -386,7 +396,7 @@ class Database:
 
     def _rested_writer(self) -> Connection:
         """The writer's connection, outside a transaction. The caller holds the write lock."""
-        if self._writer is not None and self._writer.in_transaction:  # What is left of somebody who is gone.
+        if self._writer is not None and self._writer.in_transaction:  # An abandoned transaction.
             self._roll_back(self._writer)
         return self._writer or self._open_writer()
 
@@ -397,7 +407,8 @@ class Database:
         return connection
 
     def _merge_aside(self) -> bool:
-        """Begins to merge the log, as far as no read needs older pages; False when that goes on already."""
+        """Begins to merge the log, as far as no read needs older pages. Returns False when a merge is running
+        already."""
         if self._merging is not None and self._merging.is_alive():
             return False
         merging = started(self._merge, "agentmem-merger")
@@ -421,7 +432,7 @@ class Database:
                 self._merging_alone(partial(connection.wal_checkpoint, "main", apsw.SQLITE_CHECKPOINT_PASSIVE))
 
     def _merging_alone(self, merge: Callable[[], T]) -> T | None:
-        """What `merge` returns; None, and it is not called, while another process merges the log."""
+        """Returns the result of `merge`; None, without calling it, while another process merges the log."""
         files = self._files
         if files is not None and not files.lock_merger():
             return None
@@ -432,9 +443,12 @@ class Database:
                 files.unlock_merger()
 
     def cut_log(self, connection: Connection, milliseconds: int | None = None, *, keep: bool = False) -> bool:
-        """Merges the log into the file, outside a transaction, and cuts it to nothing, or with `keep` has it begin anew
-        in its own length. False when reads of older states go on for longer than the busy timeout (or so long), or
-        others merge it all the time. Other processes' writes wait meanwhile."""
+        """Merges the log into the file, outside a transaction, and cuts it to nothing. With `keep` it begins anew in
+        its own length.
+
+        Returns False when reads of older states last longer than the busy timeout (or the given time), or others keep
+        merging. Other processes' writes wait meanwhile.
+        """
         patience = self._busy_milliseconds if milliseconds is None else min(milliseconds, self._busy_milliseconds)
         deadline = time.monotonic() + patience / 1000
         connection.set_busy_timeout(patience)
@@ -446,17 +460,18 @@ class Database:
                     return True
                 if time.monotonic() > deadline:
                     return False
-                threading.Event().wait(0.01)  # SQLite waits for reads by itself, but not for another's checkpoint.
+                threading.Event().wait(0.01)  # SQLite waits for reads, but not for another's checkpoint.
         finally:
             connection.set_busy_timeout(self._busy_milliseconds)
 
     def write_anew(self, connection: Connection) -> None:
-        """Writes the whole file anew, outside a transaction: rows close together, nothing in between, no free pages.
-        Reads go on, all writes wait; a copy of what is in use goes through a file beside the store, another through the
-        log. A file whose pages could not be moved one by one is one whose pages can, from then on.
+        """Rewrites the whole file, outside a transaction: rows close together, without gaps or free pages.
+
+        Reads continue, all writes wait. A copy of the used pages goes through a file beside the store, another through
+        the log. Afterwards its pages can be moved one by one.
 
         Raises:
-            StoreFullError: there was no room for either; the file is as it was.
+            StoreFullError: There was no room for either; the file is unchanged.
         """
         if self.in_memory:
             connection.pragma("auto_vacuum", INCREMENTAL)
@@ -493,9 +508,11 @@ class Database:
             close(own)
 
     def make_room(self, kind: Kind, *, spend: bool = False) -> None:
-        """After a change that found the disk full: merges the log, so that it begins anew. For one that adds it is cut,
-        for others it keeps its length, which no other program can take meanwhile. With `spend` the change gets what it
-        may use of the reserve."""
+        """After a change that found the disk full: merges the log, so that it begins anew.
+
+        For a change that adds, the log is cut. For others it keeps its length, which no other program can then take.
+        With `spend` the change gets its share of the reserve.
+        """
         if self.in_memory:
             return
         with suppress(AgentMemError), self.between_transactions() as connection:
@@ -518,7 +535,7 @@ class Database:
                 writer.close(True)
 
     def _let_forks_pass(self) -> None:
-        """A lock goes to whoever asks at the right moment, so that writers in a hurry could keep a fork from it."""
+        """A lock goes to the thread that asks at the right moment, so fast writers could keep a fork from it."""
         if self._forking:
             with self._pool_lock:
                 self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
@@ -548,7 +565,7 @@ class Database:
         connection = read.connection
         try:
             if connection is not None:
-                connection.set_progress_handler(None)  # Nobody else ends by this read's deadline.
+                connection.set_progress_handler(None)  # No other read ends by this read's deadline.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
         except apsw.Error:
@@ -579,7 +596,7 @@ class Database:
             connection.set_wal_hook(
                 keeper_of_log(self._busy_milliseconds, self._merge_aside, self.path, self._merging_alone)
             )
-            # What is erased is overwritten, or `purge` would leave texts behind in free pages and in gaps.
+            # Erased rows are overwritten, or `purge` would leave texts in free pages and gaps.
             connection.pragma("secure_delete", 1)
             connection.create_scalar_function("agentmem_casefold", casefold, 1, deterministic=True)
             connection.create_scalar_function("agentmem_contains", contains, 2, deterministic=True)
@@ -589,7 +606,7 @@ class Database:
             raise
 
     def _opened_at_path(self) -> Connection:
-        """A connection to the files that the others have open, or, if there is none yet, to those at the path."""
+        """Returns a connection to the open files, or, if there is none yet, to those at the path."""
         _let_go_of_inherited()
         path = self.path
         if path in _lost_paths:
@@ -625,7 +642,7 @@ class Database:
             if not files.uses_log and time.monotonic() < deadline:
                 files.close()
                 if _size_of(path) and _size_of(path + LOG):
-                    threading.Event().wait(0.01)  # Until it is removed by those who have it open.
+                    threading.Event().wait(0.01)  # Until the processes that have it open remove it.
                     continue
                 close(self._opened())  # SQLite makes a store, or turns the log on, before there is a guard.
                 files = OpenFiles(path)
@@ -655,7 +672,7 @@ class Database:
                     files.close()
                     raise
                 connection = None
-            files.let_go()  # Somebody made, moved or removed one of them meanwhile.
+            files.let_go()  # A file was created, moved or removed meanwhile.
             if connection is not None:
                 close(connection, merge=False)
             files.close()
@@ -663,10 +680,10 @@ class Database:
                 raise StoreBusyError(f"{path!r}: its files are replaced again and again; try again later.")
 
     def _recognise(self, connection: Connection, files: OpenFiles) -> None:
-        """Looks whether what was opened is the store that this always was.
+        """Checks that the opened file is the same store as before.
 
         Raises:
-            StoreLostError: it is not; nothing may be read or written.
+            StoreLostError: It is not; nothing may be read or written.
         """
         if self._store_id not in (None, store_id_of(connection)):
             raise self._replaced()
@@ -680,11 +697,11 @@ class Database:
         return self._store_id is None or store_id_at(self.path) in (None, self._store_id)
 
     def _require_log(self, files: OpenFiles) -> None:
-        """Waits until no process has another log of the database open than the one at the path, or it is known that
-        nothing is in that which is not in the database.
+        """Waits until no process has another log open than the one at the path, or that log is known to hold nothing
+        new.
 
         Raises:
-            StoreBusyError: not within the busy timeout.
+            StoreBusyError: Not within the busy timeout.
         """
         deadline = time.monotonic() + self._busy_milliseconds / 1000
         while files.others_use_another_log() and not self._merged and log_in_use(self.path) != files.log_number:
@@ -699,10 +716,10 @@ class Database:
     # -- files that are not at their path any more ----------------------------------------------------------------
 
     def _stand(self) -> None:
-        """Has the open files be those at the path.
+        """Makes the open files those at the path.
 
         Raises:
-            StoreError: the store is not at its path.
+            StoreError: The store is not at its path.
         """
         files = self._files
         if self.in_memory or (files is not None and files.stand()):
@@ -721,7 +738,7 @@ class Database:
         with _mending, self._write_lock:
             if self._closed or self._files is not files or files.stand():
                 return
-            # From now on nobody of ours writes into what is left.
+            # From now on no thread of this process writes into the remains.
             wait_for(self.path, files.lock_writer, self._busy_milliseconds / 1000)
             try:
                 files.mend_memory()
@@ -744,11 +761,11 @@ class Database:
                     files.close()
 
     def _leave_log(self, files: OpenFiles) -> None:
-        """The database is at its path, but not its log: what only that has goes into the database."""
+        """The database is at its path, but not its log: merges what only that log has into the database."""
         self._merge_all()
         quiesced: list[Database] = []
         self._forking = True
-        self._pause(merge=False, leave=False)  # What is kept is the right to write, to the end.
+        self._pause(merge=False, leave=False)  # The right to write is kept to the end.
         files.let_go()
         try:
             # Within a process, SQLite has one memory of the log for each database.
@@ -771,8 +788,10 @@ class Database:
             self._mark_log()
 
     def _mark_log(self) -> None:
-        """Has the database itself say which log it is to be read with, for those who still have another one open: all
-        that theirs holds is in the database, or in this log, and they must not remove it."""
+        """Records in the database which log belongs to it, for processes that still have another one open.
+
+        All contents of their log are in the database, or in this log, and they must not remove it.
+        """
         connection, files = self._writer, self._files
         if connection is not None and files is not None:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG, str(files.log_number)))
@@ -781,8 +800,8 @@ class Database:
                 raise self._displaced()
 
     def _leave_state(self, files: OpenFiles) -> None:
-        """Something was copied over the database: an earlier state of this store is opened as it is, without the log,
-        which belongs to what was there."""
+        """Another file was copied over the database. Opens it if it is an earlier state of this store, without the log
+        of the replaced one."""
         found = store_id_at(self.path)
         if found is None:  # It is just being written.
             raise self._displaced()
@@ -799,7 +818,7 @@ class Database:
     def _leave_database(self, files: OpenFiles) -> None:
         """Another file is at the path: if it is of this store too (a copy, an earlier state), it is opened."""
         ours = store_id_at(self.path) == self._store_id
-        same = ours and files.is_same_database()  # Then what is in the log is missing there.
+        same = ours and files.is_same_database()  # The log's contents are missing there then.
         if not same:
             with suppress(StoreError):
                 self._merge_all()  # The file that was is whole then, wherever it is now.
@@ -876,7 +895,7 @@ class Database:
             if _size_of(f"{path}-wal") and not _size_of(path):  # SQLite would erase the log, and all that is in it.
                 raise StoreDamagedError(f"{path!r} is gone or empty, but its log is there; restore the file beside it.")
             if file_at(path) is None:
-                make_store(path)  # Before SQLite would, which asks the umask who may read it.
+                make_store(path)  # Before SQLite does, for which the umask decides the mode.
         # Again, when another process made the store while the first connection was opening an empty file.
         try:
             connection = self._open() or self._open()
@@ -889,8 +908,10 @@ class Database:
         return connection
 
     def _open(self) -> Connection | None:
-        """A connection to the database, in whose file there is nothing but ours; None when it would not write and
-        compare checksums although the file has them, or the other way round."""
+        """Returns a connection to the database, whose file has only agentmem's contents.
+
+        Returns None when it would not write and compare checksums although the file has them, or the other way round.
+        """
         path = self.path
         try:
             if self.in_memory:
@@ -937,8 +958,11 @@ class Database:
         return reserved == (CHECKSUM_BYTES if is_checked(connection) else 0)
 
     def _use_log(self, connection: Connection) -> Any:
-        """Switches to the write-ahead log. SQLite waits for nobody here, whatever the busy timeout says, so that
-        processes which make a store together would get in each other's way."""
+        """Switches to the write-ahead log.
+
+        SQLite waits for no other process here, whatever the busy timeout, so processes that create a store together
+        would collide.
+        """
         deadline = time.monotonic() + self._busy_milliseconds / 1000
         while True:
             try:
@@ -946,7 +970,7 @@ class Database:
             except apsw.BusyError:
                 if time.monotonic() > deadline:
                     raise
-                threading.Event().wait(0.005)  # Nothing tells of another process letting go of its lock.
+                threading.Event().wait(0.005)  # No signal tells of another process releasing its lock.
 
     def _refuse_foreign_file(self, connection: Connection) -> None:
         """Before the first write into a file: it is empty, or it is ours."""
@@ -1064,8 +1088,11 @@ class Database:
         _open_databases.discard(self)
 
     def _let_go(self, *, merge: bool = True, leave: bool = True) -> None:
-        """Closes the connections that nobody uses, and with `leave` their files; the last one of all to do so merges
-        the log into the database, and removes it. The caller holds the write lock and that of the pool."""
+        """Closes the idle connections, and with `leave` their files.
+
+        The last of all processes to do so merges the log into the database and removes it. The caller holds the write
+        lock and that of the pool.
+        """
         idle, self._idle = self._idle, []
         writer, self._writer = self._writer, None
         files, self._files = self._files, None
@@ -1091,9 +1118,12 @@ class Database:
     # -- forks ----------------------------------------------------------------------------------------------------
 
     def quiesce(self, *, merge: bool = True) -> bool:
-        """Before a fork, or before the files are left: waits for running transactions (bounded) and closes the
-        connections, because SQLite keeps the locks of a process in process-wide tables, which a child would inherit as
-        locks that it does not have. Holds off new transactions until `resume`. False when a write was still running."""
+        """Before a fork, or before leaving the files: waits for running transactions (bounded) and closes the
+        connections.
+
+        SQLite keeps a process's locks in process-wide tables, and a child would inherit them as locks that it does not
+        have. New transactions wait until `resume`. Returns False when a write was still running.
+        """
         if self.in_memory or self.is_inherited:
             return False
         self._forking = True
@@ -1110,7 +1140,7 @@ class Database:
         self._write_lock.release()
 
     def _pause(self, *, merge: bool, leave: bool = True) -> None:
-        """Waits (bounded) until nobody reads, and closes the connections then; nobody begins to read until `_go_on`."""
+        """Waits (bounded) until no thread reads, and closes the connections then. No read begins until `_go_on`."""
         self._pool_lock.acquire()
         drained = self._pool_changed.wait_for(lambda: not self._reads, FORK_WAIT_SECONDS)
         if drained and not self._closed:
@@ -1127,8 +1157,8 @@ class Database:
         return not self.in_memory and self._pid != os.getpid()
 
     def inherited(self) -> tuple[list[Connection], bool]:
-        """In the child of a fork: the connections of the parent that came along, and whether no transaction of theirs
-        was going on. Later calls find none."""
+        """In a forked child: returns the parent's inherited connections, and whether none of its transactions was
+        running. Later calls find none."""
         idle, self._idle = self._idle, []
         writer, self._writer = self._writer, None
         files, self._files = self._files, None
@@ -1136,7 +1166,7 @@ class Database:
             files.abandon()
         reads = [read.connection for read in self._reads if read.connection is not None]
         connections = [*idle, *reads, *([writer] if writer else [])]
-        # Nobody in this process holds the write lock, unless a thread did that stayed behind, or `quiesce` does.
+        # No thread of this process holds the write lock, except one that stayed in the parent, or `quiesce`.
         at_rest = not self._reads and (self._forking or self._write_lock.acquire(blocking=False))
         return connections, at_rest and not (writer and writer.in_transaction)
 
@@ -1148,8 +1178,10 @@ class Database:
 
     @contextmanager
     def _noting(self, state: str) -> Iterator[None]:
-        """Notes at an error of the writer's connection what the system said, and what has become of the store. In what
-        became of a transaction whose COMMIT failed in another way than for want of room, nobody can be sure."""
+        """Notes, at an error of the writer's connection, the system's error and the state of the store.
+
+        The outcome is unknown of a transaction whose COMMIT failed for another reason than want of room.
+        """
         try:
             yield
         except apsw.Error as error:
@@ -1183,8 +1215,8 @@ class Database:
             raise self._note_change(damaged, files) from error
 
     def _note_change(self, error: StoreError, files: OpenFiles | None) -> StoreError:
-        """The error, noted as one that may pass when the files are not those any more, or have just been replaced: what
-        was read may not belong together."""
+        """Returns the error, marked as one that may pass if the files are others now or were just replaced: the data
+        read may not belong together."""
         failed = getattr(error.__cause__, "extendedresult", 0)
         if not self.in_memory and not isinstance(error, StoreFullError) and failed not in _OF_WRITING:
             displaced = files is not None and (files is not self._files or not files.stand())
@@ -1195,7 +1227,8 @@ class Database:
 _OF_WRITING = {
     apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC, apsw.SQLITE_IOERR_TRUNCATE,
 }  # fmt: skip
-"""What no change of files explains. After a failed sync, nobody knows what is on the disk: it is not tried again."""
+"""An error that no change of files explains. After a failed sync the state of the disk is unknown: it is not tried
+again."""
 
 
 def is_open_elsewhere(path: str) -> bool:
@@ -1213,8 +1246,8 @@ def is_open_elsewhere(path: str) -> bool:
 
 
 def _is_sealed(path: str) -> bool:
-    """Whether nobody can write the file, nor the log beside it, because their file system is read-only. SQLite needs to
-    be told so, or it insists on making the shared memory of a log."""
+    """Whether neither the file nor the log beside it can be written, because their file system is read-only. SQLite
+    must be told so, or it insists on making the shared memory of a log."""
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not _size_of(f"{path}-wal")
     except OSError:
@@ -1243,13 +1276,13 @@ _quiesced: list[Database] = []
 
 
 def _let_go_of_inherited() -> None:
-    """In the child of a fork, before its first connection: nothing that SQLite holds for the parent may be left.
+    """In a forked child, before its first connection: removes everything that SQLite holds for the parent.
 
-    Usually nothing is, because the parent has closed its connections before it forked. Servers that skip Python's fork
-    hooks leave them open, and with them SQLite's belief that this process has their locks: the child would read without
-    a lock, and the parent would delete the log under it. So they are closed here: the descriptors are the child's own,
-    and POSIX locks belong to a process, so that the parent keeps its; the log stays as it is. Connections in the middle
-    of a transaction are no longer sound. They are kept open for ever, and their files cannot be used in this process.
+    Usually there is nothing, because the parent has closed its connections before it forked. Servers that skip Python's
+    fork hooks leave them open. SQLite then believes that this process has their locks: the child would read without a
+    lock, and the parent would delete the log under it. So they are closed here. The descriptors are the child's own,
+    and POSIX locks belong to a process, so the parent keeps its locks, and the log stays. Connections amid a
+    transaction are no longer sound. They are kept open for ever, and their files cannot be used in this process.
     """
     global _pid
     if _pid == os.getpid():
@@ -1272,7 +1305,7 @@ def _let_go_of_inherited() -> None:
 
 
 def _before_fork() -> None:
-    # In the child of a fork without hooks, nobody may be there to release it.
+    # In the child of a fork without hooks, the thread that would release it may not exist.
     if not _fork_lock.acquire(timeout=FORK_WAIT_SECONDS):
         return
     _quiesced.extend(database for database in list(_open_databases) if database.quiesce())

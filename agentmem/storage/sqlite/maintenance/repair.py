@@ -131,7 +131,7 @@ def salvage_closed(path: str, tell: Tell = untold) -> list[str]:
         raise StoreOpenError(f"{path!r} is not a file; name the store to repair.")
     if is_open_elsewhere(path):
         raise StoreBusyError(
-            f"{path!r} is too damaged to be mended while it is open; close it everywhere, then repair."
+            f"{path!r} is too damaged to be repaired while it is open; close it everywhere, then repair."
         )
     kept = _free_name(path, "damaged")
     with new_file(path, like=path, overwrite=True) as unfinished:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import warnings
 from types import ModuleType
 
@@ -11,6 +12,7 @@ REQUIRED = "AGENTMEM_FRAMEWORKS"
 """Set where they must be there: then a missing one fails the tests instead of skipping them."""
 
 ADAPTERS = {
+    "anthropic": "anthropic.lib.tools",
     "langchain": "langchain_core.vectorstores",
     "langgraph": "langgraph.store.base",
 }
@@ -27,3 +29,9 @@ def framework(name: str) -> ModuleType:
             if os.environ.get(REQUIRED):
                 raise
     pytest.skip(f"{name} is not installed; install 'agentmem[integrations-test]'", allow_module_level=True)
+
+
+def adapter_of(code: str) -> str | None:
+    """The adapter that a recipe is about."""
+    found = re.search(r"agentmem\.integrations\.(\w+)", code)
+    return found[1] if found and found[1] in ADAPTERS else None

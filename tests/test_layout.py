@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import agentmem
+from tests.frameworks import ADAPTERS
 
 ROOT = Path(agentmem.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -40,8 +41,6 @@ IMPORTERS = {
     "click": {"cli.*"},
     "fastapi": {"server.*"},
     "flask": {"integrations.flask"},
-    "langchain_core": {"integrations.langchain"},
-    "langgraph": {"integrations.langgraph"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "mcp": {"server.mcp"},
@@ -57,7 +56,7 @@ IMPORTERS = {
     "uvicorn": {"server.app"},
     "usearch": {"search.segments.file"},
     "werkzeug": {"integrations.flask"},
-}
+} | {module.partition(".")[0]: {f"integrations.{adapter}"} for adapter, module in ADAPTERS.items()}
 
 
 def name_of(path: Path) -> str:

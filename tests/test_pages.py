@@ -20,7 +20,7 @@ from agentmem.cli import main
 from agentmem.search import ranking
 from tests import mem0_peer
 from tests.command_line import every_command
-from tests.frameworks import ADAPTERS, framework
+from tests.frameworks import adapter_of
 from tests.loopback_hub import serving
 from tests.tiny_models import VOCABULARY, Tiny, write_model
 
@@ -37,6 +37,7 @@ SNIPPETS = [
     (page, number, code)
     for page, text in PAGES.items()
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S), 1)
+    if adapter_of(code) is None  # Those run where the frameworks are: tests/integrations/test_recipes.py.
 ]
 LARGEST = {
     "README.md": 12, "agentmem/README.md": 10, "agentmem/GUARANTEES.md": 8, "agentmem/SECURITY.md": 4,
@@ -88,8 +89,6 @@ def test_the_extras_are_those_of_the_package():
 @pytest.mark.parametrize(("page", "number", "code"), SNIPPETS, ids=[f"{page} {number}" for page, number, _ in SNIPPETS])
 def test_the_code_runs(page, number, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if (adapter := re.search(r"agentmem\.integrations\.(\w+)", code)) and adapter[1] in ADAPTERS:
-        framework(ADAPTERS[adapter[1]])
     if "import_mem0" in code:
         mem0_peer.write_rows(tmp_path / "qdrant", mem0_peer.recorded(mem0_peer.STORE)["rows"])
     exec(compile(code, f"{page}, snippet {number}", "exec"), {"__name__": "readme"})

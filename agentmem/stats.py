@@ -138,7 +138,7 @@ class Stats:
     """Texts that went through batches."""
     tokens: int = 0
     """As they were counted when the batches were cut: estimated, a token for 4 characters, for `minilm-static` and for
-    an embedder of one's own."""
+    an embedder of your own."""
     padded_tokens: int = 0
     batches: int = 0
     largest_batch: int = 0

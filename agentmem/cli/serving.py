@@ -157,7 +157,7 @@ def _bound(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(socket.SOMAXCONN)  # Whoever comes before the server has started waits.
+        listening.listen(socket.SOMAXCONN)  # A client that connects before the server has started waits.
     except OSError as error:
         listening.close()
         raise click.UsageError(f"Cannot listen on {host} port {port}: {error.strerror}; pass another --port.") from None

@@ -1,4 +1,4 @@
-"""Mending the file of a store that cannot be opened."""
+"""Repairs the file of a store that cannot be opened."""
 
 import os
 from contextlib import suppress
@@ -13,11 +13,11 @@ from agentmem.storage.open import salvage_closed, salvage_open
 
 @holds_locks
 def salvage(path: str, *, progress: bool) -> list[str]:
-    """Makes it a file that can be opened; says what was done, a sentence each.
+    """Turns it into a file that can be opened. Returns what was done, a sentence each.
 
     Raises:
-        StoreOpenError: there is nothing of a store.
-        StoreBusyError: somebody has it open still; nothing was changed.
+        StoreOpenError: It holds nothing of a store.
+        StoreBusyError: A process still has it open; nothing was changed.
     """
     path = os.path.realpath(absolute(path))
     with stages(shown=progress) as tell:

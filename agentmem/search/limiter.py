@@ -1,8 +1,8 @@
 """Limiter: bounds how many searches compute at the same time. For large owners, that is one a core.
 
-numpy releases the GIL around every operation on more than 500 numbers, and then competes for it with all threads that
-search. Of an owner of 1,000,000, ten threads that all computed at once searched 70 times a second, and 117 times where
-two of them did while the others waited once; four threads 93 and 121 times, two 119 and 127 times, one 112 and 113
+numpy releases the GIL around every operation on more than 500 numbers, and then competes for it with all searching
+threads. In an owner of 1,000,000, ten threads that all computed at once searched 70 times a second. Where two of them
+did while the others waited once, they searched 117 times. Four threads: 93 and 121, two: 119 and 127, one: 112 and 113
 (medians of 3 alternated rounds, 2 cores).
 """
 
@@ -22,16 +22,18 @@ CLOSE_WAIT_SECONDS = 1.0
 """How long `close` waits for running searches. A search takes some milliseconds."""
 
 PATIENCE_SECONDS = 0.05
-"""How long background work waits for searches. Of an owner of 1,000,000, to which four threads add while graphs are
-built, a search takes p50 28, p90 37, p95 40 ms like this, and 29, 42, 46 where the builder never waits (medians of 3
-alternated rounds of 400 searches, 2 cores)."""
+"""How long background work waits for searches.
+
+In an owner of 1,000,000, to which four threads add while graphs are built, a search takes p50 28, p90 37, p95 40 ms.
+Where the builder never waits, it takes 29, 42, 46 (medians of 3 alternated rounds of 400 searches, 2 cores).
+"""
 
 
 class Limiter:
     """May be called from any thread, and in signal handlers."""
 
     def __init__(self, count: Callable[[], int]) -> None:
-        """Calls `count` when a lane is first needed: counting the cores takes a fifth of the time to open a store."""
+        """Calls `count` when a slot is first needed: counting the cores takes a fifth of the time to open a store."""
         self._count = count
         self._next = itertools.count()
         self._inside: set[int] = set()
@@ -42,10 +44,10 @@ class Limiter:
         return [Lock() for _ in range(self._count())]
 
     def within(self, work: Callable[[bool], T]) -> T:
-        """Runs `work` once a lane is free, and returns its result. Passes it whether another core is free.
+        """Runs `work` once a slot is free, and returns its result. Passes it whether another core is free.
 
         Raises:
-            ClosedError: the memory was closed meanwhile.
+            ClosedError: The memory was closed meanwhile.
         """
         thread = threading.get_ident()
         if thread in self._inside:  # A signal handler, amid a search of its own thread.
@@ -60,7 +62,7 @@ class Limiter:
             self._inside.discard(thread)
 
     def _one(self) -> Lock:
-        """Returns a free lane, else the next in turn."""
+        """Returns a free slot, else the next in turn."""
         free = (lock for lock in self._locks if not lock.locked())
         return next(free, self._locks[next(self._next) % len(self._locks)])
 

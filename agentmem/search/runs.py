@@ -11,8 +11,11 @@ Run = tuple[str | None, str | None]
 
 
 def run_numbers(runs: Iterable[Run]) -> npt.NDArray[np.int64]:
-    """A number for each, equal ones for equal runs, -1 where there is none. 63 bits of a digest: among a million runs
-    two share one with a chance of 1 in 20 million, and would only lend each other a few neighbours."""
+    """Returns a number for each: equal ones for equal runs, -1 without one.
+
+    They are 63 bits of a digest. Among a million runs two share one with a chance of 1 in 20 million, and would only
+    lend each other a few neighbours.
+    """
     known: dict[Run, int] = {}
     return np.array([known[run] if run in known else known.setdefault(run, _number(run)) for run in runs], np.int64)
 

@@ -54,7 +54,7 @@ class Settings:
     owner: dict[str, str] = field(default_factory=dict)
     write: bool = False
     tokens: bool = False
-    """Whether a token is needed. Without, whoever reaches the port is the owner, or an administrator."""
+    """Whether requests need a token. Without one, every client of the port is the owner, or an administrator."""
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     connectors: bool = False

@@ -32,10 +32,12 @@ INSTRUCTIONS = (
 
 
 def make_server(access_of: Callable[[Any], Access], *, connectors: bool = False) -> Server[Any]:
-    """Returns a server of the tools. `access_of` is called with the HTTP request of each call (None over standard
-    input), and says whose memories that call reaches; no argument of a tool does.
+    """Returns a server of the tools.
 
-    Calls run in threads, so that those that come together share model runs and commits.
+    `access_of` is called with the HTTP request of each call (None over standard input), and names the owner whose
+    memories that call reaches. No argument of a tool does.
+
+    Calls run in threads, so that concurrent calls share model runs and commits.
     """
     offered = {tool.name: tool for tool in tools(connectors=connectors)}
 

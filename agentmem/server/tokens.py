@@ -1,4 +1,4 @@
-"""Tokens: who may come in from outside, in a file beside the store that holds digests only.
+"""Tokens: the right to use the server from outside, in a file beside the store that holds digests only.
 
 A token is `agentmem_ID_SECRET`. The secret has 256 random bits, so that its SHA-256 is as good as a slow hash of it and
 costs nothing at each request. The file is read again when it has changed: a token that is revoked is refused by every

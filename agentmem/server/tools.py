@@ -1,6 +1,6 @@
 """The tools of the MCP server: their arguments, their answers, and the calls of a ScopedMemory behind them.
 
-A tool answers with at most so many tokens, counted as four bytes of UTF-8 each, and a cursor for what is left. The text
+A tool's answer has a bounded number of tokens, counted as four bytes of UTF-8 each, and a cursor for the rest. The text
 of a memory stands in a field `quoted_content` and nowhere else, so that a model sees that it is quoted.
 """
 
@@ -68,7 +68,7 @@ class Remember(Arguments):
 
     content: Annotated[str, _text("content", "text", "memory", "fact", description="One fact, in a sentence or two.")]
     metadata: Annotated[Metadata | None, Field(description="JSON that filters can ask for later.")] = None
-    ttl: Annotated[float | None, Field(description="Forget it after so many seconds.")] = None
+    ttl: Annotated[float | None, Field(description="Seconds after which it expires.")] = None
     created_at: Annotated[Moment | None, Field(description="When it was said; now, unless given.")] = None
 
 
@@ -225,12 +225,12 @@ def _cost(text: str) -> int:
 
 
 def _cut(text: str, tokens: int) -> str:
-    """As much of a text, from its beginning, as so many tokens are."""
+    """Returns the beginning of a text, as long as this number of tokens."""
     return text.encode()[: max(tokens, 1) * BYTES_A_TOKEN].decode(errors="ignore") or text[:1]
 
 
 def _quoted(record: Record, tokens: int, score: float | None = None) -> tuple[Quoted, int]:
-    """The memory with at most so many tokens of its text and metadata, and how many these are."""
+    """Returns the memory with at most this number of tokens of its text and metadata, and their number."""
     metadata = record.metadata
     spent = OVERHEAD_TOKENS + (_cost(json.dumps(metadata, ensure_ascii=False)) if metadata else 0)
     if spent > max(tokens // 2, OVERHEAD_TOKENS):

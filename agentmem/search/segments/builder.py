@@ -1,10 +1,9 @@
-"""Sealing: the memories of large owners go into segments.
+"""Seals the memories of large owners in segments.
 
-A search that meets an unsealed tail that is long calls for it; nothing else does, so that adding to an owner nobody
-searches costs nothing. The tail is written without graphs, so that it leaves the memory within a second a segment;
-where an owner is first searched, the search itself does that. Graphs follow in the background. One process works at a
-time, and one at tails. Whatever ends it, nothing is lost: a segment counts once it is listed, and what is not sealed is
-scanned.
+Only a search that meets a long unsealed tail asks for it, so adding to an owner that is not searched costs nothing. The
+tail is written without graphs, so that it leaves the memory within a second a segment. The first search of an owner
+does that itself. Graphs follow in the background. One process builds them at a time, and one seals tails. If that ends
+early, nothing is lost: a segment counts once it is listed, and unsealed memories are scanned.
 """
 
 import logging
@@ -33,35 +32,35 @@ from agentmem.storage.types import Built, ListedSegment, Owner
 logger = logging.getLogger(__name__)
 
 SEGMENT = 65_536
-"""Memories of a segment: its graph takes ten seconds to a minute of one core to build, 60 MB on the disk and,
-meanwhile, some 200 MB in memory; a scan of as many takes 2.5 milliseconds."""
+"""Memories of a segment. Its graph takes ten seconds to a minute of one core to build, 60 MB on the disk and,
+meanwhile, some 200 MB in memory. Scanning as many takes 2.5 milliseconds."""
 
 WORK = "sealing"
 TAILS = "sealing tails"
-"""Two leases, each held by one process at a time: to work on what is listed, and to list what comes after it."""
+"""Two leases, each held by one process at a time: to rebuild listed segments, and to add to the list."""
 
 LEASE_SECONDS = 60.0
-"""How long a process that died keeps others from sealing; a segment takes about as long, and the lease is renewed."""
+"""How long a process that died keeps others from sealing. A segment takes about as long, and the lease is renewed."""
 
 READY = 4
-"""Segments that are kept open for the next search; they are mapped, and take hardly any memory."""
+"""Segments that are kept open for the next search. They are mapped, and take hardly any memory."""
 
 TAIL_WAIT_SECONDS = 30.0
-"""How long a first search waits for another process that seals; then it loads what is left."""
+"""How long a first search waits for another process that seals; then it loads the rest."""
 
 CLOSE_WAIT_SECONDS = 10.0
-"""How long the end waits for a search that seals; it stops after the segment that it is at."""
+"""How long the end waits for a search that seals; it stops after its present segment."""
 
 TAIL_LOOK_SECONDS = 0.05
-"""How often it looks whether that has ended."""
+"""How often it checks for the end of that wait."""
 
 RETRY_SECONDS = 10.0
-"""After which an owner is looked at again when there was nothing to do, or it failed."""
+"""Seconds after which an owner is looked at again when there was nothing to do, or it failed."""
 
 
 class Sealer:
-    """Every method may be called from any thread. Its thread starts with the first need and ends when nothing is left
-    to do."""
+    """Builds segments. Any thread may call every method. Its thread starts with the first need and ends when nothing is
+    left to do."""
 
     def __init__(self, store: Store, model: str, errors: BackgroundErrors) -> None:
         """For vectors of this model."""
@@ -71,16 +70,16 @@ class Sealer:
         self._read = store.snapshot
         self._model = model
         self.size = SEGMENT
-        self.let_pass: Callable[[], None] = lambda: None  # Called between steps of what can wait for searches.
+        self.let_pass: Callable[[], None] = lambda: None  # Called between steps of work that can wait for searches.
         self._start()
 
     def _start(self) -> None:
         self._owner = claimant()
-        self._tails = Lock()  # Held by the one thread that has the right to seal tails.
+        self._tails = Lock()  # Held by the one thread that may seal tails.
         self._lock = Lock()  # Guards: everything below.
         self._wanted: dict[Owner, None] = {}
         self._unusable: list[int] = []
-        self._given_up: set[Owner] = set()  # Whose tails could not be sealed.
+        self._given_up: set[Owner] = set()  # Owners whose tails could not be sealed.
         self._not_before: dict[Owner, float] = {}
         self._ready: dict[str, Segment] = {}
         self._stopped = threading.Event()
@@ -88,7 +87,7 @@ class Sealer:
         self._pid = os.getpid()  # Last, see Restartable.
 
     def wake(self, owner: Owner) -> None:
-        """The owner may have something to seal. Returns at once."""
+        """Notes that the owner may have something to seal. Returns at once."""
         if self._pid != os.getpid():
             restart(self, self._restart)
         if self._stopped.is_set() or not self.files.possible or owner in self._wanted:
@@ -99,7 +98,7 @@ class Sealer:
             self._wanted[owner] = None
             if self._thread is None or not self._thread.is_alive():
                 self._thread = started(self._work, "agentmem-sealer")
-            if self._thread is None:  # A later search that meets the same tries again.
+            if self._thread is None:  # A later search of the same owner tries again.
                 self._wanted.pop(owner)
                 self._errors.note("starting the thread that builds segments", no_thread(), logger)
 
@@ -108,40 +107,42 @@ class Sealer:
         return self.files.possible and owner not in self._given_up
 
     def seal_tail(self, owner: Owner, deadline: Deadline | None = None) -> None:
-        """Seals what fills further segments behind the owner's last one, part of a second each, if that can be done, or
-        waits (bounded) while another process is at it; stops at the deadline. Not to be called amid a read: it writes,
-        and others wait for reads to end."""
+        """Seals further segments behind the owner's last one, part of a second each. Stops at the deadline.
+
+        Waits (bounded) while another process does that. Do not call it amid a read: it writes, and others wait for
+        reads to end.
+        """
         if self._pid != os.getpid():
             restart(self, self._restart)
         patience = Deadline(TAIL_WAIT_SECONDS)
-        # The disk is full, or the folder cannot be written: what is not sealed is loaded.
+        # The disk is full, or the folder cannot be written: unsealed memories are loaded.
         try:
             while not self._sealed_all_of_tail(owner, deadline) and not (is_over(deadline) or is_over(patience)):
-                if self._stopped.wait(TAIL_LOOK_SECONDS):  # Nothing tells of what another process does.
+                if self._stopped.wait(TAIL_LOOK_SECONDS):  # Other processes send no notification.
                     break
         except (StoreError, OSError) as error:
             self._note(error)
 
     def give_up(self, owner: Owner, *, whether: bool) -> None:
-        """Whether what an owner has unsealed is to be loaded all the same, since it could not be sealed."""
+        """Whether to load an owner's unsealed memories all the same, since they could not be sealed."""
         with self._lock:
             (self._given_up.add if whether else self._given_up.discard)(owner)
 
     def take_ready(self, listed: Sequence[ListedSegment]) -> list[Opened]:
-        """Those of the segments that were opened when they had just been built, each once: nobody else has to compare
-        its checksum."""
+        """Returns those of the segments that were opened when they had just been built, each once: no process needs to
+        verify them again."""
         with self._lock:
             return [(each, self._ready.pop(each.file)) for each in listed if each.file in self._ready]
 
     def discard(self, unusable: Iterable[ListedSegment]) -> None:
-        """These files cannot be used; they are to be made anew when their owner is worked on."""
+        """Notes that these files cannot be used, and are to be rebuilt when their owner is worked on."""
         if self._pid != os.getpid():
             restart(self, self._restart)
         with self._lock:
             self._unusable += [listed.key for listed in unusable]
 
     def wait(self) -> None:
-        """Until nothing is left to do that this process knows of."""
+        """Works until nothing is left to do that this process knows of."""
         with self._lock:
             thread = self._thread
         if thread is not None:
@@ -155,8 +156,8 @@ class Sealer:
                     return
                 owner = next(iter(self._wanted))
             pause = RETRY_SECONDS
-            # The disk is full, the folder cannot be written, the store is busy or closed: nothing is lost, and a later
-            # search that meets the same tries again.
+            # The disk is full, the folder cannot be written, the store is busy or closed. Nothing is lost, and a later
+            # search of the same owner tries again.
             try:
                 pause = self._seal_all(owner)
             except BaseException as error:
@@ -172,7 +173,7 @@ class Sealer:
             self._errors.note("building a segment", error, logger)
 
     def _seal_all(self, owner: Owner) -> float:
-        """Seals what an owner has to seal; the seconds after which to look again at the earliest."""
+        """Seals an owner's memories; returns the seconds after which to look again at the earliest."""
         files = self.files
         while not self._stopped.is_set():
             try:
@@ -182,7 +183,7 @@ class Sealer:
                 files.forget_models()
                 with self._right_to_tails() as granted:
                     if granted:
-                        files.sweep()  # Nobody is writing a file.
+                        files.sweep()  # No file is being written.
                     if granted and self._seal_next_of_tail(owner, ready=True):
                         continue
                 if not self._seal_next(owner):
@@ -199,7 +200,7 @@ class Sealer:
 
     @block
     def _right_to_tails(self) -> Generator[bool, None, None]:
-        """Whether this thread has it, for the length of the block."""
+        """Whether this thread has the lease, for the length of the block."""
         with self._tails.hold():
             granted = False
             try:
@@ -209,17 +210,17 @@ class Sealer:
                 self._store.release(TAILS, self._owner)
 
     def _sealed_all_of_tail(self, owner: Owner, deadline: Deadline | None) -> bool:
-        """Seals what there is to be; False when another process has the right."""
+        """Seals everything there is; returns False when another process has the lease."""
         with self._right_to_tails() as granted:
             if granted:
-                self._strike_unusable()  # Of a copy without the folder, all of them.
+                self._strike_unusable()  # Of a copy without the folder: all of them.
             while granted and not self._stopped.is_set() and self._seal_next_of_tail(owner, ready=False):
                 if is_over(deadline):
                     break
         return granted
 
     def _seal_next_of_tail(self, owner: Owner, *, ready: bool) -> bool:
-        """Seals what fills a segment behind the owner's last one; False when nothing does."""
+        """Seals memories that fill a segment behind the owner's last one; returns False when too few are left."""
         with self._read() as snapshot:
             present = snapshot.listed_segments(owner)
             job = self._tail(snapshot, owner, present[-1].last if present else 0)
@@ -227,16 +228,16 @@ class Sealer:
         return bool(job and gathered and self._built(owner, job, gathered, TAILS, ready=ready))
 
     def _tail(self, snapshot: Snapshot, owner: Owner, after: int) -> Job | None:
-        """What fills a segment after a change, if so much is there."""
+        """Returns the range that fills a segment after a change, if there are enough memories."""
         end = snapshot.nth_change(owner, after, self.size)
         pending = snapshot.first_pending(owner)
-        # What waits for its vector will soon stand somewhere else.
+        # A memory that waits for its vector will soon have another place.
         if snapshot.model != self._model or end is None or (pending is not None and pending <= end):
             return None
         return Job(after + 1, end, with_graph=False)
 
     def _seal_next(self, owner: Owner) -> bool:
-        """Builds one segment with its graph; False when there is none to build."""
+        """Builds one segment with its graph; returns False when there is none to build."""
         with self._read() as snapshot:
             job = next_job(_ranges(snapshot, owner), self.size) if snapshot.model == self._model else None
             if job is None:
@@ -250,7 +251,8 @@ class Sealer:
     def _built(
         self, owner: Owner, job: Job, gathered: "Gathered", right: str, *, ready: bool = False
     ) -> ListedSegment | None:
-        """Writes a segment, opens it for the next search if asked to, and has it listed; None when it was given up."""
+        """Writes a segment, opens it for the next search on request, and lists it; returns None when it was given
+        up."""
         content, since, epoch = gathered
         path = self.files.new_file()
         listed = None
@@ -272,7 +274,7 @@ class Sealer:
         except Unsound as error:
             self._note(error)
         finally:
-            if listed is None:  # Something in it may have been purged.
+            if listed is None:  # A memory of it may have been purged.
                 path.unlink(missing_ok=True)
         return listed
 
@@ -280,11 +282,11 @@ class Sealer:
         segment = open_segment(path, checksum)
         with self._lock:
             if len(self._ready) >= READY:
-                self._ready.clear()  # Nobody searches their owners any more.
+                self._ready.clear()  # Their owners are no longer searched.
             self._ready[path.name] = segment
 
     def _question(self, right: str, is_forbidden: Callable[[], bool]) -> Callable[[], bool]:
-        """Whether to stop; renews the claim now and then, and stops when it is lost."""
+        """Whether to stop. Renews the lease now and then, and stops when it is lost."""
         renewed = time.monotonic()
 
         def stop() -> bool:
@@ -304,7 +306,7 @@ class Sealer:
         if self._pid != os.getpid():
             return
         self._stopped.set()
-        # What a search is just sealing has its right given back while that can be told.
+        # The lease of a search that is just sealing is given back while the store can be told.
         if self._tails.acquire(timeout=CLOSE_WAIT_SECONDS):
             self._tails.release()
         with self._lock:
@@ -318,7 +320,7 @@ class Sealer:
 
 
 class Gathered(NamedTuple):
-    """What goes into a segment, and the store's last change, and its epoch, when that was read."""
+    """Returns a segment's memories, and the store's last change and its epoch, when they were read."""
 
     content: Content
     since: int
@@ -332,7 +334,7 @@ def _gathered(snapshot: Snapshot, owner: Owner, job: Job) -> Gathered:
 
 
 def _ranges(snapshot: Snapshot, owner: Owner) -> list[Range]:
-    """An owner's segments, and what is still there between them and before."""
+    """Returns an owner's segments, and the memories that still exist between them and before."""
     ranges: list[Range] = []
     after = 0
     for listed in snapshot.listed_segments(owner):

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from agentmem.storage.types import ListedSegment
 
 DEAD_SHARE = 0.2
-"""Of a segment, at which it is built anew."""
+"""Dead share of a segment at which it is rebuilt."""
 
 SMALL_SHARE = 0.5
-"""Of a full segment; two neighbours that are smaller together are made one."""
+"""Share of a full segment; two neighbours that are smaller together are joined."""
 
 
 class Job(NamedTuple):
-    """A segment to be built: of the changes from `first` to `last`, in the place of others."""
+    """A segment to build: of the changes from `first` to `last`, in place of others."""
 
     first: int
     last: int
@@ -23,7 +23,7 @@ class Job(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A listed segment (or, without one, a range that none covers) and how many of its memories are still there."""
+    """A listed segment, or a range that none covers, and the number of its memories that still exist."""
 
     first: int
     last: int
@@ -36,12 +36,15 @@ class Range(NamedTuple):
 
 
 def next_job(ranges: Sequence[Range], size: int) -> Job | None:
-    """What to build next, of ranges that follow each other: holes first, then what is dead for a good part, then what
-    is small, then what has no graph; None when all is well. Segments grow to `size` memories at most."""
+    """Returns the next segment to build, of ranges that follow each other; None when all is well.
+
+    Holes come first, then ranges that are dead for a good part, then small ones, then those without a graph. Segments
+    grow to `size` memories at most.
+    """
     for at, each in enumerate(ranges):
         if each.is_sound:
             continue
-        # With its neighbours, as far as they go together into one.
+        # With its neighbours, as far as they fit into one.
         group = [each]
         for following in ranges[at + 1 :]:
             if sum(member.live for member in group) + following.live > size * SMALL_SHARE:

@@ -1,8 +1,8 @@
-"""Lookup: the terms of a query in the postings of all of an owner's segments.
+"""Looks the terms of a query up in the postings of all of an owner's segments.
 
-The places with the best scores are found without reading all postings of common words (MaxScore; Turtle and Flood,
-1995): rare words come first, and once no place without them could be among the best, the others are only looked up at
-the places that have them.
+It finds the places with the best scores without reading all postings of common words (MaxScore; Turtle and Flood,
+1995). Rare words come first. Once no place without them could be among the best, the others are only looked up at the
+places that have them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,14 @@ from agentmem.search.segments.reader import Parts, Seen
 
 
 class Hits(NamedTuple):
-    """Where terms stand among some places, which are numbered through in their order, and (p,) how many terms each has
-    there in all."""
+    """Where terms stand among some places, numbered in their order, and (p,) how many terms each has in all."""
 
     found: Found
     lengths: npt.NDArray[Any]
 
 
 class Lookup:
-    """Of t terms in the segments of some parts. Belongs to one search."""
+    """Looks t terms up in the segments of some parts. Belongs to one search."""
 
     def __init__(self, parts: Parts, terms: npt.NDArray[np.uint32]) -> None:
         self._parts = parts
@@ -34,11 +33,11 @@ class Lookup:
         self._read: dict[int, tuple[Places, npt.NDArray[np.uint16]]] = {}  # Of all parts.
 
     def statistics(self, seen: Sequence[Seen]) -> list[Statistics]:
-        """Of what is seen of each part."""
+        """Of the visible places of each part."""
         return [each.statistics(spans) for each, spans in zip(seen, self._spans, strict=True)]
 
     def found_at(self, places: Sequence[Places], terms: Sequence[int] | None = None) -> Hits:
-        """Where the terms (or some of them) stand among the places of each part, ascending."""
+        """Returns where the terms (or some of them) stand among the places of each part, ascending."""
         everywhere = np.concatenate([here + start for here, start in zip(places, self._parts.starts, strict=False)])
         several = [here.astype(np.uint32) for here in places]
         words, at, counts = [NOTHING], [NOTHING], [NOTHING]
@@ -56,8 +55,8 @@ class Lookup:
     def _among(
         self, term: int, everywhere: Places, several: Sequence[npt.NDArray[np.uint32]]
     ) -> Iterator[tuple[int, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Where to look for a term: at places from the `first` of all on, among those that have it."""
-        if term in self._read:  # All parts at once: what takes time is the number of looks.
+        """Returns where to look for a term: at places from the `first` of all on, among those that have it."""
+        if term in self._read:  # All parts at once: the number of lookups takes the time.
             there, counts = self._read[term]
             if len(there):
                 yield 0, everywhere, there, counts
@@ -70,14 +69,17 @@ class Lookup:
             first += len(here)
 
     def best(self, weights: Weights, passing: Mask | None, wanted: int) -> tuple[Places, Numbers, bool]:
-        """The `wanted` places with the highest scores, of equal ones the last, of those that are `passing` (n,) of all
-        parts or else of all, ascending; their scores; and whether there are no others that have one."""
+        """Returns the `wanted` places with the highest scores, their scores, and whether no other place has one.
+
+        The places are those that are `passing` (n,) of all parts, or all, ascending. Of equal scores the last places
+        count.
+        """
         scores = np.zeros(self._parts.places, np.float32)
         places: list[Places] = []
         terms = np.flatnonzero(weights.numbers >= 0)
         by_rarity = terms[np.argsort(sum(spans[terms, 1] - spans[terms, 0] for spans in self._spans), kind="stable")]
         shares = weights.shares[weights.numbers[by_rarity]]
-        # What the words from each on could add, since no strength is more than 1.
+        # The most that the words from each on could add, since no strength is more than 1.
         further = [*np.cumsum(shares[::-1])[::-1].tolist(), 0.0]
         bar = 0.0
         read = 0
@@ -106,7 +108,7 @@ class Lookup:
         return found[chosen], best[chosen], False
 
     def _postings_of(self, term: int) -> tuple[Places, npt.NDArray[np.uint16]]:
-        """All of a term: the places and how often it stands there."""
+        """Returns all of a term: its places and how often it stands there."""
         spans = [bounds[term] for bounds in self._bounds]
         places = np.empty(sum(end - start for start, end in spans), np.intp)
         at = 0
@@ -117,7 +119,7 @@ class Lookup:
         return places, np.concatenate(counts)
 
     def _add(self, scores: Numbers, places: Places, weights: Weights, terms: npt.NDArray[np.intp]) -> None:
-        """Adds what further terms are worth to the scores at some places, ascending."""
+        """Adds the worth of further terms to the scores at some places, ascending."""
         starts = self._parts.starts
         several = [
             here - first
@@ -129,7 +131,7 @@ class Lookup:
 
 
 def _nth_highest(scores: Numbers, places: Sequence[Places], count: int) -> float:
-    """Of the scores at the places; 0 where these are fewer."""
+    """Returns the scores at the places; 0 where these are fewer."""
     if sum(map(len, places)) < count:
         return 0.0
     values = scores[np.concatenate(places)]
@@ -137,7 +139,7 @@ def _nth_highest(scores: Numbers, places: Sequence[Places], count: int) -> float
 
 
 def highest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
-    """Where so many of the values are the highest, of equal ones the last, ascending; there are more of them."""
+    """Returns where this number of the highest values is, of equal ones the last, ascending; there are more of them."""
     bar = np.partition(values, len(values) - count)[len(values) - count]
     above = np.flatnonzero(values > bar)
     ties = np.flatnonzero(values == bar)

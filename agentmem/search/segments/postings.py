@@ -1,4 +1,4 @@
-"""Postings: which places of a sealed segment have a term, and how often. Sorted once, then only read, from a file."""
+"""Postings: which places of a sealed segment have a term, and how often. Sorted once, then only read from a file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +14,12 @@ COLUMNS = ("terms", "term_starts", "places", "counts", "lengths")
 def sorted_postings(
     terms: npt.NDArray[np.uint32], places: npt.NDArray[np.uint64], lengths: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The columns of the postings of n places: of the terms (p,) that stand at these places (p,); `lengths` (n,) says
-    how many each place has. `terms` uint32 (t,) ascending, `term_starts` int64 (t + 1,), `places` uint32 and `counts`
-    uint16 (q,) by term and place, `lengths` uint32 (n,)."""
+    """Returns the columns of the postings of n places.
+
+    The terms (p,) stand at these places (p,), and `lengths` (n,) says how many each place has. The columns are `terms`
+    uint32 (t,) ascending, `term_starts` int64 (t + 1,), `places` uint32 and `counts` uint16 (q,) by term and place,
+    `lengths` uint32 (n,).
+    """
     pairs = terms.astype(np.uint64) << np.uint64(32) | places
     pairs.sort()
     firsts = np.flatnonzero(np.append(True, pairs[1:] != pairs[:-1])) if len(pairs) else np.empty(0, np.intp)
@@ -44,8 +47,7 @@ class Postings:
         self._terms, self._starts, self.places, self.counts, self.lengths = (columns[name] for name in COLUMNS)
 
     def spans(self, sought: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
-        """From where to where in `places` and `counts` each of the terms (t,) stands, (t, 2); to where it begins where
-        it stands nowhere."""
+        """Returns the spans (t, 2) of the terms (t,) in `places` and `counts`. The span of a missing term is empty."""
         spans = np.zeros((len(sought), 2), np.int64)
         if len(self._terms):
             at = np.minimum(np.searchsorted(self._terms, sought), len(self._terms) - 1)

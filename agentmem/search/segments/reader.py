@@ -20,14 +20,15 @@ from agentmem.storage.types import Keys, ListedSegment, Owner
 NO_KEYS = np.empty(0, np.int64)
 
 COUNTED_ANEW = 256
-"""A word that stands at fewer places of a segment is counted as fast as it is looked up."""
+"""A word at fewer places of a segment is counted as fast as it is looked up."""
 
 COUNTS_KEPT = 4096
 """Words of a segment whose counts are kept, some 200 bytes each."""
 
 
 class Seen:
-    """What is visible of a segment from one moment (`since`) to the next (`until`): `mask` (n,), not to be changed."""
+    """The visible places of a segment from one moment (`since`) to the next (`until`): `mask` (n,), not to be
+    changed."""
 
     def __init__(self, segment: Segment, live: Mask, moment: int) -> None:
         self._segment = segment
@@ -45,7 +46,7 @@ class Seen:
         return int(self._segment.postings.lengths.sum(where=self.mask, dtype=np.int64))
 
     def statistics(self, spans: npt.NDArray[np.int64]) -> Statistics:
-        """Of these memories, for terms that stand at these spans (t, 2) of the postings."""
+        """Returns, of these memories, the counts for terms that stand at these spans (t, 2) of the postings."""
         having = spans[:, 1] - spans[:, 0]
         if self.count < len(self.mask):
             having = np.array([self._counted(start, end) for start, end in spans.tolist()], np.int64)
@@ -63,7 +64,7 @@ class Seen:
 
 
 class Part:
-    """A segment and which of its places live, (n,). Not to be changed."""
+    """A segment and its live places, (n,). Not to be changed."""
 
     def __init__(self, listed: ListedSegment, segment: Segment, live: Mask) -> None:
         self.listed = listed
@@ -72,7 +73,7 @@ class Part:
         self._seen: Seen | None = None
 
     def seen(self, moment: int) -> Seen:
-        """What is visible of it at a moment."""
+        """Returns its visible places at a moment."""
         seen = self._seen
         if seen is None or not seen.since <= moment < seen.until:
             seen = self._seen = Seen(self.segment, self.live, moment)
@@ -84,13 +85,13 @@ class Part:
         return self.segment.keys[self.live]
 
     def holding(self, keys: Keys) -> Mask:
-        """Which of the places hold these memories (ascending)."""
+        """Whether each place holds one of these memories (ascending)."""
         found = np.zeros(len(self.live), np.bool_)
         found[self._places_of(keys)] = True
         return found & self.live
 
     def without(self, keys: Keys) -> "Part":
-        """The same after these memories (ascending) have changed."""
+        """Returns the same after these memories (ascending) have changed."""
         gone = self._places_of(keys)
         if not self.live[gone].any():
             return self
@@ -105,8 +106,10 @@ class Part:
 
 
 class Parts:
-    """An owner's parts in the order of their ranges. Their places are numbered through: those of part i from starts[i]
-    on. Not to be changed."""
+    """An owner's parts in the order of their ranges. Not to be changed.
+
+    Their places are numbered in sequence: those of part i from starts[i] on.
+    """
 
     def __init__(self, parts: Sequence[Part] = ()) -> None:
         self._parts = tuple(parts)
@@ -118,12 +121,12 @@ class Parts:
         return iter(self._parts)
 
     def __len__(self) -> int:
-        """How many parts."""
+        """The number of parts."""
         return len(self._parts)
 
     @property
     def places(self) -> int:
-        """How many places."""
+        """The number of places."""
         return self.starts[-1]
 
     @cached_property
@@ -133,11 +136,11 @@ class Parts:
 
     @property
     def keys(self) -> list[int]:
-        """Under which the segments are listed."""
+        """The numbers under which the segments are listed."""
         return [part.listed.key for part in self._parts]
 
     def without(self, keys: Keys) -> "Parts":
-        """The same after these memories (ascending) have changed."""
+        """Returns the same after these memories (ascending) have changed."""
         parts = [part.without(keys) for part in self._parts]
         if all(new is old for new, old in zip(parts, self._parts, strict=True)):
             return self
@@ -150,14 +153,14 @@ class Parts:
 Opened = tuple[ListedSegment, Segment]
 
 OPENED_TOGETHER = 4
-"""Files whose checksums are compared at once, beyond which a disk is no faster."""
+"""Files whose checksums are compared at once. With more, a disk is no faster."""
 
 
 def open_all(files: SegmentCatalog, listed: Sequence[ListedSegment]) -> tuple[list[Opened], list[ListedSegment]]:
-    """Opens segments; which are open now, and which cannot be used."""
+    """Opens segments; returns the open ones, and those that cannot be used."""
     if not listed:
         return [], []
-    from concurrent.futures import ThreadPoolExecutor  # Late: only stores with large owners need it.
+    from concurrent.futures import ThreadPoolExecutor  # Imported late: only stores with large owners need it.
 
     def opened(each: ListedSegment) -> Segment | None:
         try:
@@ -177,7 +180,7 @@ def open_all(files: SegmentCatalog, listed: Sequence[ListedSegment]) -> tuple[li
 
 
 class Sealed(NamedTuple):
-    """The parts of an owner, and the keys of what changed in no part's range."""
+    """The parts of an owner, and the keys that changed in no part's range."""
 
     parts: Parts
     unsealed: Keys
@@ -185,7 +188,8 @@ class Sealed(NamedTuple):
 
 
 def sealed(snapshot: Snapshot, owner: Owner, opened: Sequence[Opened]) -> Sealed:
-    """What an owner has sealed, of these segments in the order of their ranges. It reads no row of what is."""
+    """Returns an owner's sealed parts, of these segments in the order of their ranges. It reads no row of a sealed
+    memory."""
     # Every range in turn, also the holes before the segments and the rest behind the last.
     blocks: list[Keys] = []
     changes: list[Keys] = []
@@ -207,7 +211,7 @@ def sealed(snapshot: Snapshot, owner: Owner, opened: Sequence[Opened]) -> Sealed
 
 
 def adopted(snapshot: Snapshot, owner: Owner, opened: Opened) -> Part:
-    """A segment beside others, of whose range the snapshot tells what still counts."""
+    """Returns a segment beside others, with the places that the snapshot says still count in its range."""
     listed, segment = opened
     _, changed = snapshot.changed(owner, listed.first - 1, listed.last)
     whole = Part(listed, segment, np.ones(len(segment), np.bool_))
@@ -215,7 +219,7 @@ def adopted(snapshot: Snapshot, owner: Owner, opened: Opened) -> Part:
 
 
 def has_holes(snapshot: Snapshot, owner: Owner, parts: Parts) -> bool:
-    """Whether something changed last between the ranges of the parts, or before the first."""
+    """Whether a change stands last between the ranges of the parts, or before the first."""
     after = 0
     for part in parts:
         first = part.listed.first
@@ -226,7 +230,7 @@ def has_holes(snapshot: Snapshot, owner: Owner, parts: Parts) -> bool:
 
 
 def _newest(blocks: Sequence[Keys]) -> list[Mask]:
-    """Which of the keys of each block are in no later one."""
+    """Returns which of the keys of each block are in no later one."""
     keys = np.concatenate(blocks)
     order = np.argsort(keys, kind="stable")  # Equal ones in the order of the blocks.
     ordered = keys[order]

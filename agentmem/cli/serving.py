@@ -99,7 +99,7 @@ def serve(
 ) -> int:  # fmt: skip
     """Serve a store over HTTP: an API, and MCP at /mcp.
 
-    On loopback everyone on this machine may read, or with an owner that owner's memories only. Elsewhere each request
+    On loopback every user of this machine may read, or with an owner that owner's memories only. Elsewhere each request
     needs a token (see `agentmem token create`). Ends with Ctrl-C or SIGTERM, and answers what is under way first. Needs
     the extra agentmem[server]. With --json the address is one object: url.
 

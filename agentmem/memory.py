@@ -39,7 +39,7 @@ from agentmem.quoting import shorten
 from agentmem.records import Draft, Event, Match, Page, Record, Scope
 from agentmem.search.ranking import is_relevant
 from agentmem.search.searcher import Mode, Question
-from agentmem.stats import Stats, VacuumReport
+from agentmem.stats import EmbeddingStats, ProcessStats, SearchStats, Stats, StoreStats, VacuumReport
 from agentmem.storage.operations import Delete, Restore
 from agentmem.storage.types import KEEP, Keep
 from agentmem.validation import (
@@ -1140,21 +1140,18 @@ class Memory(_Calls):
         Waits for no model and no writer. The call counts every memory, so its cost grows with the store.
 
         Returns:
-            The counts; `Stats` describes each.
+            The counts in four groups: `store`, `embedding`, `search` and `process`.
 
         Raises:
             ClosedError: The memory is closed.
         """
         engine = self._engine
+        cache, timings = engine.index_cache, engine.timings
         return Stats(
-            **engine.store.stats(),
-            model=engine.embedder.name,
-            shelves=len(engine.index_cache),
-            shelf_bytes=engine.index_cache.bytes,
-            shelves_evicted=engine.index_cache.evicted,
-            timings=engine.timings.percentiles(),
-            background_errors=engine.timings.errors.latest(),
-            **engine.embedder.stats(),
+            StoreStats(**engine.store.stats()),
+            EmbeddingStats(engine.embedder.name, **engine.embedder.stats()),
+            SearchStats(len(cache), cache.bytes, cache.evicted),
+            ProcessStats(timings.errors.latest(), timings.percentiles()),
         )
 
     @public

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 SAMPLES = 1024
@@ -83,62 +83,70 @@ class VacuumReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """Counts of the store, then of this process since it opened the store. Durations are in seconds."""
+class StoreStats:
+    """Counts of the store, whichever process made them; the last two are of this process."""
 
-    memories: int
-    """Over all owners: visible ones, and expired ones that have not been swept yet."""
-    deleted: int
-    """By a user, or swept after they expired."""
-    vectors: int
-    users: int
-    """Different values of `user_id` (as far as 10,000), of deleted memories too; likewise `agents` and `runs`."""
-    agents: int
-    runs: int
-    changes: int
-    """Number of the last change; it grows with every memory that is added, changed, deleted or embedded later."""
-    changed_at: datetime | None
-    """When that was; None in an empty store."""
-    bytes: int
+    memories: int = 0
+    """Visible memories of all owners, and expired ones that are not swept yet."""
+    deleted: int = 0
+    """Memories deleted by a call, or swept after they expired."""
+    vectors: int = 0
+    users: int = 0
+    """Different values of `user_id` (up to 10,000), of deleted memories too; likewise `agents` and `runs`."""
+    agents: int = 0
+    runs: int = 0
+    changes: int = 0
+    """Number of the last change. It grows with every memory that is added, changed, deleted or embedded later."""
+    changed_at: datetime | None = None
+    """Time of the last change; None in an empty store."""
+    bytes: int = 0
     """Size of the database file, without its log."""
-    log_bytes: int
-    """Size of the log beside it, whose parts are used again once they are merged into the file."""
-    pending: int
-    """Deferred memories whose vector is still to come."""
-    pending_seconds: float
-    """How long the oldest of them has waited."""
-    pending_failed: int
+    log_bytes: int = 0
+    """Size of the log beside it. Its parts are used again once they are merged into the file."""
+    pending: int = 0
+    """Deferred memories without a vector yet."""
+    pending_seconds: float = 0.0
+    """Age of the oldest of them."""
+    pending_failed: int = 0
     """Deferred memories that could not be embedded; `check()` names them."""
+    segments: int = 0
+    """Segments of large owners that the store lists."""
+    segment_bytes: int = 0
+    """Size of their files."""
+    moving_to: str = ""
+    """Name of the model that a process is moving the store to, or was when it ended (`Memory.reembed`)."""
+    moved: int = 0
+    """Vectors of that model so far, on the way to `vectors`."""
+    commits: int = 0
+    """Transactions of this process."""
+    writes: int = 0
+    """Calls of this process that were committed."""
+
+    @property
+    def writes_per_commit(self) -> float:
+        """Returns how many calls shared a transaction, and its fsync."""
+        return self.writes / self.commits if self.commits else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStats:
+    """Work of this process's model since it opened the store. Durations are in seconds."""
 
     model: str
-    """The name of the model that this process takes the store's vectors to be of."""
-    commits: int
-    writes: int
-    """Calls that were committed; over `commits` it says how many share one."""
+    """Name of the model that this process takes the store's vectors to be of."""
     cache_hits: int
     """Texts found in memory."""
     cache_entries: int
     cache_bytes: int
-    shelves: int
-    shelf_bytes: int
-    shelves_evicted: int
-    segments: int
-    """Sealed blocks of large owners that the store lists."""
-    segment_bytes: int
-    """Size of their files."""
-    moving_to: str = ""
-    """The name of the model that some process is moving the store to, or was when it ended (`Memory.reembed`)."""
-    moved: int = 0
-    """Vectors that it has of that model, on the way to as many as `vectors`."""
     store_hits: int = 0
-    """Texts whose vector the store had, from another process or an earlier life."""
+    """Texts whose vector the store had, from another process or an earlier one."""
     coalesced: int = 0
-    """Texts that were on their way for another caller already."""
+    """Texts that were already being embedded for another caller."""
     texts: int = 0
     """Texts that went through batches."""
     tokens: int = 0
-    """As they were counted when the batches were cut: estimated, a token for 4 characters, for `minilm-static` and for
-    an embedder of your own."""
+    """Their tokens, as counted when the batches were formed. For `minilm-static` and for an embedder of yours they are
+    estimated, a token for 4 characters."""
     padded_tokens: int = 0
     batches: int = 0
     largest_batch: int = 0
@@ -147,28 +155,50 @@ class Stats:
     """Texts whose callers gave up before they were run."""
     run_seconds: float = 0.0
     waiting_texts: int = 0
-    """In line for the model now."""
+    """Texts that wait for the model now."""
     waiting_tokens: int = 0
     oldest_wait_seconds: float = 0.0
     workers: int = 0
-    background_errors: dict[str, BackgroundError] = field(default_factory=dict)
-    """What failed on threads of the background, such as `embedding deferred memories: EmbeddingError`, by cause. The
-    first error of a cause is logged too, as a warning, by a logger below `agentmem`."""
-    timings: dict[str, dict[str, float]] = field(default_factory=dict)
-    """p50, p90 and p99 of the latest `tokenise` (a call), `wait` (the oldest text of a batch in line), `embed` (a
-    batch), `commit` (a transaction), `search` (a query, without embedding)."""
 
     @property
     def padding_ratio(self) -> float:
-        """Padded tokens over real ones; 1.0 is no waste."""
+        """Returns padded tokens over real ones; 1.0 is no waste."""
         return self.padded_tokens / self.tokens if self.tokens else 1.0
 
     @property
     def mean_batch(self) -> float:
-        """Texts a batch."""
+        """Returns the texts of a batch."""
         return self.texts / self.batches if self.batches else 0.0
 
-    @property
-    def writes_per_commit(self) -> float:
-        """Calls that shared a transaction, and its fsync."""
-        return self.writes / self.commits if self.commits else 0.0
+
+@dataclass(frozen=True, slots=True)
+class SearchStats:
+    """The owners' indexes that this process holds in memory."""
+
+    indexes: int
+    """Owners whose index is in memory."""
+    index_bytes: int
+    indexes_evicted: int
+    """Indexes that made room for others since the store was opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStats:
+    """What this process met since it opened the store."""
+
+    background_errors: dict[str, BackgroundError]
+    """The latest failure of each cause on background threads, such as `embedding deferred memories: EmbeddingError`.
+    A logger below `agentmem` also logs the first error of a cause, as a warning."""
+    timings: dict[str, dict[str, float]]
+    """p50, p90 and p99 of the latest durations, in seconds. The kinds are `tokenise` (a call), `wait` (the oldest text
+    of a batch), `embed` (a batch) and `commit` (a transaction). `search` is a query without its embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts of a store, and of this process's work since it opened the store, in four groups."""
+
+    store: StoreStats
+    embedding: EmbeddingStats
+    search: SearchStats
+    process: ProcessStats

@@ -45,11 +45,12 @@ def add_distinct(
         before = memory.stats()
         seconds, calls = add_all(memory, sentences, threads)
         after = memory.stats()
+    embedded, earlier = after.embedding, before.embedding
     return seconds, calls, {
-        "texts/batch": (after.texts - before.texts) / (after.batches - before.batches),
-        "padding": after.padded_tokens / after.tokens,
-        "rows/commit": (after.writes - before.writes) / (after.commits - before.commits),
-        "busy": (after.run_seconds - before.run_seconds) / seconds / after.workers,
+        "texts/batch": (embedded.texts - earlier.texts) / (embedded.batches - earlier.batches),
+        "padding": embedded.padded_tokens / embedded.tokens,
+        "rows/commit": (after.store.writes - before.store.writes) / (after.store.commits - before.store.commits),
+        "busy": (embedded.run_seconds - earlier.run_seconds) / seconds / embedded.workers,
     }  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def known(options: argparse.Namespace, count: int, rounds: int) -> dict[str, Any
                         )
                         many = sentences * REPEATS
                         kept(f"known in memory, {measure.threads(threads)}", len(many), add_all(memory, many, threads))
-                        stats = memory.stats()
+                        stats = memory.stats().embedding
                         assert stats.texts - stats.store_hits < count / 10, "known texts went to the model"
     return {name: {"a second": measure.median(rates[name]), **measure.percentiles(calls[name])} for name in rates}
 

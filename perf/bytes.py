@@ -67,8 +67,8 @@ def main() -> None:
         figures["on the disk"] = on_disk(str(path), count)
         for number in range(max(1, count // OWNERS_EACH)):
             memory.search("what?", user_id=f"user-{number}", mode="vector")
-        figures["in memory, a shelf"] = {"bytes": memory.stats().shelf_bytes / count}
-        figures["in memory, the cache of vectors"] = {"bytes": memory.stats().cache_bytes / count}
+        figures["in memory, a shelf"] = {"bytes": memory.stats().search.index_bytes / count}
+        figures["in memory, the cache of vectors"] = {"bytes": memory.stats().embedding.cache_bytes / count}
     measure.report(f"Bytes a memory, of {count:,}", figures, options)
 
 

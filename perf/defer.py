@@ -35,12 +35,12 @@ def add_and_flush(model: str, sentences: list[str], *, batch: bool) -> dict[str,
         else:
             seconds = measure.run_threads(THREADS, work)
         began = time.perf_counter()
-        pending = memory.stats().pending
+        pending = memory.stats().store.pending
         memory.flush(timeout=3600)
         flushed = time.perf_counter() - began
         stats = memory.stats()
-        assert stats.pending == stats.pending_failed == 0
-        assert stats.memories == len(sentences) + 1
+        assert stats.store.pending == stats.store.pending_failed == 0
+        assert stats.store.memories == len(sentences) + 1
     return {"adds": len(sentences) / seconds, "calls": calls, "pending": pending, "embedded": pending / flushed}
 
 

@@ -48,7 +48,7 @@ def main() -> None:
             stats = memory.stats()
             levels.append({
                 "adds": (step + 1) * (count // STEPS), "rss MiB": measure.rss_bytes() / MIB,
-                "cache MiB": stats.cache_bytes / MIB, "shelves MiB": stats.shelf_bytes / MIB,
+                "cache MiB": stats.embedding.cache_bytes / MIB, "shelves MiB": stats.search.index_bytes / MIB,
             })  # fmt: skip
     first, last = levels[0], levels[-1]
     growth = {name: last[name] - first[name] for name in ("rss MiB", "cache MiB", "shelves MiB")}

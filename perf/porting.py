@@ -57,12 +57,12 @@ def killed(lines: Path, store: str, count: int) -> dict[str, float]:
             if first.poll() is not None:
                 raise SystemExit(f"The import ended with {first.returncode} before it could be killed.")
             time.sleep(LOOK_SECONDS)
-            stored = memory.stats().memories
+            stored = memory.stats().store.memories
         peak = measure.peak_bytes(first.pid)
         spent = Path(f"/proc/{first.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         first.send_signal(signal.SIGKILL)
         first.wait()
-        stored, seconds = memory.stats().memories, time.perf_counter() - began
+        stored, seconds = memory.stats().store.memories, time.perf_counter() - began
     return {
         "stored": stored, "seconds": seconds,
         "CPU seconds": sum(map(int, spent)) / os.sysconf("SC_CLK_TCK"), "lines a second": stored / seconds,

@@ -150,7 +150,11 @@ def resident(path: str, size: int, most: int) -> None:
             if number % max(1, len(every) // 4) == 0:
                 levels[f"{number} more"] = measure.rss_bytes() / MIB
         stats = memory.stats()
-    levels |= {"shelves": stats.shelf_bytes / MIB, "cache": stats.cache_bytes / MIB, "evicted": stats.shelves_evicted}
+    levels |= {
+        "shelves": stats.search.index_bytes / MIB,
+        "cache": stats.embedding.cache_bytes / MIB,
+        "evicted": stats.search.indexes_evicted,
+    }
     print(json.dumps(levels))
 
 
@@ -227,7 +231,7 @@ def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
         stats = memory.stats()
         figures["stats()"] = {"ms": measure.median([timed(memory.stats) for _ in range(3)]) * 1000}
     text = sum(len(item["content"]) for item in islice(world.items(), 10_000)) / min(world.size, 10_000)
-    figures["bytes a memory beyond its text"] = round(stats.bytes / stats.memories - text)
+    figures["bytes a memory beyond its text"] = round(stats.store.bytes / stats.store.memories - text)
     return figures
 
 

@@ -152,7 +152,7 @@ def test_the_same_text_twice_is_two_memories_with_one_vector(memory):
     first, second = (memory.add("text", user_id="ana") for _ in range(2))
     assert first.id != second.id
     assert memory.count(user_id="ana") == 2
-    assert memory.stats().vectors == 1
+    assert memory.stats().store.vectors == 1
     assert [match.record.id for match in memory.search("text", user_id="ana")] == [second.id, first.id]
 
 
@@ -728,17 +728,21 @@ def test_the_statistics_count_what_happened(open_memory):
     memory.delete(memory.add("c", user_id="ana").id)
     memory.search("a", user_id="ana")
     stats = memory.stats()
-    assert (stats.memories, stats.deleted, stats.vectors) == (3, 1, 3)
-    assert stats.texts == 3
-    assert stats.coalesced == 1
-    assert stats.cache_hits == 1
-    assert stats.cache_entries == 3
-    assert stats.cache_bytes > 0
-    assert (stats.commits, stats.writes) == (3, 3)
-    assert (stats.shelves, stats.shelves_evicted) == (1, 0)
-    assert stats.shelf_bytes > 0
-    assert stats.bytes > 0
-    assert (stats.waiting_texts, stats.waiting_tokens, stats.failed, stats.dropped) == (0, 0, 0, 0)
+    assert (stats.store.memories, stats.store.deleted, stats.store.vectors) == (3, 1, 3)
+    assert stats.embedding.texts == 3
+    assert stats.embedding.coalesced == 1
+    assert stats.embedding.cache_hits == 1
+    assert stats.embedding.cache_entries == 3
+    assert stats.embedding.cache_bytes > 0
+    assert (stats.store.commits, stats.store.writes) == (3, 3)
+    assert (stats.search.indexes, stats.search.indexes_evicted) == (1, 0)
+    assert stats.search.index_bytes > 0
+    assert stats.store.bytes > 0
+    embedding = stats.embedding
+    assert (embedding.waiting_texts, embedding.waiting_tokens, embedding.failed, embedding.dropped) == (0, 0, 0, 0)
+    assert stats.process.background_errors == {}
+    assert {"commit", "embed", "search", "tokenise", "wait"} <= stats.process.timings.keys()
+    assert stats.process.timings["search"].keys() == {"p50", "p90", "p99"}
 
 
 def test_little_room_for_shelves_and_cache_changes_no_answer(open_memory):
@@ -749,9 +753,9 @@ def test_little_room_for_shelves_and_cache_changes_no_answer(open_memory):
         for owner in ("ana", "ben", "eva"):
             matches = memory.search("likes tea 7", user_id=owner)
             assert matches[0].record.content == f"{owner} likes tea 7"
-    assert memory.stats().shelves == 1
-    assert memory.stats().shelves_evicted == 5
-    assert memory.stats().cache_entries == 0
+    assert memory.stats().search.indexes == 1
+    assert memory.stats().search.indexes_evicted == 5
+    assert memory.stats().embedding.cache_entries == 0
 
 
 def test_a_closed_memory_refuses_every_call_and_closes_twice(store_path):
@@ -979,7 +983,7 @@ def test_a_batch_that_raises_names_the_position_of_a_taken_id_beyond_its_first_c
     assert memory.count(user_id="ana") == 257
     with pytest.raises(DuplicateIdError, match=r"^id 'x' is taken"):
         memory.add("again", user_id="ana", id="x", defer=True)
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_records_matches_and_pages_are_values_of_json(memory):

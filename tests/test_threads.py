@@ -164,7 +164,7 @@ def test_64_threads_never_get_one_anothers_vectors(store_path):
             list(pool.map(work, range(64)))
         assert memory.count(user_id="ana") == 256
         assert memory.check() == []
-        assert memory.stats().batches < memory.stats().texts
+        assert memory.stats().embedding.batches < memory.stats().embedding.texts
     assert our_threads() == []
     expect_own_vectors(store_path, "all-MiniLM-L6-v2", 256)
 
@@ -180,8 +180,8 @@ def test_a_model_that_reads_whole_batches_gives_every_text_its_own_vector(store_
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(work, range(32)))
         assert memory.check() == []
-        assert memory.stats().batches < memory.stats().texts
-        assert memory.stats().workers == 1
+        assert memory.stats().embedding.batches < memory.stats().embedding.texts
+        assert memory.stats().embedding.workers == 1
     expect_own_vectors(store_path, "minilm-static", 256)
 
 
@@ -252,7 +252,7 @@ def test_a_poisonous_text_among_a_hundred_harms_only_itself(open_memory, trick, 
     answers = outcomes([lambda text=text: memory.add(text, user_id="ben") for text in ("poison", *texts[:20])])
     assert [type(answer) for answer in answers] == [EmbeddingError] + [Record] * 20
     assert memory.count(all_scopes=True) == 119
-    assert memory.stats().vectors == 99 + 20  # Of ana and ben, without a common memory.
+    assert memory.stats().store.vectors == 99 + 20  # Of ana and ben, without a common memory.
     assert memory.search("good text 7", user_id="ana")[0].record.content == "good text 7"
 
 
@@ -328,11 +328,11 @@ def test_a_full_queue_refuses_after_the_timeout(open_memory, gate):
         running = pool.submit(memory.add, "hang", user_id="ana")
         gate.wait_until_entered()
         waiting = pool.submit(memory.add, "waits in line now", user_id="ana")
-        while memory.stats().waiting_texts == 0:
+        while memory.stats().embedding.waiting_texts == 0:
             assert not waiting.done()
         with pytest.raises(OverloadedError, match=r"Config\.queue_tokens"):
             memory.add("one more than fits", user_id="ana", timeout=0.02)
-        assert memory.stats().waiting_texts == 1
+        assert memory.stats().embedding.waiting_texts == 1
         gate.open.set()
         assert [running.result(SECONDS).content, waiting.result(SECONDS).content] == ["hang", "waits in line now"]
     assert memory.count(user_id="ana") == 2
@@ -363,7 +363,7 @@ def test_close_during_a_run_answers_everyone_truly(store_path, gate):
         running = pool.submit(attempt, "hang")
         gate.wait_until_entered()
         waiting = [pool.submit(attempt, f"waits {number}") for number in range(10)]
-        while memory.stats().waiting_texts < 10:
+        while memory.stats().embedding.waiting_texts < 10:
             pass
         closing = pool.submit(memory.close)
         assert {type(each.result(SECONDS)) for each in waiting} == {ClosedError}
@@ -519,7 +519,7 @@ def test_a_text_that_twenty_threads_add_at_once_is_embedded_once(open_memory, ga
         records = [each.result(SECONDS) for each in adding]
     assert len({record.id for record in records}) == 20
     assert embedder.texts == ["the same text"]
-    assert memory.stats().vectors == 1
+    assert memory.stats().store.vectors == 1
 
 
 def test_a_text_seen_before_is_not_embedded_again_not_even_by_another_memory(open_memory):
@@ -538,7 +538,7 @@ def test_a_text_seen_before_is_not_embedded_again_not_even_by_another_memory(ope
     again = open_memory(embedder=third)
     again.add_batch(["coffee", "tea", "water"], user_id="ana")
     assert third.texts == ["water"]
-    assert again.stats().store_hits == 2
+    assert again.stats().embedding.store_hits == 2
 
 
 # -- beginnings and ends ------------------------------------------------------------------------------------------

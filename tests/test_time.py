@@ -127,7 +127,7 @@ def test_the_next_write_of_anybody_turns_expired_memories_into_deleted_ones_with
     assert events_of(memory, record.id) == ["add", "expire"]
     event = memory.history(record.id)[-1]
     assert (event.before.content, event.before.metadata, event.after, event.at) == ("tea", {"n": 1}, None, clock.now)
-    assert (memory.stats().memories, memory.stats().deleted) == (1, 1)
+    assert (memory.stats().store.memories, memory.stats().store.deleted) == (1, 1)
     memory.add("once more", user_id="ben")
     assert events_of(memory, record.id) == ["add", "expire"]
 
@@ -138,7 +138,7 @@ def test_a_commit_sweeps_a_bounded_number_and_the_next_ones_the_rest(memory, clo
     swept = []
     for _ in range(4):
         memory.add("something else", user_id="ben")
-        swept.append(memory.stats().deleted)
+        swept.append(memory.stats().store.deleted)
         assert memory.count(user_id="ana") == 0
     assert swept == [SWEEP_LIMIT, SWEEP_LIMIT * 2, SWEEP_LIMIT * 2 + 10, SWEEP_LIMIT * 2 + 10]
 

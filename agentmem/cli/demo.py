@@ -79,7 +79,7 @@ def demonstrate(memory: "Memory", limit: int, remembered: Callable[[int], object
         load_seconds=loaded - started,
         seconds=seconds,
         memories_per_second=len(turns) / seconds,
-        commits=memory.stats().commits,
+        commits=memory.stats().store.commits,
         durability=Config().durability,
         answers=[Answer(question, memory.search(question, user_id=USER, limit=limit)) for question in QUESTIONS],
     )

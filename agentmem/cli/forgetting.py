@@ -168,7 +168,7 @@ def reset(path: str | None, yes: bool, bar: bool, db: str, as_json: bool) -> int
     """
     with open_memory(path or db) as memory:
         held = memory.stats()
-        count = held.memories + held.deleted
+        count = held.store.memories + held.store.deleted
         if count and not confirmed(f"erase all {counted(count)} of {memory.path} for good", yes, as_json):
             return NOTHING
         purged = memory.reset(confirm=True, progress=bar)

@@ -111,7 +111,7 @@ def backup(store: str, copy: str, overwrite: bool, bar: bool, as_json: bool) -> 
       agentmem backup agent.db "backups/$(date +%F).db"
       agentmem backup agent.db latest.db --overwrite --json
     """
-    with open_memory(store) as memory, following("B", memory.stats().bytes, lambda: _copied(copy), shown=bar):
+    with open_memory(store) as memory, following("B", memory.stats().store.bytes, lambda: _copied(copy), shown=bar):
         path = memory.backup(copy, overwrite=overwrite)
     size = Path(path).stat().st_size
     print_json({"path": path, "bytes": size}) if as_json else print_lines(escape(f"{path}: {size:,} bytes."))
@@ -197,10 +197,10 @@ def flush(
       agentmem flush --user ana --json
     """
     with open_memory(path or db, model) as memory:
-        before = memory.stats()
-        with following("memory", before.pending, lambda: before.pending - memory.stats().pending, shown=bar):
+        before = memory.stats().store
+        with following("memory", before.pending, lambda: before.pending - memory.stats().store.pending, shown=bar):
             scoped(memory, owner).flush(timeout)
-        after = memory.stats()
+        after = memory.stats().store
     embedded = before.pending - after.pending
     if as_json:
         print_json({"embedded": embedded, "pending": after.pending, "failed": after.pending_failed})

@@ -181,7 +181,7 @@ def reembed(name: str | None, give_up: bool, timeout: float | None, bar: bool, d
         raise click.UsageError("Pass the NAME of a model, or --give-up.")
     with open_memory(db) as memory:
         embedded = memory.reembed(name, progress=bar, timeout=timeout)
-        model = memory.stats().model
+        model = memory.stats().embedding.model
     if as_json:
         print_json({"model": model, "embedded": embedded})
     else:

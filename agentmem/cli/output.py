@@ -37,7 +37,7 @@ STORED = (
     "memories", "deleted", "vectors", "pending", "pending_seconds", "pending_failed", "users", "agents", "runs",
     "changes", "changed_at", "bytes", "log_bytes",
 )  # fmt: skip
-"""The fields of `Stats` that describe the store."""
+"""The figures of `Stats.store` that are the same in every process."""
 
 PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
 """The parts of a score, as `Match.explanation` names them."""
@@ -198,7 +198,7 @@ def record_block(record: "Record") -> list[str]:
 
 def stored_fields(stats: "Stats") -> dict[str, Any]:
     """Returns the store's figures. The other figures count the work of this process, which has just begun."""
-    return {name: getattr(stats, name) for name in STORED}
+    return {name: getattr(stats.store, name) for name in STORED}
 
 
 def stored_cells(told: Mapping[str, Any]) -> list[list[str]]:

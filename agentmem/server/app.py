@@ -188,15 +188,16 @@ class _Figures:
     def collect(self) -> Iterable[Metric]:
         """Returns every figure that is a number."""
         told = asdict(self._memory.stats())
-        for name, value in told.items():
+        figures = told["store"] | told["embedding"] | told["search"]
+        for name, value in figures.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 kind = "counter" if name in self.COUNTERS else "gauge"
                 metric = Metric(f"agentmem_{name}", f"`{name}` of Memory.stats()", kind)
                 metric.add_sample(f"agentmem_{name}{'_total' if kind == 'counter' else ''}", {}, value)
                 yield metric
         timings = Metric("agentmem_seconds", "Percentiles of the latest durations", "gauge")
-        for step, figures in told["timings"].items():
-            for percentile, seconds in figures.items():
+        for step, percentiles in told["process"]["timings"].items():
+            for percentile, seconds in percentiles.items():
                 timings.add_sample("agentmem_seconds", {"step": step, "percentile": percentile}, seconds)
         yield timings
 

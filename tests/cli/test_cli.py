@@ -549,7 +549,7 @@ def test_what_was_deferred_is_embedded_when_asked(run, db):
         for number in range(3):
             memory.add(f"put off {number}", user_id="ana" if number else "ben", defer=True)
     with Memory(db, model=None) as memory:
-        assert memory.stats().pending == 3
+        assert memory.stats().store.pending == 3
     told = run("flush", "--json")
     assert (told.exit_code, json.loads(told.stdout)) == (0, {"embedded": 3, "pending": 0, "failed": 0})
     assert run("flush", db, "--user", "ana").stdout == "0 memories embedded.\n"

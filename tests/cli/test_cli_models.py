@@ -100,7 +100,7 @@ def test_a_store_is_moved_to_another_model_and_used_with_it(filled, db):
     assert json.loads(told.stdout)["model"] == "minilm-static"
     assert json.loads(told.stdout)["embedded"] >= len(before)
     with Memory(db) as memory:
-        assert memory.stats().model == "minilm-static"
+        assert memory.stats().embedding.model == "minilm-static"
         assert memory.search("Fact number 3", user_id="ana")
     assert lines_of(filled("list", "--all-scopes", "--json")) == before
     assert filled("reembed", "minilm-static").stdout == "The store is of minilm-static; 0 texts were embedded.\n"

@@ -48,11 +48,11 @@ def test_a_deferred_memory_is_committed_before_it_has_a_vector(open_memory, gate
     memory = open_memory(embedder=gated)
     record = memory.add("tea with lemon", user_id="ana", metadata={"n": 1}, defer=True)
     assert memory.get(record.id) == record
-    assert memory.stats().pending == 1
+    assert memory.stats().store.pending == 1
     assert open_memory(embedder=HashEmbedder()).get(record.id) == record
     gated.gate.set()
     memory.flush()
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_a_search_finds_what_was_deferred_in_its_scope_just_before(open_memory, gated):
@@ -78,7 +78,7 @@ def test_a_search_of_another_scope_does_not_wait_for_pending_memories(open_memor
     memory.add("tea", user_id="ana", defer=True)
     try:
         assert [match.record.content for match in memory.search("coffee", user_id="ben")] == ["coffee"]
-        assert memory.stats().pending == 1
+        assert memory.stats().store.pending == 1
     finally:
         embedder.gate.set()
 
@@ -96,7 +96,7 @@ def test_deferred_batches_keep_order_and_errors(open_memory):
     ]  # fmt: skip
     memory.flush()
     assert memory.count(user_id="ana") == 2
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
     with pytest.raises(InvalidInputError, match="Item 1"):
         memory.add_batch(["four", " "], user_id="ana", defer=True)
     assert memory.count(user_id="ana") == 2
@@ -126,10 +126,10 @@ def test_pending_memories_survive_kill_9_and_another_process_finishes_them(open_
     child.communicate()
     memory = open_memory()
     assert memory.count(user_id="ana") == 300
-    assert memory.stats().pending == 300
+    assert memory.stats().store.pending == 300
     [match] = memory.search("fact number 17", user_id="ana", limit=1)
     assert match.record.content == "fact number 17"
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_work_left_by_a_process_that_ended_is_done_after_opening(open_memory, st
 
         with Memory(sys.argv[1], embedder=HashEmbedder()) as memory:
             memory.flush()
-            print(memory.stats().pending, memory.stats().vectors)
+            print(memory.stats().store.pending, memory.stats().store.vectors)
         """,
             store_path,
         )
@@ -163,7 +163,7 @@ def test_a_text_that_cannot_be_embedded_is_given_up_and_named(open_memory, gated
     bad = memory.add("poison", user_id="ana", defer=True)
     memory.flush()
     stats = memory.stats()
-    assert (stats.pending, stats.pending_failed) == (0, 1)
+    assert (stats.store.pending, stats.store.pending_failed) == (0, 1)
     [problem] = memory.check()
     assert bad.id in problem
     assert "refused" in problem
@@ -182,10 +182,10 @@ def test_an_embedder_that_fails_on_everything_gives_nothing_up(open_memory, gate
     memory.add_batch(["one", "two", "three"], user_id="ana", defer=True)
     with pytest.raises(EmbeddingError):
         memory.flush()
-    assert memory.stats().pending == 3
+    assert memory.stats().store.pending == 3
     gated.broken = False
     memory.flush()
-    assert (memory.stats().pending, memory.stats().pending_failed) == (0, 0)
+    assert (memory.stats().store.pending, memory.stats().store.pending_failed) == (0, 0)
 
 
 def test_a_full_backlog_holds_deferred_adds_back(open_memory, gated):
@@ -215,7 +215,7 @@ def test_what_changes_while_it_is_pending_ends_with_its_newest_text(open_memory,
     assert match.score == pytest.approx(1, abs=0.01)
     memory.restore(gone.id)
     assert len(memory.search("goes away", user_id="ana")) == 2
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_the_history_does_not_show_the_arrival_of_the_vector(open_memory):
@@ -254,8 +254,8 @@ def test_many_threads_defer_at_once_and_everything_arrives(open_memory):
         thread.join(120)
     assert failures == []
     memory.flush()
-    assert memory.stats().pending == 0
-    assert memory.stats().vectors == 640
+    assert memory.stats().store.pending == 0
+    assert memory.stats().store.vectors == 640
 
 
 @pytest.mark.slow
@@ -277,7 +277,7 @@ def test_two_processes_share_the_background_work(open_memory, store_path):
     memory.flush()
     finish(child)
     memory.flush()
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
     assert len(memory.search("parent 3", user_id="ana", limit=3000)) == 3000
 
 
@@ -287,11 +287,11 @@ def test_several_bad_texts_alone_in_a_scope_are_given_up_and_do_not_keep_it_from
     memory = open_memory(embedder=gated)
     bad = memory.add_batch(["poison 1", "poison 2"], user_id="ana", defer=True)
     assert memory.search("anything", user_id="ana") == []
-    assert (memory.stats().pending, memory.stats().pending_failed) == (0, 2)
+    assert (memory.stats().store.pending, memory.stats().store.pending_failed) == (0, 2)
     assert len(memory.check()) == 2
     for record in bad:
         memory.delete(record.id)
-    assert (memory.check(), memory.stats().pending_failed) == ([], 0)
+    assert (memory.check(), memory.stats().store.pending_failed) == ([], 0)
 
 
 def test_a_lone_text_deferred_while_the_model_is_away_is_embedded_when_it_is_back(open_memory, gated):
@@ -319,7 +319,7 @@ def test_a_deferred_text_on_which_the_embedder_hangs_is_given_up_and_others_go_o
         bad = memory.add("hang", user_id="ana", defer=True)
         memory.add("good", user_id="ben", timeout=60)
         assert len(memory.search("good", user_id="ben", timeout=60)) == 1
-        while memory.stats().pending:
+        while memory.stats().store.pending:
             with suppress(DeadlineError):
                 memory.flush(timeout=0.5)
         assert bad.id in memory.check()[0]
@@ -398,7 +398,7 @@ def test_a_process_that_is_open_takes_over_from_one_that_died(open_memory, store
     for thread in threading.enumerate():
         if thread.name == "agentmem-backlog":
             memory.flush(timeout=30)
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_closing_while_the_background_embeds_reports_nothing(open_memory, gated, caplog):

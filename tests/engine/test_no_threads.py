@@ -53,7 +53,7 @@ def test_every_call_does_its_work_without_threads(opened, tmp_path):
         opened.backup(tmp_path / "copy.db")
         assert opened.purge("tea") == 1
         assert opened.vacuum(progress=True).purged == 0
-        assert opened.stats().pending == 0
+        assert opened.stats().store.pending == 0
         assert opened.check(progress=True) == opened.repair() == []
         opened.close()
     assert our_threads() == []
@@ -64,8 +64,8 @@ def test_a_deferred_memory_is_stored_and_embedded_when_there_are_threads_again(o
     with no_threads():
         for number in range(3):
             memory.add(f"Fact number {number}", user_id="ana", defer=True)
-        assert (memory.count(user_id="ana"), memory.stats().pending) == (3, 3)
-        [(cause, error)] = memory.stats().background_errors.items()
+        assert (memory.count(user_id="ana"), memory.stats().store.pending) == (3, 3)
+        [(cause, error)] = memory.stats().process.background_errors.items()
     assert "deferred memories" in cause
     assert error.count == 3
     assert [(record.levelno, record.name) for record in caplog.records] == [
@@ -74,9 +74,9 @@ def test_a_deferred_memory_is_stored_and_embedded_when_there_are_threads_again(o
     memory.add("One more", user_id="ana", defer=True)
     waited = threading.Event()
     for _ in range(SECONDS * 10):
-        if not memory.stats().pending or waited.wait(0.1):
+        if not memory.stats().store.pending or waited.wait(0.1):
             break
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_a_full_backlog_is_worked_off_by_its_callers_without_threads(open_memory):
@@ -125,7 +125,7 @@ def test_segments_are_built_once_there_are_threads_again(open_memory, monkeypatc
     memory.add_batch([f"Fact number {number}" for number in range(300)], user_id="ana")
     with no_threads():
         assert memory.search("number 7", user_id="ana")
-        assert "builds segments" in " ".join(memory.stats().background_errors)
+        assert "builds segments" in " ".join(memory.stats().process.background_errors)
         assert not has_graphs(memory)
     memory.search("number 8", user_id="ana")
     memory._engine.index_cache._sealer.wait()

@@ -95,8 +95,8 @@ def test_a_moved_store_finds_everything_with_the_new_model(memory, target):
     assert_found(memory, texts(700)[3])
     assert memory.reembed(target) == 700
     assert_found(memory, *texts(700)[::90])
-    assert memory.stats().model == type(target).__name__
-    assert memory.stats().vectors == 700
+    assert memory.stats().embedding.model == type(target).__name__
+    assert memory.stats().store.vectors == 700
     memory.add("a new text", user_id="ana")
     assert_found(memory, "a new text")
     assert memory.check() == []
@@ -156,7 +156,7 @@ def test_what_the_old_model_failed_on_is_given_to_the_new_one(open_memory):
     memory = open_memory(embedder=Turned(before=refuse))
     memory.add("poison", user_id="ana", defer=True)
     memory.flush()
-    assert memory.stats().pending_failed == 1
+    assert memory.stats().store.pending_failed == 1
     memory.reembed(HashEmbedder())
     assert_found(memory, "poison")
 
@@ -188,9 +188,9 @@ def test_a_model_that_fails_on_everything_is_not_moved_to(open_memory, store_pat
     with pytest.raises(EmbeddingError, match="out of order"):
         memory.reembed(Turned(before=fail))
     assert_found(memory, *texts(30)[::7])
-    assert memory.stats().moving_to == "Turned"
+    assert memory.stats().store.moving_to == "Turned"
     assert memory.reembed(None) == 0
-    assert memory.stats().moving_to == ""
+    assert memory.stats().store.moving_to == ""
     assert "next_vector" not in tables(store_path)
 
 
@@ -302,7 +302,7 @@ def test_everybody_goes_on_meanwhile_and_never_gets_a_wrong_answer(open_memory):
         assert all(each.result(60) for each in work)
     for contents in added.values():
         assert_found(memory, *contents[-20:], user_id="ben")
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_a_vector_that_was_made_before_the_move_is_not_stored_after_it(open_memory):
@@ -366,7 +366,7 @@ def test_texts_that_waited_for_the_model_that_is_left_go_to_the_new_one(open_mem
     if way == "add_batch":
         assert [record.content for record in done] == texts(600)
     else:
-        assert (done.imported, done.failed) == (600, ())
+        assert (done.imported, done.embedding.failed) == (600, ())
     assert_found(memory, "tea", *texts(600)[::150])
 
 
@@ -454,14 +454,15 @@ def test_stats_tell_how_far_a_move_is_and_a_bar_shows_it(open_memory, store_path
 
     def look(batch: list[str]) -> None:
         stats = memory.stats()
-        told.append((stats.model, stats.moving_to, stats.moved, stats.vectors))
+        told.append((stats.embedding.model, stats.store.moving_to, stats.store.moved, stats.store.vectors))
 
     memory.reembed(Turned(before=look), progress=True)
     assert {each[:2] for each in told} == {("HashEmbedder", "Turned")}
     assert told[0][2:] == (0, 700)
     assert 0 < told[-1][2] < 700
     assert "700/700" in capsys.readouterr().err
-    assert (memory.stats().model, memory.stats().moving_to, memory.stats().moved) == ("Turned", "", 0)
+    stats = memory.stats()
+    assert (stats.embedding.model, stats.store.moving_to, stats.store.moved) == ("Turned", "", 0)
     memory.reembed(HashEmbedder())
     assert capsys.readouterr().err == ""
 
@@ -536,7 +537,7 @@ def test_a_deadline_keeps_what_is_done(open_memory, monkeypatch):
     target = Turned(before=be_late)
     with pytest.raises(DeadlineError, match="not moved after 5000 seconds; what is done is kept"):
         memory.reembed(target, timeout=5000)
-    done = memory.stats().moved
+    done = memory.stats().store.moved
     assert 0 < done < 1000
     late.clear()
     again = Turned()
@@ -627,7 +628,7 @@ def test_an_unfinished_move_is_given_up_on_demand(open_memory, store_path, model
     memory = open_memory()
     memory.add_batch(texts(600), user_id="ana")
     unfinished(memory)
-    assert memory.stats().moved == 256
+    assert memory.stats().store.moved == 256
     memory.reembed(model)
     assert "next_vector" not in tables(store_path)
     assert_found(memory, *texts(600)[::100])
@@ -651,7 +652,7 @@ def test_what_was_given_up_half_way_is_made_anew_when_it_is_wanted_again(open_me
     with pytest.raises(OSError, match="armed"):
         memory.reembed(None)
     failpoints.disarm()
-    assert memory.stats().moved == 156
+    assert memory.stats().store.moved == 156
     assert memory.reembed(Turned()) == 600 - 156
     assert_found(memory, *texts(600)[::50])
 
@@ -727,7 +728,7 @@ def test_a_purged_text_on_its_way_through_the_new_model_leaves_nothing(open_memo
 
     memory.reembed(Turned(before=purge))
     assert_found(memory, "quite another text", *texts(20), user_id="ben")
-    assert memory.stats().vectors == 21
+    assert memory.stats().store.vectors == 21
 
 
 def test_check_names_a_move_that_is_not_whole_and_repair_gives_it_up(open_memory, store_path):
@@ -776,7 +777,7 @@ def test_a_salvage_amid_a_move_takes_no_vector_for_one_of_the_other_model(open_m
     memory.repair()
     memory.flush()
     assert_found(memory, *texts(600)[::100])
-    assert memory.reembed(Turned()) == memory.stats().vectors == 600
+    assert memory.reembed(Turned()) == memory.stats().store.vectors == 600
     assert_found(memory, *texts(600)[::100])
 
 
@@ -788,7 +789,7 @@ def test_repair_amid_a_move_leaves_it_whole(open_memory, store_path):
     assert len(memory.check()) == 3
     memory.repair()
     memory.flush()
-    assert memory.stats().moved == 254
+    assert memory.stats().store.moved == 254
     assert memory.check() == []
     memory.reembed(Turned())
     assert_found(memory, *texts(600)[:3], *texts(600)[-3:])

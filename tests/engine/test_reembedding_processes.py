@@ -52,7 +52,7 @@ def assert_whole(path: Path, *, moved: bool | None = None) -> bool:
     """The store is healthy and finds everything, with whichever model it is of; returns whether that is the new one."""
     with Memory(path, model=None) as memory:
         assert memory.check() == []
-        is_moved = memory.stats().model == "Turned"
+        is_moved = memory.stats().embedding.model == "Turned"
     assert moved in (None, is_moved)
     with Memory(path, embedder=Turned(96) if is_moved else HashEmbedder()) as memory:
         for content in texts(700)[::100]:
@@ -157,7 +157,7 @@ FOLLOWER = """
     path, model = sys.argv[1:]
     arguments = {"model": model} if model else {}
     with Memory(path, **arguments) as memory:
-        print(memory.stats().model, flush=True)
+        print(memory.stats().embedding.model, flush=True)
         for line in sys.stdin:
             command, text = line.rstrip("\\n").split(" ", 1)
             if command == "add":
@@ -165,7 +165,7 @@ FOLLOWER = """
             else:
                 [match] = memory.search(text, user_id="ana", mode="vector", limit=1)
                 assert match.score > 0.99, match
-                print(memory.stats().model, match.record.content, flush=True)
+                print(memory.stats().embedding.model, match.record.content, flush=True)
 """
 
 
@@ -207,7 +207,7 @@ def test_other_processes_follow_to_the_new_model_with_their_next_call(store_path
             for follower in (searcher, adder):
                 finish(follower.child)
     with Memory(store_path) as memory:  # A process that names no model gets the store's.
-        assert memory.stats().model == "minilm-static"
+        assert memory.stats().embedding.model == "minilm-static"
         assert memory.search(facts[7], user_id="ana", mode="vector")[0].score > 0.99
     with pytest.raises(ModelMismatchError, match=r"made by 'minilm-static'.*reembed\('all-MiniLM-L6-v2'\)"):
         Memory(store_path, model="all-MiniLM-L6-v2")
@@ -238,8 +238,8 @@ def test_others_search_and_add_all_along_while_the_real_models_change_places(sto
                     [match] = memory.search(each, user_id=user, mode="vector", limit=1)
                     assert match.record.content == each, (each, match)
                     assert match.score > 0.99, match
-                if memory.stats().model not in models:
-                    models.append(memory.stats().model)
+                if memory.stats().embedding.model not in models:
+                    models.append(memory.stats().embedding.model)
                     print(models[-1], flush=True)
         print(number)
         """,
@@ -344,7 +344,7 @@ def test_the_child_of_a_fork_follows_by_itself(store_path):
             try:
                 os.read(reads, 1)
                 [match] = memory.search("Ana wrote 7 letters", user_id="ana", mode="vector", limit=1)
-                status = 0 if match.score > 0.99 and memory.stats().model == "minilm-static" else 2
+                status = 0 if match.score > 0.99 and memory.stats().embedding.model == "minilm-static" else 2
             finally:
                 os._exit(status)
         memory.reembed("minilm-static")

@@ -18,7 +18,7 @@ def texts(memory, **scope):
 
 def test_changes_are_made_in_their_order_in_one_commit(memory):
     tea, old = (memory.add(text, user_id="ana") for text in ("Likes tea", "Lives in Rome"))
-    commits = memory.stats().commits
+    commits = memory.stats().store.commits
     changes = memory._changes()
     changes.add("Has a cat", user_id="ana", metadata={"topic": "pets"}, role="user")
     changes.update(tea.id, "Likes green tea", metadata={"topic": "drinks"})
@@ -26,7 +26,7 @@ def test_changes_are_made_in_their_order_in_one_commit(memory):
     changes.delete("nobody")
     assert texts(memory) == {"Likes tea", "Lives in Rome"}
     cat, green, *gone = changes.commit()
-    assert memory.stats().commits == commits + 1
+    assert memory.stats().store.commits == commits + 1
     assert texts(memory) == {"Has a cat", "Likes green tea"}
     assert gone == [True, False]
     assert (memory.get(cat.id), memory.get(tea.id)) == (cat, green)
@@ -62,14 +62,14 @@ def test_who_shares_the_commit_is_not_touched_by_changes_that_cannot_be_made(mem
         store.prepare([Delete(kept.id, Scope()), Update("nobody", Scope(), revision)]),
         store.prepare([Expect(kept.id, Scope(), "Likes tea")]),
     ]
-    commits = memory.stats().commits
+    commits = memory.stats().store.commits
     for batch in batches:
         batch.enqueue()
     assert batches[0].result(10) == [False]
     with pytest.raises(NotFoundError):
         batches[1].result(10)
     assert batches[2].result(10) == [None]
-    assert memory.stats().commits == commits + 1
+    assert memory.stats().store.commits == commits + 1
     assert memory.get(kept.id) == kept
     assert len(memory.history(kept.id)) == 1
 
@@ -195,6 +195,6 @@ def test_a_reset_erases_everything_of_everybody_when_it_is_meant(memory):
     assert memory.reset(confirm=True) == 2
     assert memory.search("tea", user_id="ana") == []
     assert memory.count(all_scopes=True) == 0
-    assert memory.stats().vectors == 0
+    assert memory.stats().store.vectors == 0
     memory.add("Likes coffee", user_id="ana")
     assert memory.count(all_scopes=True) == 1

@@ -147,9 +147,9 @@ def test_reads_see_the_state_before_the_puts_of_their_batch_and_the_last_put_cou
 
 
 def test_the_puts_of_a_batch_are_committed_together(store, memory):
-    commits = memory.stats().commits
+    commits = memory.stats().store.commits
     store.batch([PutOp(ANA, str(number), {"n": number}) for number in range(20)])
-    assert memory.stats().commits == commits + 1
+    assert memory.stats().store.commits == commits + 1
 
 
 def test_an_item_lives_for_its_minutes_from_the_last_access(store, clock):
@@ -169,13 +169,13 @@ def test_an_item_lives_for_its_minutes_from_the_last_access(store, clock):
 
 def test_reads_within_a_hundredth_of_the_life_write_nothing(store, memory, clock):
     store.put(ANA, "k", {"text": "tea"}, ttl=10)
-    commits = memory.stats().commits
+    commits = memory.stats().store.commits
     clock.wait(5)
     store.get(ANA, "k")
-    assert memory.stats().commits == commits
+    assert memory.stats().store.commits == commits
     clock.wait(5)
     store.get(ANA, "k")
-    assert memory.stats().commits == commits + 1
+    assert memory.stats().store.commits == commits + 1
 
 
 def test_a_default_life_and_refresh_come_from_the_configuration(memory, clock):

@@ -105,13 +105,13 @@ def test_the_conversation_is_shown_without_what_the_system_says(memory):
 
 
 def test_all_that_was_decided_is_done_in_one_commit(memory, known):
-    commits = memory.stats().commits
+    commits = memory.stats().store.commits
     results = decisions(
         memory, known,
         {"event": "UPDATE", "id": "Likes tea", "text": "Likes green tea"}, {"event": "DELETE", "id": "Lives in Rome"},
         {"event": "NONE", "id": "Has a dog"}, {"event": "ADD", "text": "Has a cat"},
     )  # fmt: skip
-    assert memory.stats().commits == commits + 1
+    assert memory.stats().store.commits == commits + 1
     assert results == [
         {"id": known["Likes tea"], "memory": "Likes green tea", "event": "UPDATE", "previous_memory": "Likes tea"},
         {"id": known["Lives in Rome"], "memory": "Lives in Rome", "event": "DELETE"},

@@ -272,7 +272,7 @@ def test_the_backlog_of_a_handle_that_cannot_go_on_is_free_for_the_next_one(open
         go_on.set()
     second.add("there is room", user_id="ana", defer=True)
     second.flush()
-    assert second.stats().pending == 0
+    assert second.stats().store.pending == 0
 
 
 # -- migrations ---------------------------------------------------------------------------------------------------

@@ -129,8 +129,8 @@ def test_shelves_are_evicted_while_others_are_searched(open_memory):
         thread.join()
     assert wrong == []
     stats = memory.stats()
-    assert stats.shelves_evicted > 0
-    assert 0 < stats.shelf_bytes <= 20_000 or stats.shelves == 1
+    assert stats.search.indexes_evicted > 0
+    assert 0 < stats.search.index_bytes <= 20_000 or stats.search.indexes == 1
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "vector"])
@@ -144,18 +144,18 @@ def test_shelves_in_int8_take_less_room_and_find_nearly_the_same(open_memory, mo
         ]
         assert both[1] == pytest.approx(both[0], abs=0.01)
     # Of 64 numbers a vector, a byte instead of two, and what one step is.
-    assert exact.stats().shelf_bytes - small.stats().shelf_bytes == 300 * (64 - 4)
+    assert exact.stats().search.index_bytes - small.stats().search.index_bytes == 300 * (64 - 4)
 
 
 def test_what_others_erase_takes_no_room(memory):
     memory.add_batch(texts(5), user_id="ana")
     memory.add_batch(texts(500, "coffee"), user_id="ben")
     assert found(memory) == texts(5)
-    before = memory.stats().shelf_bytes
+    before = memory.stats().search.index_bytes
     memory.purge(user_id="ben")
     memory.add("one more", user_id="ana")
     assert found(memory) == sorted([*texts(5), "one more"])
-    assert memory.stats().shelf_bytes < 2 * before
+    assert memory.stats().search.index_bytes < 2 * before
 
 
 def test_nothing_is_kept_of_owners_that_have_nothing(memory):
@@ -169,10 +169,10 @@ def test_nothing_is_kept_of_owners_that_have_nothing(memory):
         assert memory.search("text", user_id=f"ghost {number}", mode="keyword", filters={"n": number}) == []
     for owner in ("ben", "cleo"):
         assert memory.search("text", user_id=owner, mode="keyword") == []
-    assert memory.stats().shelves == 0
+    assert memory.stats().search.indexes == 0
     memory.add("at last a text", user_id="ghost 7")
     assert len(memory.search("text", user_id="ghost 7", mode="keyword")) == 1
-    assert memory.stats().shelves == 1
+    assert memory.stats().search.indexes == 1
 
 
 def test_a_shelf_counts_what_it_takes_beside_its_memories(open_memory):
@@ -181,8 +181,8 @@ def test_a_shelf_counts_what_it_takes_beside_its_memories(open_memory):
         memory.add("a text", user_id=f"user {number}")
         memory.search("text", user_id=f"user {number}", mode="keyword")
     stats = memory.stats()
-    assert 0 < stats.shelves <= 10
-    assert stats.shelf_bytes >= 10_000 * stats.shelves
+    assert 0 < stats.search.indexes <= 10
+    assert stats.search.index_bytes >= 10_000 * stats.search.indexes
 
 
 def test_a_large_filter_is_not_kept_with_its_answer(open_memory):

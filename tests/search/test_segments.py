@@ -888,7 +888,7 @@ else:
         memory.add_batch([f"text {number}" for number in range(60)], user_id="ana")
         memory.search("text 3", user_id="ana")
         memory._engine.index_cache.seal()
-        assert memory.stats().segments == 1
+        assert memory.stats().store.segments == 1
 with Memory(":memory:") as memory:
     try:
         memory.add("Prefers window seats", user_id="ana")

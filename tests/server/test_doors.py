@@ -86,7 +86,7 @@ def test_who_may_only_read_changes_nothing(serve, store, tokens, server_writes, 
     token, _ = tokens.create(Scope("ana"), read_only=token_reads_only)
     api = serve(tokens=True, write=server_writes)
     api.headers.update(bearing(token))
-    before = store.stats().changes
+    before = store.stats().store.changes
     for method, path, body in (
         ("POST", "/v1/memories", {"content": "x"}), ("POST", "/v1/memories/batch", {"contents": ["x"]}),
         ("POST", "/v1/messages", {"messages": [{"role": "user", "content": "x"}]}),
@@ -96,7 +96,7 @@ def test_who_may_only_read_changes_nothing(serve, store, tokens, server_writes, 
     ):  # fmt: skip
         answer = api.request(method, path, json=body)
         assert (answer.status_code, answer.json()["error"]) == (403, "ForbiddenError"), path
-    assert store.stats().changes == before
+    assert store.stats().store.changes == before
     assert api.get("/v1/count").json() == {"count": 1}
 
 

@@ -250,7 +250,7 @@ def test_calls_that_come_together_share_commits(memory):
     asyncio.run(session())
     after = memory.stats()
     assert memory.count(user_id="ana") == 50
-    assert after.commits - before.commits < 50
+    assert after.store.commits - before.store.commits < 50
 
 
 @pytest.mark.slow

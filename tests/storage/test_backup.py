@@ -248,7 +248,7 @@ def test_a_memory_that_is_opened_without_a_model_does_all_that_needs_none(tmp_pa
         for call in calls:
             with pytest.raises(AgentMemError, match="opened without a model"):
                 call()
-        assert memory.stats().pending == 1
+        assert memory.stats().store.pending == 1
         memory.backup(tmp_path / "copy.db")
     assert first.search("coffee", user_id="ana", mode="vector")[0].record == waiting
 

@@ -147,7 +147,7 @@ def test_deferred_texts_are_deduplicated_and_their_places_in_the_backlog_given_b
     memory.flush()
     assert memory.add("tea", user_id="ana", dedupe=True) == first
     assert [match.record for match in memory.search("tea", user_id="ana")] == [first]
-    assert memory.stats().vectors == 1
+    assert memory.stats().store.vectors == 1
 
 
 def test_an_embedder_that_fails_does_not_matter_to_a_text_that_is_there(open_memory):
@@ -171,7 +171,7 @@ def test_a_text_whose_embedding_failed_is_still_found(open_memory):
     memory = open_memory(embedder=Fussy())
     record = memory.add("tea", user_id="ana", defer=True)
     memory.flush()
-    assert memory.stats().pending_failed == 1
+    assert memory.stats().store.pending_failed == 1
     assert memory.add("tea", user_id="ana", defer=True, dedupe=True) == record
     memory.delete(record.id)
     assert memory.add("tea", user_id="ana", defer=True, dedupe=True) != record

@@ -71,7 +71,7 @@ def test_after_it_a_purge_leaves_no_vector_of_the_home_and_a_vacuum_drops_what_n
     for each in MEMORIES:
         memory.purge(**owner_of(each))
         assert memory.check() == []
-    assert memory.stats().vectors == 0
+    assert memory.stats().store.vectors == 0
 
 
 def test_ids_are_unique_within_a_home_afterwards(open_memory, store_path):
@@ -110,7 +110,7 @@ def test_each_home_has_a_vector_of_every_text_that_it_has_or_had(tmp_path_factor
         assert memory.check() == []
         assert shared_vectors(memory) == 0
         texts = {(Scope(**owner_of(each)).home, text) for each in made for text in each["versions"]}
-        assert memory.stats().vectors == len(texts)
+        assert memory.stats().store.vectors == len(texts)
         digests = [memory._engine.embedder.digest(*text) for text in texts]
         assert not digests or len(memory._engine.store.vectors(digests)) == len(texts)
 
@@ -173,9 +173,9 @@ def test_an_unfinished_move_to_another_model_begins_anew(open_memory, store_path
         "'event', 0), 'refused', json_array()))",
     )
     memory = open_memory()
-    assert memory.stats().moving_to == ""
+    assert memory.stats().store.moving_to == ""
     memory.flush()
-    assert memory.reembed(HashEmbedder(32)) == memory.stats().vectors
+    assert memory.reembed(HashEmbedder(32)) == memory.stats().store.vectors
     assert memory.check() == []
     assert memory.search("yes", user_id="ben", mode="vector")[0].record.content == "yes"
 
@@ -205,4 +205,4 @@ def test_a_damaged_store_of_an_earlier_schema_is_salvaged_with_its_vectors(store
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert memory.count(all_scopes=True) == 400
         assert shared_vectors(memory) == 0
-        assert memory.stats().pending == 0
+        assert memory.stats().store.pending == 0

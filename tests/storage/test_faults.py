@@ -309,7 +309,7 @@ def test_a_clock_that_goes_back_keeps_order_claims_and_expiry_in_hand(open_memor
     waiting = memory.add("deferred before", user_id="ana", defer=True)
     memory.flush(60)
     clock.wait(-7200)
-    assert memory.stats().pending_seconds >= 0
+    assert memory.stats().store.pending_seconds >= 0
     second = memory.add("after the change", user_id="ana")
     changed = memory.update(first.id, "changed after the change")
     assert changed.updated_at < first.created_at
@@ -319,7 +319,7 @@ def test_a_clock_that_goes_back_keeps_order_claims_and_expiry_in_hand(open_memor
     assert {match.record.id for match in memory.search("change", user_id="ana")} >= {first.id, second.id}
     late = memory.add("deferred after", user_id="ana", defer=True)
     memory.flush(60)  # No claim of the future keeps the background waiting.
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
     assert memory.search("deferred after", user_id="ana", mode="vector", limit=1)[0].record == late
     clock.wait(7200 + 3601)
     memory.add("its commit sweeps", user_id="ana")
@@ -353,7 +353,7 @@ def test_what_is_deferred_and_cannot_get_its_vector_for_a_full_or_sealed_disk_is
         assert [match.record for match in memory.search("vector", user_id="ana")] == [record]
         (small_disk / "ballast").unlink()
         memory.flush(60)
-        assert memory.stats().pending == 0
+        assert memory.stats().store.pending == 0
         assert memory.check() == []
 
 

@@ -63,8 +63,8 @@ def test_a_store_fills_its_volume_and_not_its_log(volume):
         ids = until_full(memory)
         assert contents(memory) == set(ids)
         stats = memory.stats()
-        assert stats.bytes > 10_000_000
-        assert stats.log_bytes < 1_000_000
+        assert stats.store.bytes > 10_000_000
+        assert stats.store.log_bytes < 1_000_000
         assert memory.check() == []
 
 
@@ -79,7 +79,7 @@ def test_on_a_full_volume_deleting_works_and_erasing_brings_adds_back(volume):
             memory.add("z" * 5000, user_id="ana")
         with suppress(StoreFullError):
             memory.vacuum(deleted_before=timedelta(microseconds=1))
-        assert memory.stats().deleted == 0
+        assert memory.stats().store.deleted == 0
         assert contents(memory) == set(ids[2010:])
         assert memory.purge(user_id="ana") == len(ids) - 2010
         assert memory.vacuum(full=True).bytes_after < 2_000_000
@@ -176,11 +176,11 @@ def test_the_log_takes_a_quarter_of_what_is_free_at_most(open_memory, monkeypatc
     texts = [f"{number} {'x' * 2000}" for number in range(1000)]
     memory.add_batch(texts, user_id="ana")
     memory.add("the log is merged at the next commit", user_id="ana")
-    assert memory.stats().log_bytes > 2_000_000
+    assert memory.stats().store.log_bytes > 2_000_000
     room[0] = 4_000_000
     for number in range(200):
         memory.add(f"text {number}", user_id="ana")
-    assert memory.stats().log_bytes < 1_500_000
+    assert memory.stats().store.log_bytes < 1_500_000
 
 
 def test_the_reserve_is_gone_after_closing_where_there_is_room(open_memory, store_path):

@@ -364,7 +364,7 @@ def test_texts_of_several_homes_on_their_way_at_once_are_each_embedded(open_memo
     try:
         for thread in threads:
             thread.start()
-        until(lambda: memory.stats().coalesced == len(HOMES))
+        until(lambda: memory.stats().embedding.coalesced == len(HOMES))
     finally:
         embedder.held.set()
         for thread in threads:
@@ -379,7 +379,7 @@ def test_no_number_of_adds_drives_the_queries_out_of_the_cache(open_memory):
     memory.add_batch([f"text {number}" for number in range(300)], user_id="ana")
     memory.search("what is asked often?", user_id="ana")
     assert embedder.asked["what is asked often?"] == 1
-    assert memory.stats().cache_bytes <= 40_000
+    assert memory.stats().embedding.cache_bytes <= 40_000
 
 
 def test_a_purge_takes_the_vector_of_its_home_and_leaves_those_of_others(open_memory):
@@ -387,10 +387,10 @@ def test_a_purge_takes_the_vector_of_its_home_and_leaves_those_of_others(open_me
     for home in HOMES:
         memory.add("a secret", **home)
         memory.update(memory.add("once a secret", **home).id, "now another", **home)
-    assert memory.stats().vectors == 3 * len(HOMES)
+    assert memory.stats().store.vectors == 3 * len(HOMES)
     for left, home in zip(range(len(HOMES) - 1, -1, -1), HOMES, strict=True):
         assert memory.purge(**home) == 2
-        assert memory.stats().vectors == 3 * left
+        assert memory.stats().store.vectors == 3 * left
         assert memory.check() == []
 
 
@@ -429,7 +429,7 @@ def test_dedupe_and_reembedding_keep_to_the_home(open_memory):
         assert memory.add("the same", **home, dedupe=True) == first
     assert target.asked["the same"] == len(HOMES)
     assert shared_vectors(memory) == 0
-    assert memory.stats().vectors == 3 * len(HOMES)
+    assert memory.stats().store.vectors == 3 * len(HOMES)
 
 
 def test_no_two_homes_share_a_digest():

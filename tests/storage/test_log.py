@@ -34,7 +34,7 @@ def test_a_log_that_nobody_reads_begins_anew(open_memory, small):
     memory = open_memory()
     for number in range(100):
         memory.add(f"text {number}", user_id="ana")
-    assert memory.stats().log_bytes < 110 * 4120  # All of these commits have written some 1,000 pages.
+    assert memory.stats().store.log_bytes < 110 * 4120  # All of these commits have written some 1,000 pages.
 
 
 def test_a_log_is_merged_beside_the_commits_and_leaves_no_thread(open_memory, small, monkeypatch):

@@ -74,10 +74,10 @@ def test_one_memory_goes_with_its_past_its_vectors_and_its_place_in_searches(mem
     memory.update(first.id, "black tea")
     other = memory.add("plays the cello", user_id="ana")
     assert memory.search("tea", user_id="ana")[0].record.id == first.id
-    assert memory.stats().vectors == 4
+    assert memory.stats().store.vectors == 4
     moment = memory.history(other.id)[0].at
     assert memory.purge(first.id) == 1
-    assert memory.stats().vectors == 2  # Ben's tea and the cello: no other memory mentions black tea.
+    assert memory.stats().store.vectors == 2  # Ben's tea and the cello: no other memory mentions black tea.
     assert (memory.get(first.id), memory.history(first.id), memory.get(first.id, as_of=moment)) == (None, [], None)
     assert [match.record for match in memory.search("tea", user_id="ana", as_of=moment)] == [other]
     assert [match.record for match in memory.search("tea", user_id="ana", limit=5)] == [other]
@@ -101,7 +101,7 @@ def test_deleted_expired_and_pending_memories_are_erased_too(open_memory, clock)
     assert [memory.purge(each.id) for each in (deleted, expired, waiting)] == [1, 1, 1]
     memory.flush()
     assert files_with(memory.path) == []
-    assert memory.stats().vectors == memory.stats().pending == memory.stats().deleted == 0
+    assert memory.stats().store.vectors == memory.stats().store.pending == memory.stats().store.deleted == 0
     assert memory.count(user_id="ana", as_of=clock.now - timedelta(seconds=30)) == 0
 
 
@@ -121,7 +121,7 @@ def test_a_pending_text_that_is_erased_while_it_is_embedded_leaves_no_vector(ope
     assert memory.purge(record.id) == 1
     go_on.set()
     memory.flush()
-    assert memory.stats().vectors == 1
+    assert memory.stats().store.vectors == 1
     assert memory.search("coffee", user_id="ana", mode="vector")[0].record == kept
 
 
@@ -135,7 +135,7 @@ def test_a_vector_stays_for_who_still_has_the_text_or_had_it(open_memory):
     [match] = memory.search("tea", user_id="ben", as_of=moment, mode="vector")
     assert match.record.content == "tea"
     memory.purge(user_id="ben")
-    assert memory.stats().vectors == 0
+    assert memory.stats().store.vectors == 0
 
 
 def test_deduplication_starts_anew(memory):
@@ -244,9 +244,9 @@ def test_many_memories_with_shared_texts_are_erased_over_several_transactions(op
     memory = open_memory()
     memory.add_batch([f"{SECRET} {number % 7}" for number in range(1300)], user_id="ana", defer=True)
     memory.flush()
-    assert memory.stats().vectors == 7
+    assert memory.stats().store.vectors == 7
     assert memory.purge(user_id="ana") == 1300
-    assert (memory.stats().vectors, files_with(memory.path)) == (0, [])
+    assert (memory.stats().store.vectors, files_with(memory.path)) == (0, [])
 
 
 PURGER = """
@@ -283,5 +283,5 @@ def test_a_process_killed_while_it_erases_leaves_a_healthy_store_and_a_second_pu
             assert memory.purge(user_id=f"{SECRET}-owner") == left
             assert files_with(store_path) == []
             assert memory.count(user_id="ben") == 20 * (number + 1)
-            assert memory.stats().vectors == 20 * (number + 1)
+            assert memory.stats().store.vectors == 20 * (number + 1)
             assert memory.check() == []

@@ -78,7 +78,7 @@ def test_what_is_inconsistent_is_named_and_mended(store_path, statement, named):
         lost = statement.startswith("DELETE FROM memory")
         alive = {record.id for record in memory.get_all(all_scopes=True)}
         assert alive >= set(ids[4:])
-        assert memory.stats().memories + memory.stats().deleted == len(ids) - lost
+        assert memory.stats().store.memories + memory.stats().store.deleted == len(ids) - lost
         for each in ids[lost:]:
             assert memory.history(each)[0].what == "add"
         match = memory.search("text number 7 word", user_id="ana", mode="vector", limit=1)[0]

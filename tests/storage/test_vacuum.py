@@ -76,10 +76,10 @@ def full_of_past(memory: Memory) -> tuple[datetime, list[str]]:
 def test_no_answer_changes_and_what_is_deleted_can_be_restored_and_found(memory):
     moment, deleted = full_of_past(memory)
     before = answers(memory, moment)
-    vectors = memory.stats().vectors
+    vectors = memory.stats().store.vectors
     report = memory.vacuum()
     assert (report.vectors, report.purged, report.deleted) == (0, 0, len(deleted))
-    assert memory.stats().vectors == vectors
+    assert memory.stats().store.vectors == vectors
     assert answers(memory, moment) == before
     restored = memory.restore(deleted[0])
     assert memory.search(restored.content, user_id="ana", limit=1, mode="vector")[0].record == restored
@@ -94,7 +94,7 @@ def test_the_space_of_vectors_of_another_model_comes_back(open_memory, full):
     assert report.bytes_after < 0.75 * report.bytes_before
     path = Path(memory.path)
     assert path.stat().st_size == report.bytes_after
-    assert memory.stats().bytes == report.bytes_after
+    assert memory.stats().store.bytes == report.bytes_after
     assert pragma(path, "freelist_count") == 0
     assert memory.get_all(user_id="ana", limit=1000).records == held
     assert memory.vacuum().bytes_after == report.bytes_after
@@ -105,7 +105,7 @@ def test_a_store_in_ram_gives_space_back_too(open_memory):
     with_free_pages(memory)
     report = memory.vacuum()
     assert report.bytes_after < 0.75 * report.bytes_before
-    assert memory.stats().bytes == report.bytes_after
+    assert memory.stats().store.bytes == report.bytes_after
 
 
 def test_vectors_of_no_text_are_dropped_and_the_newest_keeps_its_number(open_memory):
@@ -121,11 +121,11 @@ def test_vectors_of_no_text_are_dropped_and_the_newest_keeps_its_number(open_mem
         "DELETE FROM memory WHERE user_id IN ('ana', 'cleo')",
     )
     memory = open_memory()
-    assert memory.stats().vectors == 712
+    assert memory.stats().store.vectors == 712
     assert memory.vacuum().vectors == 700
-    assert memory.stats().vectors == 12
+    assert memory.stats().store.vectors == 12
     again = memory.add("the last", user_id="cleo")
-    assert memory.stats().vectors == 12
+    assert memory.stats().store.vectors == 12
     assert memory.search("the last", user_id="cleo", mode="vector")[0].record == again
     assert again.id != last.id
 
@@ -236,7 +236,7 @@ def test_a_moment_that_has_not_passed_or_is_none_is_refused(memory, moment):
     memory.delete(record.id)
     with pytest.raises(InvalidInputError, match="deleted_before is"):
         memory.vacuum(deleted_before=moment)
-    assert memory.stats().deleted == 1
+    assert memory.stats().store.deleted == 1
 
 
 def of_old(path: Path) -> None:
@@ -343,7 +343,7 @@ def test_ended_anywhere_it_leaves_everything_whole_and_is_gone_on_with(open_memo
     assert memory.check() == []
     assert memory.get_all(user_id="ana", limit=1000, order="newest").records[1:] == held
     memory.vacuum()
-    assert memory.stats().vectors <= 402
+    assert memory.stats().store.vectors <= 402
     assert pragma(store_path, "freelist_count") == 0
     assert memory.get_all(user_id="ana", limit=1000).records[1:] == held
 
@@ -360,11 +360,11 @@ def test_a_full_disk_gets_its_free_pages_back_and_what_has_no_room_leaves_the_st
         ballast = small_disk / "ballast"
         room = os.statvfs(small_disk)
         ballast.write_bytes(bytes(room.f_bavail * room.f_frsize))
-        size = memory.stats().bytes
+        size = memory.stats().store.bytes
         if full:
             with pytest.raises(StoreFullError, match=r"the disk is full; the store is whole; 0\.0 MB of 1\.0 MB"):
                 memory.vacuum(full=True)
-            assert memory.stats().bytes == size
+            assert memory.stats().store.bytes == size
         else:
             assert memory.vacuum().bytes_after < size
         assert memory.get_all(user_id="ana", limit=1000).records == held

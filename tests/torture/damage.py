@@ -115,7 +115,7 @@ def build(folder: str, seed: int) -> dict[str, list[Answers]]:
         ask(memory)
         memory._engine.index_cache.seal()
         ask(memory)
-        assert memory.stats().segments > 1
+        assert memory.stats().store.segments > 1
     copy("sealed")
     return {"open": truths[:before], "closed": truths, "sealed": truths}
 

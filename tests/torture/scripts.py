@@ -263,7 +263,7 @@ def only_read(play: Play) -> None:
             lambda memory: [event.what for event in memory.history(memory.get_all(user_id="ben").records[0].id)],
             ["add"],
         )
-        play.ask(lambda memory: memory.stats().memories)
+        play.ask(lambda memory: memory.stats().store.memories)
         play.ask(Memory.check)
 
 

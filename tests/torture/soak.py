@@ -48,7 +48,7 @@ WORDS = [
 ]
 
 STORED = ("memories", "deleted", "bytes", "pending", "segments")
-"""What the report says of the store, of its stats."""
+"""What the report says of the store, from its `stats().store`."""
 
 SEGMENT = 20
 """Memories of a segment, so that owners have several."""
@@ -186,7 +186,7 @@ def work(path: str, seconds: float, threads: int, number: int, shared: list[str]
                     thread.join()
         for worker in workers:
             worker.listing()
-        commits = memory.stats()
+        commits = memory.stats().store
     calls = sum((worker.calls for worker in workers), Counter())
     warm = samples[len(samples) // 5 :]
     print(
@@ -235,7 +235,7 @@ def soak(path: Path, seconds: float, processes: int, threads: int) -> dict[str, 
             "rss_mb": [[report[f"rss_{when}_mb"] for when in ("warm", "peak", "end")] for report in reports],
             "errors": errors + [error for report in reports for error in report["errors"]],
             "problems": memory.check(),
-            "store": {name: getattr(memory.stats(), name) for name in STORED},
+            "store": {name: getattr(memory.stats().store, name) for name in STORED},
             "log_bytes": Path(f"{path}-wal").stat().st_size,
         }  # fmt: skip
 

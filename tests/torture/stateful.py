@@ -194,7 +194,7 @@ class SharedFileMachine(MemoryMachine):
     @rule()
     def flush(self):
         self.memory.flush()
-        assert self.memory.stats().pending == 0
+        assert self.memory.stats().store.pending == 0
 
     @rule(owner=few_owners, query=sentences, mode=st.sampled_from(["keyword", "hybrid"]),
           filters=st.sampled_from([None, {"topic": "*"}]))  # fmt: skip

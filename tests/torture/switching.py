@@ -154,7 +154,7 @@ class Mix:
         self.view.flush()
 
     def do_stats(self) -> None:
-        assert self.memory.stats().memories >= len(self.known)
+        assert self.memory.stats().store.memories >= len(self.known)
 
     def do_check(self) -> None:
         if self.chance.random() < 0.1:

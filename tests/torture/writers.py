@@ -305,6 +305,6 @@ def look(path: str, texts: list[tuple[str, str]], finish: bool = False) -> dict[
         if finish:
             memory.flush(60)
             memory.add("and it goes on", user_id="ben")
-            seen["pending"] = memory.stats().pending
+            seen["pending"] = memory.stats().store.pending
             seen["problems"] += memory.check()
     return seen

@@ -693,7 +693,7 @@ def test_deferred_imports_are_durable_at_once_and_embedded_afterwards(memory):
     report = memory.import_(jsonl(*lines, lines[0]), defer=True)
     assert report.imported == 1501
     memory.flush()
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
     assert memory.search("text 7", user_id="ana", mode="vector", limit=1)[0].record.content == "text 7"
     changed = [{"id": record.id, "content": "changed", "user_id": "ana"} for record in memory.get_all(user_id="ana")]
     assert memory.import_(jsonl(*changed), defer=True, on_conflict="replace").replaced == len(changed)

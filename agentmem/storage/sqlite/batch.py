@@ -58,7 +58,10 @@ def _tried(transaction: Transaction, operation: Operation, config: Config) -> An
 def _applied(transaction: Transaction, operation: Operation, config: Config) -> Any:
     match operation:
         case Insert() | Upsert():
-            return arrive(transaction, [operation], atomic=True)[0]
+            [result] = arrive(transaction, [operation], atomic=False)
+            if isinstance(result, AgentMemError):
+                raise result
+            return result
         case Update():
             return _update(transaction, operation, config)
         case Delete(id, scope):

@@ -32,7 +32,11 @@ def operations(draw: st.DrawFn) -> Any:
     scope, text, name = draw(SCOPES), draw(TEXTS), draw(IDS)
     metadata, expires_at, dedupe = draw(METADATA), draw(EXPIRIES), draw(st.booleans())
     fields = {"id": name, "metadata": metadata, "expires_at": expires_at, "created_at": LONG_AGO, "dedupe": dedupe}
-    pending, policy = draw(st.booleans()), draw(st.sampled_from(["error", "skip", "replace"]))
+    # When an expired memory stops to be pending depends on the sweep.
+    pending, policy = (
+        expires_at != LONG_AGO and draw(st.booleans()),
+        draw(st.sampled_from(["error", "skip", "replace"])),
+    )
 
     def made() -> Operation:
         if which == 0:

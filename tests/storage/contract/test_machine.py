@@ -45,7 +45,13 @@ def operations(draw: st.DrawFn) -> Any:
             return upsert(text, scope, on_conflict=policy, dated=True, **fields)
         if which == 2:
             record = insert(text, scope, **fields).draft.record()
-            return update(record, text, metadata=metadata, replace_metadata=dedupe, expires_at=expires_at)
+            step = update(record, text, metadata=metadata, replace_metadata=dedupe, expires_at=expires_at)
+            if scope.home != (
+                "user_id",
+                scope.user_id,
+            ):  # The memory may be of another home than the scope that finds it.
+                step.vector = None
+            return step
         if which == 3:
             return Delete(name, scope)
         if which == 4:

@@ -112,6 +112,10 @@ class Snapshot(Protocol):
     def states(self, owner: Owner, keys: Keys) -> Iterator[States]:
         """Yields those of the owner's memories that are live, some thousands at a time."""
 
+    def unembedded(self, owner: Owner, keys: Keys) -> dict[int, str]:
+        """Returns the texts of those of the owner's memories that wait for their vectors; in the past, of those that
+        have none. A text that the model failed on is left out."""
+
     def listed_segments(self, owner: Owner) -> list[ListedSegment]:
         """Returns the owner's sealed segments, of the store's present model, in the order of their ranges."""
 

@@ -259,6 +259,11 @@ class MemorySnapshot:
             [(row.record.user_id, row.record.run_id) for row in rows],
         )
 
+    def unembedded(self, owner: Owner, keys: Keys) -> dict[int, str]:
+        rows = [self._rows[key] for key in keys.tolist() if key in self._rows]
+        waiting = [row for row in rows if row.digest is None and (self._past or row.failure is None)]
+        return {row.key: row.record.content for row in waiting if is_of(row, scope_of(owner))}
+
     def listed_segments(self, owner: Owner) -> list[ListedSegment]:
         return []
 
@@ -525,11 +530,13 @@ class MemoryEngine:
         vector = operation.vector
         assert not isinstance(vector, AgentMemError)
         key, self.next_key = self.next_key, self.next_key + 1
-        return self._log("add", moment, Row(key, 0, operation.draft.record(), operation.terms, self._kept(vector)))
+        record = operation.draft.record()
+        return self._log("add", moment, Row(key, 0, record, operation.terms, self._kept(vector, record)))
 
-    def _kept(self, vector: Embedded | None) -> bytes | None:
+    def _kept(self, vector: Embedded | None, record: Record) -> bytes | None:
         if vector is None:
-            return None
+            digest = (self.stored or UNKNOWN).digests()(owners_of(record).home, record.content)
+            return digest if digest in self.known else None
         self.known.setdefault(vector.digest, vector.vector)
         return vector.digest
 
@@ -565,7 +572,7 @@ class MemoryEngine:
             row = replace(back, record=new)
             if new.content != back.record.content:
                 terms = redated_terms(operation.terms, new.created_at)
-                row = replace(row, terms=terms, digest=self._kept(operation.vector), failure=None)
+                row = replace(row, terms=terms, digest=self._kept(operation.vector, new), failure=None)
             self._log("update", moment, row)
         return "replaced"
 
@@ -595,7 +602,7 @@ class MemoryEngine:
         )
         row = replace(row, record=new)
         if revision.terms is not None:
-            row = replace(row, terms=revision.terms, digest=self._kept(operation.vector), failure=None)
+            row = replace(row, terms=revision.terms, digest=self._kept(operation.vector, new), failure=None)
         return self._log("update", moment, row).record
 
     def _brought_back(self, row: Row, moment: int) -> Row:

@@ -62,6 +62,7 @@ class PastSnapshot(Snapshot):
     # What a query makes of the table first is not looked through anew for each of the keys, or of their thousands.
     _wanted = "(SELECT * FROM memory WHERE key IN (SELECT value FROM carray(?))) AS memory"
     _together = sys.maxsize
+    _waits = "memory.vector_key IS NULL"
 
     def __init__(
         self,

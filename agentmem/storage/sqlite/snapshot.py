@@ -27,6 +27,9 @@ class Snapshot:
     _wanted = "carray(?) AS wanted CROSS JOIN memory ON memory.key = wanted.value"
     """The memories of an array of keys, each of them looked up."""
 
+    _waits = "memory.vector_key IS NULL AND memory.vector_error IS NULL"
+    """What a memory satisfies that waits for its vector."""
+
     _together = 2048
     """Memories whose states are read at once: one statement for each would let go of the GIL and take it back among all
     threads. 13,400 memories at 512, 2,048, 4,096 and all at once took 77, 65, 105 and 111 ms of a loaded machine's
@@ -166,6 +169,18 @@ class Snapshot:
             (*parameters, key_array(keys)),
         )
         return _states_of(row)
+
+    def unembedded(self, owner: Owner, keys: Keys) -> dict[int, str]:
+        """The texts of those of the owner's memories that wait for their vectors."""
+        if not len(keys):
+            return {}
+        source, parameters = self._source(scope_of(owner))
+        rows = all_rows(
+            self._connection,
+            f"{source}SELECT memory.key, memory.content FROM {self._wanted} WHERE {self._waits}",
+            (*parameters, key_array(keys)),
+        )
+        return dict(rows)
 
     def keys(self, scope: Scope, filters: Filter | None, among: Keys | None = None, *, since: int = 0) -> Keys:
         """The keys of the visible memories of a scope (or those among some) that satisfy a filter, in no order; of

@@ -151,12 +151,12 @@ class Transaction:
         ).fetchone()
         return row == self._last_event
 
-    def vector_keys(self, embedded: Sequence[Embedded | None]) -> list[int | None]:
-        """The keys of the vectors, which are stored unless the store has them; None for None."""
+    def vector_keys(self, embedded: Sequence[Embedded | bytes]) -> list[int | None]:
+        """The keys of the vectors, which are stored unless the store has them; of a digest alone, the key that it has,
+        or None."""
         connection = self._connection
-        digests = tuple({entry.digest for entry in embedded if entry is not None})
-        if not digests:
-            return [None] * len(embedded)
+        wanted = [entry if isinstance(entry, bytes) else entry.digest for entry in embedded]
+        digests = tuple(set(wanted))
         # All in one row, see _insert_rows.
         last, known = only_row(
             connection,
@@ -165,14 +165,14 @@ class Transaction:
             (blob_array(digests),),
         )
         keys: dict[bytes, int] = {bytes.fromhex(digest): key for digest, key in json.loads(known).items()}
-        new = {entry.digest: entry.vector for entry in embedded if entry is not None and entry.digest not in keys}
+        new = {each.digest: each.vector for each in embedded if isinstance(each, Embedded) and each.digest not in keys}
         if new:
             rows = [(number, *pair) for number, pair in enumerate(new.items(), start=last + 1)]
             reach("rows: before the vectors")
             _insert_rows(connection, "INSERT INTO vector (key, home_digest, data) VALUES", "(?, ?, ?)", rows)
             reach("rows: after the vectors")
             keys |= {digest: number for number, digest, _ in rows}
-        return [None if entry is None else keys[entry.digest] for entry in embedded]
+        return [keys.get(digest) for digest in wanted]
 
     def flush(self) -> None:
         """Writes the gathered memories, in the order in which they came.
@@ -189,7 +189,12 @@ class Transaction:
             "SELECT coalesce(max(seq) FILTER (WHERE name = 'memory'), 0), "
             "coalesce(max(seq) FILTER (WHERE name = 'history'), 0) FROM sqlite_sequence",
         )
-        vectors = self.vector_keys(embedded)
+        vectors = self.vector_keys(
+            [
+                self.digest_of(draft.scope.home, draft.content) if entry is None else entry
+                for draft, entry in zip(drafts, embedded, strict=True)
+            ]
+        )
         twins = [twin_of(draft.scope, draft.content) for draft in drafts]
         soles = self._make_room(drafts, twins)
         rows = []

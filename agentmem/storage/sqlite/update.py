@@ -35,8 +35,8 @@ def revise(
     )  # fmt: skip
     if terms is None:
         return
-    [vector_key] = transaction.vector_keys([embedded])
     scope = Scope(new.user_id, new.agent_id, new.run_id)
+    [vector_key] = transaction.vector_keys([embedded or transaction.digest_of(scope.home, new.content)])
     transaction.connection.execute(
         "UPDATE memory SET vector_key = ?, vector_error = NULL, twin = ?, sole = NULL WHERE key = ?",
         (vector_key, twin_of(scope, new.content), key),

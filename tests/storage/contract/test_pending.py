@@ -21,6 +21,9 @@ def test_a_pending_memory_waits_for_its_vector_oldest_first(store):
     assert store.pending(ANA, after=0, until=three.key, limit=1) == [one]
     with store.snapshot() as snapshot:
         assert snapshot.has_pending
+        _, keys = snapshot.changed(("user_id", "ana"), 0)
+        assert sorted(snapshot.unembedded(("user_id", "ana"), keys).values()) == ["one", "three"]
+        assert snapshot.unembedded(("user_id", "ana"), keys[:0]) == {}
     batch = [SetVector(memory, vector(memory.content)) for memory in (one, three)]
     assert store.commit(batch, model=MODEL.identity) == [None, None]
     assert [memory.content for memory in waiting(store)] == ["two"]
@@ -42,6 +45,7 @@ def test_a_text_that_cannot_be_embedded_is_given_up(store):
     assert store.pending_count() == 0
     with store.snapshot() as snapshot:
         assert not snapshot.has_pending
+        assert snapshot.unembedded(None, snapshot.keys(ANA, None)) == {}
     store.commit([update(record, "good")], model=MODEL.identity)
 
 
@@ -59,6 +63,21 @@ def test_what_changed_meanwhile_is_left_alone(store):
     store.commit([SetVector(memory, vector("new text"))])
     assert store.pending_count() == 0
     assert done.content == "done"
+
+
+def test_a_text_that_its_home_knows_has_its_vector_at_once(store):
+    add(store, "tea")
+    add(store, "tea", pending=True)
+    assert store.pending_count() == 0
+    add(store, "tea", BEN, pending=True)
+    milk = add(store, "milk")
+    step = update(milk, "tea")
+    step.vector = None
+    store.commit([step])
+    assert [memory.content for memory in waiting(store)] == ["tea"]
+    assert waiting(store, ANA) == []
+    store.commit([insert("new", pending=True), insert("new", pending=True)])
+    assert [memory.content for memory in waiting(store, ANA)] == ["new", "new"]
 
 
 def test_a_lease_has_one_holder_at_a_time(store):

@@ -52,7 +52,13 @@ class Config:
     queue_tokens: int = 1_000_000
     """Tokens that may wait for the model before further callers block (back-pressure)."""
 
-    pending_limit: int = 100_000
+    refine: Literal["background", "before_return", "never"] = "background"
+    """When a model with a fast half, as the default one, makes the rest of a vector. `"background"`: after `add` has
+    returned; until then searches compare fast halves. `"before_return"`: `add` waits for it. `"never"`: the model
+    embeds no memory, for small machines. Then the first search of an owner makes its fast halves, 40 microseconds each.
+    Other models make whole vectors before `add` returns, unless `defer=True`."""
+
+    pending_limit: int = 50_000
     """Deferred memories that may wait for their vectors before further deferred adds block."""
 
     cache_bytes: int = 64 * MIB
@@ -82,6 +88,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):
             raise InvalidInputError(f"Config.durability is {_shown(self.durability)}; use 'full' or 'process'.")
+        if self.refine not in ("background", "before_return", "never"):
+            raise InvalidInputError(
+                f"Config.refine is {_shown(self.refine)}; use 'background', 'before_return' or 'never'."
+            )
         if self.shelf_vectors not in ("float16", "int8"):
             raise InvalidInputError(f"Config.shelf_vectors is {_shown(self.shelf_vectors)}; use 'float16' or 'int8'.")
         for name in ("timeout", "busy_timeout"):

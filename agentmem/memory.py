@@ -27,9 +27,9 @@ from agentmem.engine.engine import Engine, public
 from agentmem.engine.reader import Listing, read
 from agentmem.engine.reembedding import reembed
 from agentmem.engine.runtime import DEFAULT_MODEL as DEFAULT_MODEL
-from agentmem.engine.search import search
+from agentmem.engine.search import Effort, search
 from agentmem.engine.write_batch import Changes
-from agentmem.engine.writer import Drafter, Naming, as_item, put_off, remember, store_all
+from agentmem.engine.writer import Drafter, Naming, as_item, remember, store_all
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.filters import number_path, parse_filters
 from agentmem.messages import items_of_messages
@@ -140,12 +140,7 @@ class _Calls(ABC):
             dedupe=dedupe,
         )  # fmt: skip
         seconds = check_timeout(timeout, self._engine.config)
-        if defer:
-            [record] = put_off(self._engine, draft, seconds)
-        else:
-            [record] = remember(self._engine, draft, seconds)
-        assert isinstance(record, Record)
-        return record
+        return remember(self._engine, draft, seconds, defer=defer)
 
     @overload
     def add_batch(
@@ -344,6 +339,7 @@ class _Calls(ABC):
         as_of: datetime | None = None,
         explain: bool = False,
         all_scopes: bool = False,
+        effort: Effort | None = None,
         timeout: float | None = None,
     ) -> list[Match]:
         """Finds the memories that are relevant to a question, best first; of equal ones, the newest first.
@@ -378,6 +374,9 @@ class _Calls(ABC):
                 deferred text that was replaced before it was embedded has keywords only. An instant means the state
                 after the last event dated up to it, even if the system's clock was changed. Reads every memory of the
                 owner.
+            effort: With a model that has a fast half, as the default one. None: the query has the half of its vector
+                that all of the owner's memories have; "fast": the fast half, without a run of the model; "full": waits
+                until the owner's memories are refined. `explain` says which half it was.
             explain: Adds the parts of each score (`Match.explanation`).
             all_scopes: Searches all owners' memories. A `ScopedMemory` refuses it.
             timeout: Seconds for embedding and reading (default: `Config.timeout`). It holds within a second in all but
@@ -393,7 +392,7 @@ class _Calls(ABC):
             [query], user_id=user_id, agent_id=agent_id, run_id=run_id, filters=filters, limit=limit,
             threshold=threshold, mode=mode, recency=recency, importance=importance, collapse=collapse,
             relevant_only=relevant_only, between=between, show_expired=show_expired, as_of=as_of, explain=explain,
-            all_scopes=all_scopes, timeout=timeout,
+            all_scopes=all_scopes, effort=effort, timeout=timeout,
         )  # fmt: skip
         return matches
 
@@ -418,6 +417,7 @@ class _Calls(ABC):
         as_of: datetime | None = None,
         explain: bool = False,
         all_scopes: bool = False,
+        effort: Effort | None = None,
         timeout: float | None = None,
     ) -> list[list[Match]]:
         """Runs many searches with the same owner and options.
@@ -428,6 +428,7 @@ class _Calls(ABC):
             queries: Any iterable of texts.
             user_id, agent_id, run_id, filters, limit, threshold, mode, recency, importance: As in `search`.
             collapse, relevant_only, between, show_expired, as_of, explain, all_scopes: As in `search`.
+            effort: As in `search`.
             timeout: Seconds for each chunk (default: `Config.timeout`).
 
         Returns:
@@ -441,15 +442,18 @@ class _Calls(ABC):
             raise InvalidInputError(f"queries is {shorten(queries)}; pass a list of texts.")
         if mode not in ("hybrid", "vector", "keyword"):
             raise InvalidInputError(f"mode is {shorten(mode)}; use 'hybrid', 'vector' or 'keyword'.")
+        if effort not in (None, "fast", "full"):
+            raise InvalidInputError(f"effort is {shorten(effort)}; use 'fast', 'full' or None.")
         seconds = check_timeout(timeout, self._engine.config)
         asked = Question(
-            mode, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
+            mode, {}, None, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
             parse_filters(filters, between), check_limit(limit), check_threshold(threshold), check_half_life(recency),
             None if importance is None else number_path(importance), collapse, explain or relevant_only,
         )  # fmt: skip
         results = search(
-            self._engine, asked, queries, seconds, show_expired=show_expired, as_of=check_time("as_of", as_of)
-        )
+            self._engine, asked, queries, seconds, show_expired=show_expired, as_of=check_time("as_of", as_of),
+            effort=effort,
+        )  # fmt: skip
         if relevant_only:
             results = [[match for match in matches if is_relevant(match)] for matches in results]
             if not explain:
@@ -546,6 +550,8 @@ class _Calls(ABC):
             EmbeddingError: The model fails on every text. Nothing is given up; flush again when it works.
         """
         scope = self._whose(None, None, None)
+        if self._engine.lenses.current.progressive and self._engine.config.refine == "never":
+            return
         self._engine.backlog.settle(scope, check_timeout(timeout, self._engine.config), urgent=False)
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -814,6 +820,7 @@ class _Calls(ABC):
             InvalidInputError: The id is unusable, or several homes have it; see `get`.
         """
         [record] = self._engine.store.commit([Restore(check_id(id), self._whose(user_id, agent_id, run_id))])
+        self._engine.backlog.stir()  # It may have been deleted before it had its vector.
         return cast(Record, record)
 
     @public

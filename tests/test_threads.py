@@ -163,10 +163,11 @@ def test_64_threads_never_get_one_anothers_vectors(store_path):
         with ThreadPoolExecutor(64) as pool:
             list(pool.map(work, range(64)))
         assert memory.count(user_id="ana") == 256
+        memory.flush()
         assert memory.check() == []
         assert memory.stats().embedding.batches < memory.stats().embedding.texts
     assert our_threads() == []
-    expect_own_vectors(store_path, "all-MiniLM-L6-v2", 256)
+    expect_own_vectors(store_path, "minilm-mixed", 256)
 
 
 @pytest.mark.slow

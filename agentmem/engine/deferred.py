@@ -1,10 +1,14 @@
-"""The backlog: deferred memories get their vectors in the background, or at once when somebody needs them.
+"""The backlog: pending memories get their vectors in the background, or at once when a call needs them.
 
-What is pending stands in the database and nowhere else, so that it survives any crash and whoever has the file open
-can do the work. This module only decides who works when.
+What is pending stands in the store and nowhere else, so that it survives any crash, and any process that has the store
+open can do the work. This module only decides who works when.
+
+Memories that were deferred by a call are worked on at once. Those of a model with a fast half are refined when adds
+pause, or at a bound of age and number, so that a burst of adds has the processors for itself.
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -25,6 +29,21 @@ from agentmem.storage.types import Pending
 
 logger = logging.getLogger(__name__)
 
+QUIET_SECONDS = 0.03
+"""Without an add, after which refinement begins."""
+
+LATEST_SECONDS = 3.0
+"""After the first add, at which it begins anyway."""
+
+GRID_SECONDS = 0.01
+"""To which adds that must wait are put off, so that they share a commit."""
+
+FASTEST, SLOWEST = 3.0, 0.9
+"""Times the rate of refinement, at which adds are admitted when the backlog is half full, and when it is full."""
+
+FIRST_RATE = 500.0
+"""Memories a second that are taken to be refined, until it is known."""
+
 CHUNK = 512
 """Memories that go to the model and into a commit together: large enough that neither waits for the other."""
 
@@ -38,6 +57,9 @@ RECOUNT_SECONDS = 0.5
 """How often a deferred add that waits for room looks whether other processes have made some."""
 
 FOR_EVER = 1e6
+
+ASKED_KEPT = 100
+"""Owners that are remembered to be refined first."""
 
 EVERYBODY = Scope()
 
@@ -56,10 +78,21 @@ class Backlog:
     """Every method may be called from any thread. The thread of the background starts with the first need; where the
     system gives none, the next deferred memory, search, flush or opening of the store tries again."""
 
-    def __init__(self, store: Store, lenses: Lenses, errors: BackgroundErrors, *, limit: int, patience: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lenses: Lenses,
+        errors: BackgroundErrors,
+        *,
+        limit: int,
+        patience: float,
+        never_refines: bool = False,
+    ) -> None:
         """`limit` memories may be pending; `patience` is the seconds that the background gives a chunk, and then each
-        of its texts, before it takes them for hanging."""
+        of its texts, before it takes them for hanging. With `never_refines`, what has a fast half keeps to it."""
         self._errors = errors
+        self._never_refines = never_refines
+        self.rate = 0.0  # Memories a second that the background settled lately.
         self._patience = patience
         self._store = store
         self._lenses = lenses
@@ -74,7 +107,11 @@ class Backlog:
         self._lock = Lock()
         self._changed = condition(self._lock)
         self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
-        self._awake = False
+        self._awake = False  # There is something to do at once.
+        self._stirred = False  # There is something to refine, when adds pause.
+        self._first_at = self._last_at = self._next_turn = 0.0  # Adds, by the monotonic clock.
+        self._asked: dict[tuple[str, str], None] = {}  # Owners that were searched while memories of them were pending.
+        self._ended = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()  # Last, see Restartable.
@@ -103,6 +140,40 @@ class Backlog:
                 self._changed.wait(min(left, RECOUNT_SECONDS))
             self._recount()
 
+    def admit_refined(self, memories: int, timeout: float) -> None:
+        """The same for memories that are refined later. From half of the limit on, adds take turns, the slower the
+        fuller it is, so that none waits long.
+
+        Raises:
+            OverloadedError: it stayed full for `timeout` seconds.
+        """
+        self._ensure_process()
+        with self._lock:
+            if self._closed:
+                raise ClosedError("The memory is closed; open a new Memory.")
+            if self._count is None:
+                self._count = self._store.pending_count()
+            full = bool(self._count) and self._count + memories > self._limit and not self._never_refines
+            wait = 0.0
+            if not full:
+                self._count += memories
+                if self._count > self._limit / 2 and not self._never_refines:
+                    wait = self._turn(memories)
+        if full:
+            self.admit(memories, timeout)
+        elif wait:
+            self._ended.wait(min(wait, timeout))
+
+    def _turn(self, memories: int) -> float:
+        """The seconds until these may be added. The caller holds the lock."""
+        assert self._count is not None
+        fill = min(1.0, 2 * self._count / self._limit - 1)
+        rate = (self.rate or FIRST_RATE) * (FASTEST - (FASTEST - SLOWEST) * fill)
+        now = time.monotonic()
+        turn = max(now, self._next_turn)
+        self._next_turn = turn + memories / rate
+        return max(0.0, math.ceil(turn / GRID_SECONDS) * GRID_SECONDS - now)
+
     def _take_room(self, memories: int) -> bool:
         with self._lock:
             if self._closed:
@@ -128,14 +199,49 @@ class Backlog:
                 self._changed.notify_all()
                 return True
             self._awake = True
-            if self._thread is None or not self._thread.is_alive():
-                thread = started(self._work, "agentmem-backlog")
-                if thread is None:
-                    self._errors.note("starting the thread for deferred memories", no_thread(), logger)
-                    return False
-                self._thread = thread
+            if not self._has_thread():
+                return False
             self._changed.notify_all()
             return True
+
+    def stir(self, missed: int = 0) -> None:
+        """There is something to refine when adds pause; `missed` as for `wake`. Costs an add next to nothing: the
+        thread is woken once, and looks at the clock by itself."""
+        self._ensure_process()
+        now = time.monotonic()
+        with self._lock:
+            if self._count is not None:
+                self._count -= missed
+            self._last_at = now
+            if self._stirred or self._closed or self._never_refines:
+                return
+            self._stirred, self._first_at = True, now
+            if not self._has_thread():
+                self._stirred = False
+            self._changed.notify_all()
+
+    def wake_for(self, owner: tuple[str, str] | None) -> None:
+        """An owner was searched while memories waited for their vectors: those of it come first."""
+        lens = self._lenses.current
+        if not lens.progressive:
+            self.wake(0)
+            return
+        with self._lock:
+            if owner is not None and len(self._asked) < ASKED_KEPT:
+                self._asked[owner] = None
+            stirred = self._stirred
+        if not stirred:
+            self.stir()
+
+    def _has_thread(self) -> bool:
+        """Starts the thread unless it runs; False when the system gives none. The caller holds the lock."""
+        if self._thread is None or not self._thread.is_alive():
+            thread = started(self._work, "agentmem-backlog")
+            if thread is None:
+                self._errors.note("starting the thread for deferred memories", no_thread(), logger)
+                return False
+            self._thread = thread
+        return True
 
     def settle(self, scope: Scope, timeout: float, *, urgent: bool) -> None:
         """Has the pending memories of a scope embedded, on this thread. On return every one that was there has its
@@ -187,10 +293,12 @@ class Backlog:
         while True:
             with self._lock:
                 # After another process's claim is over, it may have died with work undone: look again.
-                self._changed.wait_for(lambda: self._awake or self._closed, pause)
+                self._changed.wait_for(lambda: self._awake or self._stirred or self._closed, pause)
+                while self._stirred and not (self._awake or self._closed) and (rest := self._rest()) > 0:
+                    self._changed.wait(rest)
                 if self._closed:
                     return
-                self._awake = False
+                self._awake = self._stirred = False
             try:
                 pause = self._drain()
             except BaseException as error:
@@ -200,10 +308,18 @@ class Backlog:
                     self._errors.note("embedding deferred memories", error, logger)
                 pause = None
 
+    def _rest(self) -> float:
+        """The seconds until refinement begins. The caller holds the lock."""
+        if self._count is not None and self._count > self._limit / 2:
+            return 0.0
+        return min(self._last_at + QUIET_SECONDS, self._first_at + LATEST_SECONDS) - time.monotonic()
+
     def _drain(self) -> float | None:
         """Works until nothing is pending. Returns the seconds after which to look again because another process is at
         work, or None."""
         before: int | None = None
+        if self._never_refines and self._lenses.current.progressive:
+            return None
         while (last := self._store.last_pending(EVERYBODY)) not in (None, before) and not self._closed:
             before = last  # One that a whole pass did not settle (in a damaged file), no pass will.
             left = self._store.lease(LEASE, self._owner, self._patience + LEASE_SECONDS)
@@ -220,14 +336,37 @@ class Backlog:
         return None
 
     def _work_through(self, lens: Lens) -> None:
-        for chunk in self._chunks(lens, EVERYBODY, urgent=False, deadline=time.monotonic() + FOR_EVER):
+        """Settles everything that is pending; what was searched comes first, also what is searched meanwhile."""
+        while True:
+            for owner in self._take_asked():
+                self._work_on(lens, Scope(**dict([owner])))
+            if self._work_on(lens, EVERYBODY):
+                return
+
+    def _take_asked(self) -> list[tuple[str, str]]:
+        with self._lock:
+            asked, self._asked = list(self._asked), {}
+        return asked
+
+    def _work_on(self, lens: Lens, scope: Scope) -> bool:
+        """Settles what is pending of a scope; False when it broke off because an owner was searched."""
+        leased = began = time.monotonic()
+        for chunk in self._chunks(lens, scope, urgent=False, deadline=time.monotonic() + FOR_EVER):
             try:
                 answers = chunk.answers(self._patience)
             except DeadlineError as error:
                 answers = [self._alone(lens, memory, error) for memory in chunk.memories]
             self._settle(chunk, answers)
-            self._store.lease(LEASE, self._owner, self._patience + LEASE_SECONDS)
+            now = time.monotonic()
+            rate = len(answers) / max(now - began, 1e-6)
+            self.rate, began = rate if not self.rate else 0.8 * self.rate + 0.2 * rate, now
+            if now - leased > LEASE_SECONDS / 3:
+                leased = now
+                self._store.lease(LEASE, self._owner, self._patience + LEASE_SECONDS)
             self._recount()
+            if self._asked and scope == EVERYBODY:
+                return False
+        return True
 
     def _settle(self, chunk: _Chunk, answers: list[Embedded | AgentMemError]) -> None:
         """Commits what became of a chunk."""
@@ -254,6 +393,7 @@ class Backlog:
             return
         with self._lock:
             self._closed = True
+            self._ended.set()
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():

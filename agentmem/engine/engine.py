@@ -38,7 +38,12 @@ class Engine:
         try:
             self.lenses = Lenses(self.store, config, self.timings, wanted)
             self.backlog = Backlog(
-                self.store, self.lenses, self.timings.errors, limit=config.pending_limit, patience=config.timeout
+                self.store,
+                self.lenses,
+                self.timings.errors,
+                limit=config.pending_limit,
+                patience=config.timeout,
+                never_refines=config.refine == "never",
             )
         except BaseException:
             self.store.close()

@@ -29,7 +29,7 @@ from agentmem.stats import Timings
 from agentmem.storage.interface import Store
 from agentmem.storage.types import Keep, ModelMoved, Owner, StoredModel
 
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DEFAULT_MODEL = "minilm-mixed"
 """Of a new store, unless another is named."""
 
 OPENING_TRIES = 5
@@ -53,6 +53,13 @@ class Lens:
     embedder: Embedder
     index_cache: IndexCache
     searcher: Searcher
+    progressive: bool
+    """Whether no add waits for its vector: its fast half is made where somebody searches."""
+
+    def temporary_cache(self) -> IndexCache:
+        """Returns an index cache for one call."""
+        fast = self.embedder.fast_documents if self.progressive else None
+        return IndexCache(self.embedder.dimension, 0, fast=fast)
 
     @property
     def identity(self) -> str:
@@ -112,11 +119,13 @@ class Lenses:
         embedder = Embedder(source, self._config, self._store.vectors, self._timings)
         sealer = Sealer(self._store, embedder.identity, self._timings.errors)
         in_int8 = self._config.shelf_vectors == "int8"
-        index_cache = IndexCache(embedder.dimension, self._config.shelf_bytes, sealer, in_int8=in_int8)
+        progressive = embedder.has_fast and self._config.refine != "before_return"
+        fast = embedder.fast_documents if progressive else None
+        index_cache = IndexCache(embedder.dimension, self._config.shelf_bytes, sealer, fast, in_int8=in_int8)
         model = StoredModel(
             embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
         )
-        return Lens(source, model, embedder, index_cache, Searcher(index_cache))
+        return Lens(source, model, embedder, index_cache, Searcher(index_cache), progressive)
 
     def _found(self, stored: StoredModel) -> ModelCard:
         """The model that a store says it is of, wherever it is on this machine."""

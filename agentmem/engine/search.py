@@ -1,12 +1,17 @@
-"""Searches: embed the queries, embed what is pending in their scope, then rank within one snapshot of the store."""
+"""A search: embed the queries, then rank and read in one snapshot of the store.
+
+With a model that has a fast half, a search waits for no refinement: the owner's index makes the fast half of whatever
+still waits for its vector, and the queries are compared by the half that all of the owner's memories have. Which half
+that is, the view in the snapshot decides; it is guessed before, and asked for again when the guess was wrong.
+"""
 
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 
@@ -14,19 +19,22 @@ from agentmem.analyzer import query_terms
 from agentmem.deadline import Deadline
 from agentmem.embedding.future import failure_of
 from agentmem.engine.engine import Engine
-from agentmem.engine.reader import snapshot_of
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import StoreFullError, StoreReadOnlyError
-from agentmem.records import Match
-from agentmem.search.index_cache import IndexCache
-from agentmem.search.searcher import Question, Searcher
+from agentmem.records import Match, Scope
+from agentmem.search.searcher import Half, OtherHalf, Question, Searcher, index_owner
 from agentmem.storage.interface import Snapshot
 from agentmem.storage.retrying import again
 from agentmem.validation import check_query
 
+Effort = Literal["fast", "full"]
+
 CHUNK = 256
 """Queries that are embedded together and see the store of one moment; memory stays small."""
+
+SETTLED_TRIES = 3
+"""How often a search with full effort has its owner refined, while others go on adding to it."""
 
 
 def search(
@@ -37,6 +45,7 @@ def search(
     *,
     show_expired: bool,
     as_of: datetime | None,
+    effort: Effort | None,
 ) -> list[list[Match]]:
     """Answers every query, chunk by chunk, each within `seconds`.
 
@@ -47,6 +56,7 @@ def search(
         seconds: For each chunk.
         show_expired: Expired memories are found too.
         as_of: The instant whose memories are searched.
+        effort: As in `Memory.search`.
 
     Returns:
         A list of matches for each query, in order.
@@ -56,72 +66,132 @@ def search(
     while chunk := list(islice(remaining, CHUNK)):
         for query in chunk:
             check_query(query, engine.config)
-        deadline = Deadline(seconds)
-        answer = partial(_answer, engine, asked, chunk, deadline, show_expired, as_of)
-        results += engine.lenses.through(answer, deadline)
+        results += _Search(engine, asked, chunk, Deadline(seconds), show_expired, as_of, effort).answer()
     return results
 
 
-@again
-def _answer(
-    engine: Engine,
-    asked: Question,
-    queries: Sequence[str],
-    deadline: Deadline,
-    show_expired: bool,
-    as_of: datetime | None,
-    lens: Lens,
-) -> list[list[Match]]:
-    """Searches in one snapshot. Memories of the scope that were there before have their vectors in it, if the mode
-    needs them."""
-    questions = _questions(lens, asked, queries, deadline)
-    usual = not show_expired and as_of is None
-    with snapshot_of(engine, deadline, show_expired=show_expired, as_of=as_of) as snapshot:
-        snapshot.require_model(lens.identity)
-        if asked.mode == "keyword" or not snapshot.has_pending:
-            return _matches(engine, lens, snapshot, questions, usual=usual)
-    engine.backlog.wake(0)  # The process that deferred them may have ended.
-    # A store that takes no vectors can still be searched; these memories have their keywords until it does.
-    with suppress(StoreFullError, StoreReadOnlyError):
-        engine.backlog.settle(asked.scope, deadline.left, urgent=True)
-    with snapshot_of(engine, deadline, show_expired=show_expired, as_of=as_of) as snapshot:
-        snapshot.require_model(lens.identity)
-        return _matches(engine, lens, snapshot, questions, usual=usual)
+@dataclass(slots=True)
+class _Search:
+    """One chunk of queries on its way; belongs to the thread that asks.
 
+    Attributes:
+        asked: What all of the queries have in common.
+        as_of, show_expired: Which state of the store is asked; any but the usual one has a temporary index.
+        effort: "fast": without a run of the model. "full": with all vectors refined. None: as they are.
+    """
 
-def _questions(lens: Lens, asked: Question, queries: Sequence[str], deadline: Deadline) -> list[Question]:
-    """Makes a question of each query, with the terms and the vector that the mode needs."""
-    terms: list[dict[int, str]] = []
-    for query in queries:
-        if terms:
-            deadline.check()
-        terms.append({} if asked.mode == "vector" else query_terms(query, deadline))
-    if asked.mode == "keyword":
-        return [replace(asked, terms=words) for words in terms]
-    urgent = len(queries) <= URGENT_TEXTS
-    homes = [asked.scope.home] * len(queries)
-    vectors = lens.embedder.embed(queries, homes, "query", urgent=urgent, timeout=deadline.left)
-    failure = failure_of(vectors)
-    if failure is not None:
-        raise failure
-    return [
-        replace(asked, terms=words, vector=np.frombuffer(vector, "<f2"))
-        for words, vector in zip(terms, vectors, strict=True)
-        if isinstance(vector, bytes)
-    ]
+    engine: Engine
+    asked: Question
+    queries: Sequence[str]
+    deadline: Deadline
+    show_expired: bool
+    as_of: datetime | None
+    effort: Effort | None
 
+    def answer(self) -> list[list[Match]]:
+        """Returns the matches of each query."""
+        return self.engine.lenses.through(self._answer, self.deadline)
 
-def _matches(
-    engine: Engine, lens: Lens, snapshot: Snapshot, questions: Sequence[Question], *, usual: bool
-) -> list[list[Match]]:
-    """Ranks within the snapshot. The owners' indexes hold what is visible now; other views build a temporary index
-    for this call."""
-    searcher = lens.searcher if usual else Searcher(IndexCache(lens.embedder.dimension, 0))
-    began = time.perf_counter()
-    matches: list[list[Match]] = []
-    for question in questions:
-        if matches and snapshot.deadline is not None:
-            snapshot.deadline.check()
-        matches.append(searcher.search(snapshot, question))
-    engine.timings.record("search", (time.perf_counter() - began) / len(questions))
-    return matches
+    @again
+    def _answer(self, lens: Lens) -> list[list[Match]]:
+        questions = self._questions(lens)
+        if self.asked.mode == "keyword":
+            return self._found(lens, questions)
+        if not lens.progressive or self.effort == "full":
+            return self._settled(lens, questions)
+        half = "fast" if self.effort == "fast" else self._guess(lens)
+        while True:
+            questions = self._embedded(lens, questions, half)
+            try:
+                return self._found(lens, questions)
+            except OtherHalf as other:
+                half = other.half
+
+    def _guess(self, lens: Lens) -> Half:
+        """The half that the owner's memories had last. An unknown owner may have pending ones: the fast half costs
+        nothing."""
+        return "full" if self._is_usual and lens.index_cache.is_pending(self._owner) is False else "fast"
+
+    @property
+    def _is_usual(self) -> bool:
+        return not self.show_expired and self.as_of is None
+
+    @property
+    def _owner(self) -> tuple[str, str] | None:
+        return index_owner(self.asked.scope)
+
+    def _settled(self, lens: Lens, questions: list[Question]) -> list[list[Match]]:
+        """Searches when nothing of the scope that was there before waits for its vector. With a model that has a fast
+        half, that is nothing of the owner, as all of its memories are compared alike."""
+        questions = self._embedded(lens, questions, "full")
+        for _ in range(SETTLED_TRIES):
+            with suppress(OtherHalf):
+                return self._found(lens, questions, settled=False)
+            self.engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
+            owner = self._owner
+            scope = self.asked.scope if not lens.progressive else Scope() if owner is None else Scope(**dict([owner]))
+            # A store that takes no vectors can still be searched; these memories have their keywords until it does.
+            with suppress(StoreFullError, StoreReadOnlyError):
+                self.engine.backlog.settle(scope, self.deadline.left, urgent=True)
+            if not lens.progressive:
+                break
+        return self._found(lens, self._embedded(lens, questions, "fast") if lens.progressive else questions)
+
+    def _found(self, lens: Lens, questions: Sequence[Question], *, settled: bool = True) -> list[list[Match]]:
+        """Searches in one snapshot.
+
+        Raises:
+            OtherHalf: the owner's memories have another half than the questions; unless `settled`, they wait for
+                their vectors.
+        """
+        store, asked = self.engine.store, self.asked
+        with store.snapshot(as_of=self.as_of, show_expired=self.show_expired, deadline=self.deadline) as snapshot:
+            snapshot.require_model(lens.identity)
+            if asked.mode != "keyword" and snapshot.has_pending:
+                if not settled and not lens.progressive:
+                    raise OtherHalf("full")
+                self.engine.backlog.wake_for(self._owner)
+            return self._matches(lens, snapshot, questions)
+
+    def _matches(self, lens: Lens, snapshot: Snapshot, questions: Sequence[Question]) -> list[list[Match]]:
+        """The indexes hold what is visible now. Other views build a temporary index for this call."""
+        searcher = lens.searcher if self._is_usual else Searcher(lens.temporary_cache())
+        began = time.perf_counter()
+        matches: list[list[Match]] = []
+        for question in questions:
+            if matches:
+                self.deadline.check()
+            matches.append(searcher.search(snapshot, question))
+        self.engine.timings.record("search", (time.perf_counter() - began) / len(questions))
+        return matches
+
+    def _questions(self, lens: Lens) -> list[Question]:
+        """One for each query, with its terms, as far as the mode needs them."""
+        questions = []
+        for number, query in enumerate(self.queries):
+            if number:
+                self.deadline.check()
+            terms = {} if self.asked.mode == "vector" else query_terms(query, self.deadline)
+            half: Half | None = "fast" if self.effort == "fast" and lens.progressive else None
+            questions.append(replace(self.asked, terms=terms, half=half))
+        return questions
+
+    def _embedded(self, lens: Lens, questions: list[Question], half: Half) -> list[Question]:
+        """The questions with the vectors of a half of their queries, ahead of bulk work."""
+        if all(half in question.vectors for question in questions):
+            return questions
+        queries = self.queries
+        if half == "fast":
+            vectors = [lens.embedder.fast_query(query) for query in queries]
+        else:
+            urgent = len(queries) <= URGENT_TEXTS
+            homes = [self.asked.scope.home] * len(queries)
+            answers = lens.embedder.embed(queries, homes, "query", urgent=urgent, timeout=self.deadline.left)
+            failure = failure_of(answers)
+            if failure is not None:
+                raise failure
+            vectors = [answer for answer in answers if isinstance(answer, bytes)]
+        return [
+            replace(question, vectors={**question.vectors, half: np.frombuffer(vector, "<f2")})
+            for question, vector in zip(questions, vectors, strict=True)
+        ]

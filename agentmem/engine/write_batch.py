@@ -166,7 +166,7 @@ class Changes:
         return self._engine.lenses.through(lambda lens: self._commit(lens, seconds))
 
     def _commit(self, lens: Lens, timeout: float) -> list[Any]:
-        if self._to_embed:
+        if self._to_embed and not lens.progressive:
             texts, homes = [text for _, text, _ in self._to_embed], [home for _, _, home in self._to_embed]
             urgent = len(texts) <= URGENT_TEXTS
             answers = lens.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout).embedded(timeout)
@@ -174,8 +174,14 @@ class Changes:
                 if isinstance(answer, AgentMemError):
                     raise answer
                 operation.vector = answer
-        model = lens.identity if self._to_embed else None
+        if lens.progressive and self._to_embed:
+            lens.embedder.warm()
+            for operation, _, _ in self._to_embed:
+                operation.vector = None
+        model = lens.identity if self._to_embed and not lens.progressive else None
         results = self._engine.store.commit(self._operations, model=model)
+        if lens.progressive:
+            self._engine.backlog.stir()
         return [results[place] for place in self._told]
 
     def _embedded(self, operation: Insert | Update, text: str, scope: Scope) -> Insert | Update:

@@ -215,12 +215,25 @@ def one_ahead(chunks: Iterable[C], store: Callable[[C], object]) -> None:
             store(ahead)
 
 
-def remember(engine: Engine, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
-    """Stores one memory with its vector. It has no position, so its error comes unchanged."""
-    return engine.lenses.through(partial(_remember, engine, draft, timeout))
+def remember(engine: Engine, draft: Draft, timeout: float, *, defer: bool) -> Record:
+    """Stores one memory. Waits for its vector unless it is deferred, or the model has a fast half. It has no position,
+    so that its error is told as it is."""
+    later = Later.of(engine, defer=defer)
+    if later is None:
+        [record] = engine.lenses.through(partial(_remember, engine, draft, timeout))
+    else:
+        stored: list[Any] = []
+        later.admit(1, timeout)
+        try:
+            stored = engine.store.commit(inserts_of([draft], Deadline(timeout)))
+        finally:
+            later.wake(_missed([draft], stored))
+        [record] = stored
+    assert isinstance(record, Record)
+    return record
 
 
-def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[Record | AgentMemError]:
+def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[Any]:
     """The worker that makes the vector puts the write into the next commit. This thread sleeps until it is committed,
     or is woken to lead that commit."""
     embedder, deadline = lens.embedder, Deadline(timeout)
@@ -243,15 +256,25 @@ def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[
         raise
 
 
-def put_off(engine: Engine, draft: Draft, timeout: float) -> list[Record | AgentMemError]:
-    """Stores one deferred memory. It has no position, so that its error is told as it is."""
-    engine.backlog.admit(1, timeout)
-    stored: list[Record | AgentMemError] = []
-    try:
-        stored = engine.store.commit(inserts_of([draft], Deadline(timeout)))
-    finally:
-        engine.backlog.wake(missed=_missed([draft], stored))
-    return stored
+class Later:
+    """How memories are admitted whose vectors follow later, and who is told of them."""
+
+    def __init__(self, engine: Engine, *, refined: bool) -> None:
+        backlog = engine.backlog
+        self.admit = backlog.admit_refined if refined else backlog.admit
+        self.wake: Callable[[int], object] = backlog.stir if refined else backlog.wake
+
+    @classmethod
+    def of(cls, engine: Engine, *, defer: bool) -> "Later | None":
+        """None: the vectors are waited for. A model with a fast half is loaded meanwhile.
+
+        Raises:
+            ModelError: it cannot be loaded, which was found out before.
+        """
+        refined = engine.lenses.current.progressive
+        if refined and not defer:
+            engine.embedder.warm()
+        return cls(engine, refined=refined) if refined or defer else None
 
 
 def _missed(drafts: list[Draft], stored: list[Record | AgentMemError]) -> int:

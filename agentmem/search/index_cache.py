@@ -10,7 +10,7 @@ from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock
 from agentmem.search.index_view import IndexView
 from agentmem.search.limiter import Limiter
-from agentmem.search.owner_index import OwnerIndex
+from agentmem.search.owner_index import FastVectors, OwnerIndex
 from agentmem.search.segments.builder import Sealer
 from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import Owner
@@ -20,9 +20,17 @@ class IndexCache:
     """Keeps the indexes of the owners searched last, within a number of bytes. May be called from any thread."""
 
     def __init__(
-        self, dimension: int, limit_bytes: int, sealer: Sealer | None = None, *, in_int8: bool = False
+        self,
+        dimension: int,
+        limit_bytes: int,
+        sealer: Sealer | None = None,
+        fast: FastVectors | None = None,
+        *,
+        in_int8: bool = False,
     ) -> None:
-        """Without a sealer, it seals nothing and looks for no segment."""
+        """Without a sealer, it seals nothing and looks for no segment. Without `fast`, pending memories are found by
+        their words only."""
+        self._fast = fast
         self._dimension = dimension
         self._in_int8 = in_int8
         self._limit_bytes = limit_bytes
@@ -41,7 +49,13 @@ class IndexCache:
         self.evicted = 0
         self._pid = os.getpid()  # Last, see Restartable.
 
-    def view(self, owner: Owner, snapshot: Snapshot) -> IndexView:
+    def is_pending(self, owner: Owner) -> bool | None:
+        """Returns whether memories of an owner were pending in its last search; None of an unknown one."""
+        index = self._indexes.get(owner)
+        view = None if index is None else index.last_view
+        return None if view is None else view.is_pending
+
+    def view(self, owner: Owner, snapshot: Snapshot, *, for_vectors: bool = True) -> IndexView:
         """Returns the view of an owner's index, loaded or brought up to date. Evicts the least recently used indexes.
 
         Raises:
@@ -55,12 +69,13 @@ class IndexCache:
                 self._indexes.clear()
             index = self._indexes.get(owner)
             if snapshot.epoch < self._epoch:  # A read that began earlier gets a temporary index.
-                index = OwnerIndex(owner, self._dimension, None, in_int8=self._in_int8)
+                index = OwnerIndex(owner, self._dimension, None, self._fast, in_int8=self._in_int8)
             elif index is None:
-                index = self._indexes[owner] = OwnerIndex(owner, self._dimension, self._sealer, in_int8=self._in_int8)
+                index = OwnerIndex(owner, self._dimension, self._sealer, self._fast, in_int8=self._in_int8)
+                self._indexes[owner] = index
             else:
                 self._indexes.move_to_end(owner)
-        view = index.view(snapshot)
+        view = index.view(snapshot, for_vectors=for_vectors)
         if index.is_empty:
             # An owner without memories costs nothing: callers may ask about any number of them.
             self.drop([owner])

@@ -54,6 +54,7 @@ class IndexView:
 
     Attributes:
         live: False where the memory has changed or gone away.
+        is_pending: whether a memory waits for its vector; then all are compared by the fast half, which all have.
         created_at, expires_at: in microseconds.
         runs: the number of each memory's run, -1 where there is none.
         parts: what is sealed, beside these places.
@@ -67,6 +68,7 @@ class IndexView:
         self._vectors: npt.NDArray[Any] = columns["vectors"]
         self._steps: npt.NDArray[np.float32] | None = columns.get("steps")
         self.embedded: Mask = columns["embedded"]
+        self._whole: Mask = columns["whole"]
         # The only column that changes in place: a memory whose old place dies has its new one beyond this view.
         self.live: Mask = columns["live"].copy()
         self.created_at: Keys = columns["created_at"]
@@ -75,6 +77,7 @@ class IndexView:
         self.terms = terms
         self.parts = parts
         self._answers = answers
+        self.is_pending = bool((self.live & ~self._whole).any())
         self._first_expiry = int(self.expires_at.min(initial=NEVER))
         self._in_order: Places | None = None
         self._searchable: Places | None = None

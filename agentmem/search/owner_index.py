@@ -7,13 +7,13 @@ nothing. Whatever it proposes is checked against the database afterwards.
 
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agentmem.errors import REPAIR_HINT, StoreDamagedError
+from agentmem.errors import REPAIR_HINT, AgentMemError, StoreDamagedError
 from agentmem.platform.signals import Lock
 from agentmem.search.bm25 import Mask, Terms
 from agentmem.search.index_view import FILTERS_KEPT, Answers, IndexView
@@ -38,6 +38,12 @@ INDEX_BYTES = 10_240
 MAPPED_BYTES = 65_536
 """Of an array, from which on it is a mapping of its own, whose pages are a sixteenth of that."""
 
+FILLED_TOGETHER = 2048
+"""Memories whose fast halves are made between two looks at the deadline; some 70 ms."""
+
+FastVectors = Callable[[Sequence[str]], Sequence[bytes | AgentMemError]]
+"""Makes the fast halves of the vectors of texts, each as float16 bytes in all dimensions."""
+
 SLACK = 64
 """Dead places that an index may always have; beyond, it is packed anew when a quarter of it is dead."""
 
@@ -55,12 +61,15 @@ class OwnerIndex:
     """The memories of one owner, as far as a search looks at them. Places are only appended to and marked dead, so that
     a view stays true to its moment while others go on; `view` may be called from any thread."""
 
-    def __init__(self, owner: Owner, dimension: int, sealer: Sealer | None, *, in_int8: bool) -> None:
+    def __init__(
+        self, owner: Owner, dimension: int, sealer: Sealer | None, fast: FastVectors | None, *, in_int8: bool
+    ) -> None:
         self._owner = owner
         self._sealer = sealer
+        self._fast = fast
         self._columns: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "keys": (np.int64, ()), "vectors": (np.int8 if in_int8 else np.float16, (dimension,)),
-            "embedded": (np.bool_, ()), "live": (np.bool_, ()), "created_at": (np.int64, ()),
+            "embedded": (np.bool_, ()), "whole": (np.bool_, ()), "live": (np.bool_, ()), "created_at": (np.int64, ()),
             "expires_at": (np.int64, ()), "runs": (np.int64, ()),
         }  # fmt: skip
         if in_int8:
@@ -80,14 +89,21 @@ class OwnerIndex:
         self._seq = 0
         self._count = self._dead = self._newest_key = 0
         self._arrays, self._terms, self._answers = self._allocated(0), Terms(), Answers()
+        self._bare: list[Keys] = []  # The places that a fast half could be made for, and is not.
         self._parts, self._has_holes = Parts(), False
         self._segments = -1  # Of the list of segments, as it was looked at last.
 
     def _allocated(self, capacity: int) -> dict[str, npt.NDArray[Any]]:
         return {name: _allocated((capacity, *shape), kind) for name, (kind, shape) in self._columns.items()}
 
-    def view(self, snapshot: Snapshot) -> IndexView:
-        """The index with at least every change that the snapshot sees (perhaps newer ones, of other threads).
+    @property
+    def last_view(self) -> IndexView | None:
+        """The view of the last search, unless something has changed since."""
+        return self._view
+
+    def view(self, snapshot: Snapshot, *, for_vectors: bool = True) -> IndexView:
+        """The index with at least every change that the snapshot sees (perhaps newer ones, of other threads). With a
+        model that has a fast half, and `for_vectors`, pending memories have that of their vectors.
 
         Raises:
             Unsealed: there is too much to load.
@@ -101,6 +117,8 @@ class OwnerIndex:
                     self._begin(snapshot)
             if self._sealer is not None and snapshot.segments != self._segments and seq >= self._seq:
                 self._adopt(snapshot)
+            if for_vectors and self._bare:
+                self._fill(snapshot)
             if self._view is None:
                 columns = {name: array[: self._count] for name, array in self._arrays.items()}
                 self._view = IndexView(self._seq, columns, self._terms.view(), self._parts, self._answers)
@@ -209,6 +227,7 @@ class OwnerIndex:
                 self._append(states)
         if self._dead > SLACK and self._dead * 4 > self._count:
             kept = self._arrays["live"][: self._count].copy()
+            self._bare = [(np.cumsum(kept) - 1)[places[kept[places]]] for places in self._bare]
             self._terms.keep(kept)
             self._move(self._count - self._dead, kept)
             self._answers = Answers()
@@ -232,6 +251,9 @@ class OwnerIndex:
             arrays["vectors"][fresh.embedded] = vectors
         arrays["keys"][:] = fresh.keys
         arrays["embedded"][:] = fresh.embedded
+        arrays["whole"][:] = fresh.embedded if self._fast is not None else True
+        if self._fast is not None and not fresh.embedded.all():
+            self._bare.append(start + np.flatnonzero(~fresh.embedded))
         arrays["live"][:] = True
         arrays["created_at"][:] = fresh.created_at
         arrays["expires_at"][:] = fresh.expires_at
@@ -239,6 +261,42 @@ class OwnerIndex:
         self._terms.append(start, fresh.terms, fresh.term_counts)
         self._count = end
         self._newest_key = max(self._newest_key, int(fresh.keys.max()))
+
+    def _fill(self, snapshot: Snapshot) -> None:
+        """Makes the fast halves of what has no vector, where that is still to come; of the rest it never will."""
+        arrays = self._arrays
+        places = np.concatenate(self._bare)
+        places = places[arrays["live"][places]]
+        waiting = snapshot.unembedded(self._owner, arrays["keys"][places])
+        self._view = None
+        for name in ("embedded", "whole"):  # Views that are being searched keep the old ones.
+            arrays[name] = arrays[name].copy()
+        arrays["whole"][places] = True
+        texts = {place: waiting[key] for place in places.tolist() if (key := int(arrays["keys"][place])) in waiting}
+        wanted = list(texts)
+        arrays["whole"][wanted] = False
+        for start in range(0, len(wanted), FILLED_TOGETHER):
+            if start and snapshot.deadline is not None:
+                snapshot.deadline.check()
+            some = wanted[start : start + FILLED_TOGETHER]
+            self._put_fast(some, [texts[place] for place in some])
+        self._bare = []  # Last: when the model cannot be loaded, the next search tries again.
+
+    def _put_fast(self, places: list[int], texts: list[str]) -> None:
+        assert self._fast is not None
+        arrays = self._arrays
+        found = [
+            (place, each) for place, each in zip(places, self._fast(texts), strict=True) if isinstance(each, bytes)
+        ]
+        if not found:
+            return
+        at = [place for place, _ in found]
+        vectors = np.frombuffer(b"".join(each for _, each in found), "<f2").reshape(len(at), -1)
+        if "steps" in arrays:
+            arrays["vectors"][at], arrays["steps"][at] = in_steps(vectors)
+        else:
+            arrays["vectors"][at] = vectors
+        arrays["embedded"][at] = True
 
     def _reserve(self, more: int) -> None:
         needed, capacity = self._count + more, len(self._arrays["keys"])

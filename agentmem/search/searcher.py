@@ -1,7 +1,7 @@
 """One search over the store: candidates from the indexes, the decision from the database."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import Keys, Owner
 
 Mode = Literal["hybrid", "vector", "keyword"]
+Half = Literal["full", "fast"]
+"""Of a vector: all of it, or the half that costs next to nothing, which pending memories have."""
 Scores = npt.NDArray[np.float64]
 
 ROUNDING = 1e-6
@@ -40,11 +42,21 @@ ten of them, a third of its time. Taking turns, the others wait once. Larger she
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a search asks. `vector` is the query's, float16 (dimension,), of unit length, and None when only keywords
-    are asked for; `terms` its terms with their words; `threshold` a score; `recency` a half-life in seconds;
-    `importance` where the metadata has a number."""
+    """What a search asks.
+
+    Attributes:
+        vectors: Of the query, float16 (dimension,), by the half that they are for; empty when only keywords are asked.
+        half: The half to use; None: the one that all of the owner's memories have.
+        vector: The one of `vectors` that is used.
+        terms: The query's terms with their words.
+        threshold: A score, below which nothing matches.
+        recency: A half-life in seconds.
+        importance: Where the metadata has a number.
+    """
 
     mode: Mode
+    vectors: Mapping[Half, npt.NDArray[np.float16]]
+    half: Half | None
     vector: npt.NDArray[np.float16] | None
     terms: Mapping[int, str]
     scope: Scope
@@ -101,7 +113,8 @@ class Searcher:
 
     def search(self, snapshot: Snapshot, question: Question) -> list[Match]:
         """The best matches first, ties by the newest; every one of them visible in the snapshot."""
-        view = self._cache.view(index_owner(question.scope), snapshot)
+        view = self._cache.view(index_owner(question.scope), snapshot, for_vectors=question.mode != "keyword")
+        question = _halved(question, view)
         if not len(view.parts):
             return self._exact(snapshot, view, question)
         # What lowers scores, or leaves some out, may bring matches to light that were not among the best.
@@ -130,6 +143,28 @@ class Searcher:
 
         ranking, scores = self._cache.one.within(rank) if in_turn else rank(False)
         return _matches(snapshot, question, ranking, scores)
+
+
+class OtherHalf(Exception):
+    """The owner's memories have another half of their vectors than the query has; it is to be asked again with it."""
+
+    def __init__(self, half: Half) -> None:
+        super().__init__(half)
+        self.half: Half = half
+
+
+def _halved(question: Question, view: IndexView) -> Question:
+    """The question with the vector of the half that all of the owner's memories have: no memory is favoured.
+
+    Raises:
+        OtherHalf: the query has none of that.
+    """
+    if question.mode == "keyword":
+        return question
+    half: Half = question.half or ("fast" if view.is_pending else "full")
+    if half not in question.vectors:
+        raise OtherHalf(half)
+    return replace(question, half=half, vector=question.vectors[half])
 
 
 def _matches(snapshot: Snapshot, question: Question, ranking: Ranking, scores: Scores) -> list[Match]:
@@ -281,6 +316,7 @@ def _explanation(question: Question, ranking: Ranking, candidate: int) -> dict[s
         "mode": question.mode,
         **asdict(parts),
         "cosine": cosine,
+        **({} if question.half is None else {"half": question.half}),
         "terms": [word for word, _ in here],
         **ranking.plan,
     }

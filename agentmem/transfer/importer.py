@@ -15,7 +15,7 @@ from agentmem.deadline import Deadline
 from agentmem.embedding.future import EmbeddingFuture
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
-from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, one_ahead
+from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, Later, one_ahead
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import Home
 from agentmem.progress import with_progress
@@ -89,14 +89,15 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
         entries = iter(with_progress(reading, "memories") if options.progress else reading)
 
         def chunks() -> Iterator[_Chunk]:
-            while drawn := list(_draw(entries, tally, options)):
+            waits = not (options.defer or lens.progressive)
+            while drawn := list(_draw(entries, tally, options, waits=waits)):
                 yield _Chunk(engine, lens, drawn, options)
 
         one_ahead(chunks(), lambda chunk: tally.add(chunk.store()))
     return tally.report(reading)
 
 
-def _draw(entries: Iterator[Read], tally: "_Tally", options: Options) -> Iterator[Entry]:
+def _draw(entries: Iterator[Read], tally: "_Tally", options: Options, *, waits: bool) -> Iterator[Entry]:
     """The entries of the next chunk; a bad line raises, or is told to the tally."""
     count = to_embed = size = 0
     for entry in entries:
@@ -108,7 +109,7 @@ def _draw(entries: Iterator[Read], tally: "_Tally", options: Options) -> Iterato
             continue
         yield entry
         count += 1
-        to_embed += entry.embedded is None and not options.defer
+        to_embed += entry.embedded is None and waits
         size += len(entry.arrival.draft.content) + len(entry.arrival.draft.metadata_json or "")
         if count >= DEFERRED_CHUNK or to_embed >= CHUNK or size >= CHUNK_BYTES:
             return
@@ -128,8 +129,9 @@ class _Chunk:
         self._texts, self._homes = self._to_embed()
         self._sent: EmbeddingFuture | None = None
         self._admitted = 0
-        if self._texts and options.defer:
-            engine.backlog.admit(len(self._texts), options.timeout)
+        self._later = Later.of(engine, defer=options.defer)
+        if self._texts and self._later is not None:
+            self._later.admit(len(self._texts), options.timeout)
             self._admitted = len(self._texts)
         elif self._texts:
             self._sent = engine.lenses.through(self._send)
@@ -155,8 +157,8 @@ class _Chunk:
         """Gives the entries up."""
         if self._sent is not None:
             self._sent.cancel()
-        if self._admitted:
-            self._engine.backlog.wake(missed=self._admitted)
+        if self._admitted and self._later is not None:
+            self._later.wake(self._admitted)
 
     def store(self) -> list[tuple[int, Outcome | AgentMemError]]:
         """Commits the entries in one transaction; what became of each line."""
@@ -170,12 +172,12 @@ class _Chunk:
                 raise
             raise type(error)(f"Line {self._entries[error.position].line}: {error}") from error
         finally:
-            if self._admitted:
+            if self._admitted and self._later is not None:
                 stored = zip(self._entries, outcomes, strict=False)
                 deferred = sum(
                     1 for entry, said in stored if entry.embedded is None and said in ("imported", "replaced")
                 )
-                engine.backlog.wake(missed=self._admitted - deferred)
+                self._later.wake(self._admitted - deferred)
         lines = [entry.line for entry in self._entries]
         skipped: list[tuple[int, Outcome | AgentMemError]] = [(line, "skipped") for line in self._here]
         return [*skipped, *zip(lines, outcomes, strict=True)]
@@ -184,7 +186,7 @@ class _Chunk:
         options = self._options
         if lens is not self._lens:
             self._follow(lens)
-            if self._texts and not options.defer:
+            if self._texts and self._later is None:
                 self._sent = self._send(lens)
         deadline = Deadline(options.timeout)
         batch = []

@@ -44,7 +44,7 @@ FASTEST, SLOWEST = 3.0, 0.9
 FIRST_RATE = 500.0
 """Memories a second that are taken to be refined, until it is known."""
 
-CHUNK = 512
+CHUNK = 256
 """Memories that go to the model and into a commit together: large enough that neither waits for the other."""
 
 LEASE = "backlog"
@@ -67,9 +67,11 @@ EVERYBODY = Scope()
 class _Chunk(Parcel):
     """Some pending memories on their way through the model."""
 
-    def __init__(self, embedder: Embedder, memories: list[Pending], *, urgent: bool, timeout: float) -> None:
+    def __init__(
+        self, embedder: Embedder, memories: list[Pending], *, urgent: bool, timeout: float, refine: bool = False
+    ) -> None:
         texts, homes = [memory.content for memory in memories], [memory.home for memory in memories]
-        super().__init__(embedder, texts, homes, urgent=urgent, timeout=timeout)
+        super().__init__(embedder, texts, homes, urgent=urgent, timeout=timeout, refine=refine)
         self.memories = memories
         self.model = embedder.identity
 
@@ -262,7 +264,9 @@ class Backlog:
 
         self._lenses.through(settle)
 
-    def _chunks(self, lens: Lens, scope: Scope, *, urgent: bool, deadline: float) -> Iterator[_Chunk]:
+    def _chunks(
+        self, lens: Lens, scope: Scope, *, urgent: bool, deadline: float, refine: bool = False
+    ) -> Iterator[_Chunk]:
         """The chunks of a scope's memories that are pending now (what others go on deferring must not hold this call up
         for ever); each is sent off before the one before it is waited for, so that the model works while the other is
         committed."""
@@ -277,7 +281,7 @@ class Backlog:
                     break
                 after_key = memories[-1].key
                 left = max(0.0, deadline - time.monotonic())
-                current, ahead = ahead, _Chunk(lens.embedder, memories, urgent=urgent, timeout=left)
+                current, ahead = ahead, _Chunk(lens.embedder, memories, urgent=urgent, timeout=left, refine=refine)
                 if current is not None:
                     yield current
             if ahead is not None:
@@ -351,7 +355,8 @@ class Backlog:
     def _work_on(self, lens: Lens, scope: Scope) -> bool:
         """Settles what is pending of a scope; False when it broke off because an owner was searched."""
         leased = began = time.monotonic()
-        for chunk in self._chunks(lens, scope, urgent=False, deadline=time.monotonic() + FOR_EVER):
+        until = time.monotonic() + FOR_EVER
+        for chunk in self._chunks(lens, scope, urgent=False, deadline=until, refine=lens.progressive):
             try:
                 answers = chunk.answers(self._patience)
             except DeadlineError as error:

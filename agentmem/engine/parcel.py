@@ -16,12 +16,23 @@ class Parcel:
     and raises as `Embedder.send` does."""
 
     def __init__(
-        self, embedder: Embedder, texts: Sequence[str], homes: Sequence[Home], *, urgent: bool, timeout: float
+        self,
+        embedder: Embedder,
+        texts: Sequence[str],
+        homes: Sequence[Home],
+        *,
+        urgent: bool,
+        timeout: float,
+        refine: bool = False,
     ) -> None:
+        """With `refine`, threads of low priority work on the texts, and everything else goes first."""
         self.texts = texts
         self._homes = homes
         self._embedder = embedder
-        self._sent = embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
+        if refine:
+            self._sent = embedder.refine(texts, homes)
+        else:
+            self._sent = embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
         self.cancel = self._sent.cancel
 
     def answers(self, timeout: float) -> list[Embedded | AgentMemError]:

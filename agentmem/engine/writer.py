@@ -90,7 +90,7 @@ class Chunk:
         timeout: float,
         *,
         start: int,
-        defer: bool,
+        later: "Later | None",
         durability: Durability | None,
         naming: Naming,
     ) -> None:
@@ -102,9 +102,9 @@ class Chunk:
         self._drawn = drawn
         self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
         self._sent: tuple[Lens, EmbeddingFuture] | None = None
-        self._deferred = defer
-        if defer:
-            engine.backlog.admit(len(self._drafts), timeout)
+        self._later = later
+        if later is not None:
+            later.admit(len(self._drafts), timeout)
         elif self._drafts:
             self._sent = engine.lenses.through(partial(self._send, timeout=timeout))
 
@@ -117,15 +117,15 @@ class Chunk:
         """Gives the items up."""
         if self._sent is not None:
             self._sent[1].cancel()
-        if self._deferred:
-            self._engine.backlog.wake(missed=len(self._drafts))
+        if self._later is not None:
+            self._later.wake(len(self._drafts))
 
     def store(self, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
         """Commits the items in one transaction; returns a record or an error for each, in order."""
         engine, drafts = self._engine, self._drafts
         stored: list[Record | AgentMemError] = []
         try:
-            if self._deferred and drafts:
+            if self._later is not None and drafts:
                 stored = engine.store.commit(
                     inserts_of(drafts, Deadline(timeout)), atomic=together, durability=self._durability
                 )
@@ -136,8 +136,8 @@ class Chunk:
                 raise
             raise type(error)(f"{self._naming(self._start + error.position)}: {error}") from error
         finally:
-            if self._deferred:
-                engine.backlog.wake(missed=_missed(drafts, stored))
+            if self._later is not None:
+                self._later.wake(_missed(drafts, stored))
         records = iter(stored)
         return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
 
@@ -179,8 +179,9 @@ def store_all(
 
     def chunks() -> Iterator[Chunk]:
         start = 0
-        while items := list(islice(drawn, DEFERRED_CHUNK if defer else CHUNK)):
-            yield Chunk(engine, items, timeout, start=start, defer=defer, durability=durability, naming=naming)
+        later = Later.of(engine, defer=defer)
+        while items := list(islice(drawn, CHUNK if later is None else DEFERRED_CHUNK)):
+            yield Chunk(engine, items, timeout, start=start, later=later, durability=durability, naming=naming)
             start += len(items)
 
     one_ahead(chunks(), lambda chunk: results.extend(chunk.store(timeout, together=together)))

@@ -57,7 +57,9 @@ from agentmem.validation import (
 if TYPE_CHECKING:
     from agentmem.storage.types import OnConflict
     from agentmem.transfer.importer import ImportReport
-    from agentmem.transfer.reader import Format, Owner
+    from agentmem.transfer.reader import Owner
+
+    Importable = str | os.PathLike[str] | IO[str] | IO[bytes]
 
 T = TypeVar("T")
 
@@ -290,7 +292,9 @@ class _Calls(ABC):
 
         Args:
             messages: Mappings `{"role", "content", "name"?}`. The content is a text, or a list of parts whose texts are
-                joined. The name goes into the metadata.
+                joined. The name goes into the metadata. Items of OpenAI's Responses, blocks of Anthropic, parts of the
+                AI SDK and messages of LangChain do as well. The answer of a tool among the parts of a message becomes
+                a memory of its own with the role "tool".
             user_id, agent_id, run_id, metadata, created_at, expires_at, ttl: Of every message, as in `add_batch`.
             dedupe, defer, timeout: As in `add_batch`.
 
@@ -309,10 +313,9 @@ class _Calls(ABC):
             "created_at": created_at, "expires_at": expires_at, "ttl": ttl, "dedupe": dedupe,
         }  # fmt: skip
         items = items_of_messages(messages, metadata)
-        positions = list(items)
         records = self._add_items(
-            list(items.values()), defaults, check_timeout(timeout, self._engine.config), defer=defer,
-            naming=lambda position: f"Message {positions[position]}",
+            [item for _, item in items], defaults, check_timeout(timeout, self._engine.config), defer=defer,
+            naming=lambda number: f"Message {items[number][0]}",
         )  # fmt: skip
         return [record for record in records if isinstance(record, Record)]  # Together, they are stored or one raises.
 
@@ -963,9 +966,9 @@ class _Calls(ABC):
     @public
     def import_(
         self,
-        file: str | os.PathLike[str] | IO[str] | IO[bytes],
+        file: "Importable | Sequence[Importable]",
         *,
-        format: "Format | None" = None,
+        format: str | None = None,
         user_id: "Owner" = None,
         agent_id: "Owner" = None,
         run_id: "Owner" = None,
@@ -976,22 +979,28 @@ class _Calls(ABC):
         durability: Durability | None = None,
         progress: bool = False,
         timeout: float | None = None,
+        dry_run: bool = False,
     ) -> "ImportReport":
-        """Stores the memories of a file, in its order.
+        """Stores the memories and chats of files, in their order.
 
-        A call that is repeated after it broke off continues, and stores every memory once. A line without an id gets
-        one from its place in the file and the digest of the whole file. So the same file comes in once under an owner,
-        and two equal lines are two memories. Unchanged memories that are here already are skipped.
+        A call that is repeated after it broke off continues, and stores every memory once. A message gets its id from
+        its conversation's and its own, where it has them. So a later export of the same account adds new messages and
+        gives edited ones a new version; those deleted here stay deleted. A line without an id gets one from its place
+        in the file and the digest of the whole file. So the same file comes in once under an owner, and two equal lines
+        are two memories.
+
+        A stated time is kept. A message without one gets that of a neighbour, its conversation or its file, and
+        `metadata["dated_by"]` names which. `metadata["position"]` is its place in the run.
 
         Each chunk is one commit: at most 256 texts to embed, or 1,000 lines. The call holds two chunks at most. A line
-        may have 16 MB (or eight times `Config.max_content_bytes`) and a million values. A compressed file may unpack to
-        64 MB, or to a hundred times its size.
+        may have 16 MB (or eight times `Config.max_content_bytes`) and a million values; larger objects are read in
+        parts. A compressed file may unpack to 64 MB, or to a hundred times its size.
 
         Args:
-            file: A path (compressed or not), or an open file of text or bytes. It holds an export, or texts or
-                objects with the fields of `add` (as JSON Lines or one array). Or it holds chats of OpenAI, ShareGPT or
-                ChatGPT; every conversation becomes a run.
-            format: "agentmem", "openai", "sharegpt" or "chatgpt" (default: told by the first line).
+            file: A path, an open file of text or bytes, or a list of them. A path may be a folder, a zip archive, or
+                compressed by gzip, bzip2, xz or Zstandard. agentmem/transfer/README.md lists the formats; every
+                conversation becomes a run.
+            format: A name of `agentmem.transfer.chats.FORMATS` (default: the signs of the file decide).
             user_id, agent_id, run_id: An owner that replaces those of the lines. A mapping renames them, such as
                 `{"ana": "anna"}`. In a `ScopedMemory`, lines of other owners are errors.
             on_conflict: What to do if an id belongs to another memory of its home, visible or deleted. "error" raises.
@@ -1001,14 +1010,15 @@ class _Calls(ABC):
                 of its own is. With "skip" every good line is stored, and the report names the bad ones.
             dedupe, defer: As in `add`.
             durability, progress, timeout: As in `add_batch`.
+            dry_run: Reads everything and stores nothing; the report then has a `preview`.
 
         Returns:
             The report: what was stored, skipped, replaced and refused. Vectors of another model are left aside, and
             counted there.
 
         Raises:
-            InvalidInputError: A line or an argument is unusable (DuplicateIdError: a conflict). A file in a newer
-                version of the format is refused, whatever `on_error` says.
+            InvalidInputError: A line or an argument is unusable (DuplicateIdError: a conflict). A file in an unknown
+                format, or in a newer version of the format, is refused, whatever `on_error` says.
             EmbeddingError, OverloadedError: As in `add`.
             DeadlineError: As in `add`, or a named pipe gave nothing for `timeout` seconds. Earlier chunks are stored.
         """
@@ -1016,7 +1026,7 @@ class _Calls(ABC):
 
         seconds = check_timeout(timeout, self._engine.config)
         owners = (user_id, agent_id, run_id)
-        options = Options(format, owners, on_conflict, on_error, dedupe, defer, durability, progress, seconds)
+        options = Options(format, owners, on_conflict, on_error, dedupe, defer, durability, progress, seconds, dry_run)
         return import_(self._engine, self._scope, file, options)
 
     @public

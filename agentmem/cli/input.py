@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from agentmem.errors import AgentMemError, EmbeddingError, InvalidInputError
-from agentmem.messages import item_of_message
+from agentmem.messages import items_of_message
 from agentmem.platform.signals import fails_apart
 from agentmem.quoting import shorten, unquoted
 from agentmem.records import Record
@@ -98,14 +98,13 @@ def count_lines(path: str) -> int | None:
 
 
 def _lines_of(number: int, value: Any, metadata: Mapping[str, Any] | None) -> Iterator[Line]:
-    """Yields the line of a decoded value; no line for a message without text by design."""
+    """Yields the lines of a decoded value; none for a message without text by design."""
     try:
-        item = _item(value, metadata)
+        items = _items(value, metadata)
     except InvalidInputError as error:
         yield number, error
     else:
-        if item is not None:
-            yield number, item
+        yield from ((number, item) for item in items)
 
 
 def _value(raw: bytes) -> Any:
@@ -158,22 +157,20 @@ def _after_space(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _item(value: Any, metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Returns a decoded value as an item of `add_batch`; None for a message without text by design."""
+def _items(value: Any, metadata: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns a decoded value as items of `add_batch`; none for a message without text by design."""
     if isinstance(value, str):
-        return {"content": value}
+        return [{"content": value}]
     if not isinstance(value, dict):
         raise InvalidInputError(f"{shorten(value)} is neither a text nor an object; write one of them.")
     # Fields that `agentmem list --json` prints, except the time of the last change.
-    item: dict[str, Any] | None = {name: part for name, part in value.items() if name != "updated_at"}
-    if "role" in value:
-        item = item_of_message(item, metadata)
-    if item is None:
-        return None
-    for field in ("created_at", "expires_at"):
-        if item.get(field) is not None:
-            item[field] = moment_of(field, item[field])
-    return item
+    item = {name: part for name, part in value.items() if name != "updated_at"}
+    items = items_of_message(item, metadata) if "role" in value or "type" in value else [item]
+    for item in items:
+        for field in ("created_at", "expires_at"):
+            if item.get(field) is not None:
+                item[field] = moment_of(field, item[field])
+    return items
 
 
 def remember(

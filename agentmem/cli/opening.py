@@ -31,6 +31,13 @@ def open_memory(db: str, model: str | None = None, *, create: bool = False, **co
     return Memory(db, config=settings) if model == "" else Memory(db, model=model, config=settings)
 
 
+def trial_memory() -> "Memory":
+    """Opens a store in memory that loads no model, for a command that is only tried."""
+    from agentmem.memory import Memory
+
+    return Memory(":memory:", model=None)
+
+
 def existing(db: str) -> str:
     """Returns the path, where there is a store.
 

@@ -1,16 +1,32 @@
 """`export`, `import` and `import-mem0`."""
 
+import json
+import re
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agentmem.cli import options
 from agentmem.cli.exit_codes import DONE, NOTHING
-from agentmem.cli.opening import open_memory
+from agentmem.cli.opening import open_memory, trial_memory
 from agentmem.cli.options import OWNERS
 from agentmem.cli.output import complain, counted, escape, print_json, print_lines, standard_input
+from agentmem.errors import InvalidInputError
+from agentmem.transfer.chats import FORMATS
+
+if TYPE_CHECKING:
+    from agentmem.records import Record
+    from agentmem.transfer.importer import ImportReport
+
+SHOWN = 100
+"""Characters of a text that a dry run shows."""
+
+
+def owners_in(record: "Record") -> list[tuple[str, str]]:
+    """Returns the owners of a memory, as the options name them."""
+    return [(name.removesuffix("_id"), value) for name in OWNERS if (value := getattr(record, name)) is not None]
 
 
 @click.command()
@@ -53,6 +69,35 @@ def export(file: str, overwrite: bool, bar: bool, db: str, as_json: bool, **aske
     return DONE if exported else NOTHING
 
 
+def _formats(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        width = max(map(len, FORMATS)) + 2
+        print_lines(*(f"{name:{width}}{about}" for name, about in FORMATS.items()))
+        context.exit()
+
+
+def _preview(report: "ImportReport") -> list[str]:
+    """What a dry run found, a line each."""
+    preview = report.preview
+    assert preview is not None
+    formats = ", ".join(f"{name} ({counted(count, 'file', 'files')})" for name, count in preview.formats.items())
+    roles = ", ".join(f"{role or 'no role'} {count:,}" for role, count in sorted(preview.roles.items(), key=str))
+    lines = [f"Format: {formats or 'none'}.", f"Conversations: {preview.conversations:,}."]
+    lines.append(f"Would be stored: {counted(report.imported)}{f' ({roles})' if roles else ''}.")
+    if preview.first is not None and preview.last is not None:
+        lines.append(f"Times: {preview.first:%Y-%m-%d %H:%M:%S} to {preview.last:%Y-%m-%d %H:%M:%S} UTC.")
+    lines += [f"Note: {note}." for note in report.notes]
+    lines += [f"Could not be used: {report.failures:,} lines."] if report.failures else []
+    for record in preview.records:
+        owners = ", ".join(f"{name}={value}" for name, value in owners_in(record))
+        text = " ".join(record.content.split())
+        shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+        lines += [f"  {record.created_at:%Y-%m-%d %H:%M}  {record.role or '-'}  {shown}", f"    {owners}"]
+        if record.metadata:
+            lines.append(f"    {json.dumps(record.metadata, ensure_ascii=False)[: SHOWN * 2]}")
+    return lines
+
+
 def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """Parses `user:anna=ana` into the argument of `import_` for that kind of owner."""
     renamed: dict[str, dict[str, str]] = {}
@@ -66,11 +111,19 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("files", metavar="FILE...", nargs=-1, type=click.Path(exists=True, allow_dash=True))
+@click.option(
+    "--list-formats",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_formats,
+    help="Print the formats that are known, and exit.",
+)
 @click.option(
     "--format",
     "format",
-    type=click.Choice(["agentmem", "openai", "sharegpt", "chatgpt"]),
+    type=click.Choice(sorted(FORMATS)),
     help="The format. [default: found from its first line]",
 )
 @options.owner
@@ -87,6 +140,7 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
 @options.dedupe
 @options.defer
 @options.skip_bad
+@click.option("--dry-run", is_flag=True, help="Show what would be stored, and store nothing.")
 @options.durability
 @options.timeout
 @options.progress
@@ -94,38 +148,53 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
 @options.model
 @options.output
 def import_(
-    file: str, rename: dict[str, dict[str, str]], skip_bad: bool, bar: bool, db: str, model: str, as_json: bool,
+    files: tuple[str, ...], dry_run: bool,
+    rename: dict[str, dict[str, str]], skip_bad: bool, bar: bool, db: str, model: str, as_json: bool,
     **asked: Any,
 ) -> int:  # fmt: skip
-    """Store the memories or the chats of FILE (- is a pipe).
+    """Store the memories or the chats of FILEs (- is a pipe).
 
-    Takes an export, other JSON Lines of texts or objects, or chats of OpenAI, ShareGPT or ChatGPT, compressed or not.
-    Each chat becomes a run. --user, --agent and --run replace the owners of the lines.
+    Takes exports of agentmem, of assistants and of messengers, sessions of agents, Markdown, and JSON Lines of texts or
+    objects: --list-formats has them. A FILE may be a folder, a zip archive, or compressed. Each chat becomes a run.
+    --user, --agent and --run replace the owners of the lines.
 
     An interrupted import resumes when run again. A bad line ends it with its number; with --skip-bad the bad lines are
-    reported and the others are stored. With --json one object: imported, replaced, skipped, failures, failed, notes.
-    Exits with 1 when nothing of the file is stored.
+    reported and the others are stored. With --json one object: imported, replaced, skipped, failures, failed, notes,
+    and of a --dry-run the preview. Exits with 1 when nothing of the file is stored.
 
     \b
     Examples:
       agentmem import ana.jsonl
-      agentmem import chats.json --format chatgpt --user ana --defer
+      agentmem import data-2026-11-30.zip --user ana --dry-run
+      agentmem import conversations.json MEMORY.md --user ana --defer
       agentmem import everything.jsonl.gz --rename user:anna=ana --on-conflict skip --skip-bad
     """
     for kind in (name.removesuffix("_id") for name in rename if asked[name] is not None):
         raise click.UsageError(f"--rename {kind}:OLD=NEW goes without --{kind}.")
-    with open_memory(db, model, create=True) as memory:
-        report = memory.import_(
-            standard_input() if file == "-" else file,
-            on_error="skip" if skip_bad else "raise", progress=bar, **asked | rename,
-        )  # fmt: skip
+    if not files:
+        raise click.UsageError("Missing argument 'FILE...'; pass files or folders, or - for a pipe.")
+    given = [standard_input() if file == "-" else file for file in files]
+    with trial_memory() if dry_run else open_memory(db, model, create=True) as memory:
+        try:
+            report = memory.import_(
+                given if len(given) > 1 else given[0],
+                on_error="skip" if skip_bad else "raise", progress=bar, dry_run=dry_run, **asked | rename,
+            )  # fmt: skip
+        except InvalidInputError as refused:
+            if not skip_bad and re.match(r"Line \d+: ", str(refused)):
+                hint = "With --skip-bad such lines are reported, and the others stored."
+                raise type(refused)(f"{refused} {hint}") from refused
+            raise
     for line, error in report.failed:
         complain(f"Skipped line {line}: {options.told(error, of_file=True)}")
     if report.failures > len(report.failed):
         complain(f"... and {report.failures - len(report.failed):,} lines more.")
     if as_json:
         failed = [{"line": line, "error": options.told(error, of_file=True)} for line, error in report.failed]
-        print_json({**asdict(report), "failed": failed})
+        found = {name: value for name, value in asdict(report).items() if name != "preview" or value is not None}
+        print_json({**found, "failed": failed})
+    elif report.preview is not None:
+        print_lines(*(escape(line) for line in _preview(report)))
     else:
         complain(*(f"Note: {note}." for note in report.notes))
         told = {"replaced": report.replaced, "there already": report.skipped, "lines skipped": report.failures}

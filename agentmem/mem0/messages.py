@@ -73,6 +73,8 @@ def _turn(message: Any) -> Turn | None:
     if role == "system" or (not content and (message.get("tool_calls") or message.get("function_call"))):
         return None
     text = text_of(content)
+    if text is None and isinstance(content, list) and content:  # Images, calls of tools and their like.
+        return None
     if not isinstance(role, str) or not role:
         raise InvalidInputError(f"role is {shorten(role)} in {shorten(message)}; pass text (or skip_invalid=True).")
     if not isinstance(text, str) or not text.strip():

@@ -37,7 +37,8 @@ class Upsert:
     "replace" where the other one is of another scope.
 
     Attributes:
-        derived: the id comes from a place in a file, so that a memory with this id is this very one.
+        derived: the id comes from what the file says of the memory, so that a memory with this id is this very one.
+            With "replace", another text or other metadata make a new version. A deleted memory stays deleted.
         dated: the draft's `created_at` was stated, and is not the moment of the import.
         other_id: the id that it gets, with "new_id", when its own belongs to another memory.
     """

@@ -5,8 +5,11 @@ the place in it, and the owners. What is here already is passed over before anyt
 transaction that stores the chunk.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 from agentmem.analyzer import stored_terms
@@ -18,17 +21,22 @@ from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, Later, one_ahead
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import Home
+from agentmem.messages import LeftOut
 from agentmem.progress import with_progress
 from agentmem.quoting import shorten
-from agentmem.records import Embedded, Scope
+from agentmem.records import Embedded, Record, Scope
 from agentmem.storage.operations import Upsert, Vector
 from agentmem.storage.types import OnConflict, Outcome
+from agentmem.transfer.chats import FORMATS
+from agentmem.transfer.containers import files_of
 from agentmem.transfer.exporter import model_of
-from agentmem.transfer.files import source_of
-from agentmem.transfer.reader import Entry, Format, Owner, Read, Reading, check_owner
+from agentmem.transfer.reader import Entry, Owner, Read, Reader, check_owner
 
 CHUNK_BYTES = 16 * MIB
 """Of texts and metadata, at which a chunk is cut however few they are."""
+
+SHOWN = 3
+"""Memories that a dry run shows."""
 
 LISTED = 1000
 """Failed lines that a report names."""
@@ -46,6 +54,20 @@ class ImportReport:
     failures: int
     failed: tuple[tuple[int, AgentMemError], ...]
     notes: tuple[str, ...]
+    preview: "Preview | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a dry run found: the files by format, the conversations, the memories by role (None: of no role), the time
+    of the first and of the last, and the first three as they would be stored."""
+
+    formats: dict[str, int]
+    conversations: int
+    roles: dict[str | None, int]
+    first: datetime | None
+    last: datetime | None
+    records: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +78,7 @@ class Options:
         InvalidInputError: one of them cannot be used.
     """
 
-    format: Format | None
+    format: str | None
     owners: tuple[Owner, Owner, Owner]
     on_conflict: OnConflict
     on_error: Literal["raise", "skip"]
@@ -65,9 +87,11 @@ class Options:
     durability: Durability | None
     progress: bool
     timeout: float
+    dry_run: bool = False
+    tag: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("format", self.format, (None, *get_args(Format)))
+        _check_choice("format", self.format, (None, *FORMATS))
         _check_choice("on_conflict", self.on_conflict, get_args(OnConflict))
         _check_choice("on_error", self.on_error, ("raise", "skip"))
         _check_choice("durability", self.durability, (None, "full", "process"))
@@ -80,13 +104,15 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
     it is stored and nothing after it."""
     tally = _Tally()
     lens = engine.lenses.current
-    with source_of(file, options.timeout) as source:
-        reading = Reading(
-            source, engine.config,
-            format=options.format, owners=options.owners, scope_of=scope_of, dedupe=options.dedupe,
-            model=model_of(lens.embedder), digest_of=lens.embedder.text_digest,
-        )  # fmt: skip
-        entries = iter(with_progress(reading, "memories") if options.progress else reading)
+    reader = Reader(
+        engine.config, options.format, options.owners, scope_of, options.dedupe, model_of(lens.embedder),
+        lens.embedder.text_digest, options.tag, Counter(), LeftOut(), Counter(),
+    )  # fmt: skip
+    with closing(_entries(reader, file, options)) as read:
+        entries: Iterator[Read] = iter(with_progress(read, "memories") if options.progress else read)
+        if options.dry_run:
+            preview = _preview(entries, tally, options, reader)
+            return tally.report(reader, preview)
 
         def chunks() -> Iterator[_Chunk]:
             waits = not (options.defer or lens.progressive)
@@ -94,7 +120,33 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
                 yield _Chunk(engine, lens, drawn, options)
 
         one_ahead(chunks(), lambda chunk: tally.add(chunk.store()))
-    return tally.report(reading)
+    return tally.report(reader)
+
+
+def _entries(reader: Reader, file: Any, options: Options) -> Generator[Read, None, None]:
+    with closing(files_of(file, options.timeout, reader.notes)) as files:
+        for each in files:
+            yield from reader.read(each)
+
+
+def _preview(entries: Iterator[Read], tally: "_Tally", options: Options, reader: Reader) -> Preview:
+    """Reads everything and stores nothing."""
+    runs, roles = set[int](), Counter[str | None]()
+    first: datetime | None = None
+    last: datetime | None = None
+    records: list[Record] = []
+    while drawn := list(_draw(entries, tally, options)):
+        for entry in drawn:
+            draft = entry.arrival.draft
+            if draft.scope.run_id is not None:
+                runs.add(hash(draft.scope))
+            roles[draft.role] += 1
+            first = draft.created_at if first is None else min(first, draft.created_at)
+            last = draft.created_at if last is None else max(last, draft.created_at)
+            if len(records) < SHOWN:
+                records.append(draft.record())
+        tally.add([(entry.line, "imported") for entry in drawn])
+    return Preview(dict(reader.formats), len(runs), dict(roles), first, last, tuple(records))
 
 
 def _draw(entries: Iterator[Read], tally: "_Tally", options: Options, *, waits: bool) -> Iterator[Entry]:
@@ -123,7 +175,7 @@ class _Chunk:
         self._engine = engine
         self._lens = lens
         self._options = options
-        here = engine.store.present([_upsert_of(entry, b"", None, "skip") for entry in entries])
+        here = engine.store.present([_upsert_of(entry, b"", None, options.on_conflict) for entry in entries])
         self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
         self._entries = [entry for entry, is_here in zip(entries, here, strict=True) if not is_here]
         self._texts, self._homes = self._to_embed()
@@ -208,6 +260,10 @@ class _Chunk:
 
 def _upsert_of(entry: Entry, terms: bytes, vector: Vector, on_conflict: OnConflict) -> Upsert:
     arrival = entry.arrival
+    if arrival.revised and on_conflict == "error":
+        on_conflict = "replace"
+    elif arrival.derived and not arrival.revised:
+        on_conflict = "skip"
     other_id = arrival.other_id() if on_conflict == "new_id" else None
     return Upsert(arrival.draft, terms, vector, on_conflict, arrival.derived, arrival.dated, other_id)
 
@@ -229,11 +285,10 @@ class _Tally:
             else:
                 self._counts[outcome] += 1
 
-    def report(self, reading: Reading) -> ImportReport:
-        notes = tuple(f"{what}: {count:,}" for what, count in reading.notes.items())
+    def report(self, reader: Reader, preview: Preview | None = None) -> ImportReport:
         return ImportReport(
             **self._counts, failures=self._failures,
-            failed=tuple(sorted(self._failed, key=lambda pair: pair[0])), notes=notes,
+            failed=tuple(sorted(self._failed, key=lambda pair: pair[0])), notes=reader.told(), preview=preview,
         )  # fmt: skip
 
 

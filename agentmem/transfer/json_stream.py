@@ -35,19 +35,29 @@ LONGEST_NUMBER = 400
 program has taken away Python's own limit."""
 
 
+PART_BYTES = 4 << 20
+PART_MEMBERS = 50_000
+"""Of a value that comes in parts: what a part may have."""
+
+LARGEST_PARTS = 8
+"""Times the largest value that is held whole: what may stand around the lists of a value that comes in parts."""
+
+
 class Value(NamedTuple):
-    """`line`, from 1; `number` among the values, from 0; `content` decoded, or what is wrong with it."""
+    """`line`, from 1; `number` among the values, from 0; `content` decoded, or what is wrong with it. A value that is
+    too large to be held comes in parts: `part` counts them from 0, and each has what surrounds its share."""
 
     line: int
     number: int
     content: Any
+    part: int = 0
 
 
 class Values:
     """The values of a source. `is_array` says, once the first has come, whether they are the members of one array."""
 
     def __init__(self, source: Source, limit: int) -> None:
-        """`limit`: bytes of the largest value."""
+        """`limit`: bytes of the largest value that is held whole."""
         self._source = source
         self._limit = limit
         self._reader = _Reader()
@@ -63,14 +73,45 @@ class Values:
                 if line > MOST_EMPTY_LINES:
                     raise _too_empty()
                 piece = self._source.readline(FIRST_PIECE)
+            mark = piece.lstrip()[:1]
+            flows = False
+            if mark in (b"{", b"["):
+                piece, flows = self._begin(piece, mark)
         except InvalidInputError as error:
             yield Value(line or 1, 0, error)
             return
-        self.is_array = piece.lstrip().startswith(b"[")
-        if self.is_array or piece.strip() == b"{":
+        self.is_array = flows and mark == b"["
+        if flows:
             yield from _Flow(self._source, self._reader, self._limit, piece, line, array=self.is_array)
         elif piece:
             yield from self._lines(piece, line)
+
+    def _begin(self, piece: bytes, mark: bytes) -> tuple[bytes, bool]:
+        """More of a first line, and whether the value on it goes on over lines (or is an array, by itself)."""
+        most = FIRST_PIECE if mark == b"[" else self._limit
+        if not piece.endswith(b"\n") and len(piece) < most:
+            piece += self._source.readline(most - len(piece))
+        if len(piece) >= most and not piece.endswith(b"\n"):
+            return piece, True
+        try:
+            text = piece.decode()
+            _refuse_too_many(text)
+            self._reader.whole(text)
+        except UnicodeDecodeError:
+            return piece, mark == b"["
+        except _Cut:
+            return piece, True
+        except InvalidInputError:
+            return piece, mark == b"["
+        if mark == b"{":
+            return piece, False
+        # An array by itself is one of members; where others follow, each of them is a value.
+        passed, rest = b"", self._source.readline(FIRST_PIECE)
+        while rest.isspace() and len(passed) < FIRST_PIECE:
+            passed += rest
+            rest = self._source.readline(FIRST_PIECE)
+        self._source.unread(passed + rest)
+        return piece, not rest.startswith((b"[", b"{"))
 
     def _lines(self, piece: bytes, line: int) -> Iterator[Value]:
         number = empty = 0
@@ -102,6 +143,10 @@ class Values:
             return error
 
 
+class _Cut(InvalidInputError):
+    """The text ends within a value."""
+
+
 class _Reader:
     """Decodes JSON as it is meant: no NaN, no key twice. What is wrong there is known after the value only, so that the
     reading can go on behind it."""
@@ -118,7 +163,8 @@ class _Reader:
         try:
             value = self._decoder.decode(text)
         except JSONDecodeError as error:
-            raise InvalidInputError(
+            is_cut = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
+            raise (_Cut if is_cut else InvalidInputError)(
                 f"column {error.colno} is not JSON ({error.msg}); write one text in quotes or one object a line."
             ) from None
         except (ValueError, RecursionError) as error:
@@ -168,6 +214,8 @@ class _Flow:
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._text = ""
         self._at = 0
+        self._passed = 0  # Characters before the text.
+        self._depth = 0  # Of the objects and arrays that are open.
         self._line = line
         self._counted = 0  # Up to where the line ends are counted.
         self._first = first
@@ -181,9 +229,12 @@ class _Flow:
             if self._array:
                 self._skip("[")
             while self._more(number):
-                value = self._value()
-                yield Value(self._line_of(self._at), number, value[0])
-                self._at = value[1]
+                line = self._line_of(self._at)
+                found = self._value(self._limit, opens=True)
+                if found is None:
+                    yield from self._opened(line, number)
+                else:
+                    yield Value(line, number, found[0])
                 number += 1
         except InvalidInputError as error:
             yield Value(self._line_of(self._at), number, error)
@@ -204,8 +255,14 @@ class _Flow:
                 raise InvalidInputError("a comma stands before the end of the array; remove it.")
         return True
 
-    def _value(self) -> tuple[Any, int]:
+    def _value(self, limit: int, *, opens: bool) -> tuple[Any] | None:
+        """The value that stands here, behind which the reading then is; None, where it still is, for an object (or
+        within one an array) that `opens` and has more than `limit` bytes or too many values."""
+        opens = opens and self._text.startswith(("{", "["), self._at)
+        opens = opens and (self._depth > 0 or self._text.startswith("{", self._at))
         while True:
+            if opens and _has_too_many(self._text, self._at):
+                return None
             _refuse_too_many(self._text, self._at)
             try:
                 value, end = self._reader.next(self._text, self._at)
@@ -220,10 +277,73 @@ class _Flow:
                 raise _unreadable(error) from None
             else:
                 if end < len(self._text) or self._ended:  # Or a number might go on.
-                    return value, end
-            if len(self._text) - self._at > self._limit:
-                raise _too_long(self._limit)
+                    self._at = end
+                    return (value,)
+            if len(self._text) - self._at > limit:
+                if opens:
+                    return None
+                raise _too_long(limit)
             self._fill()
+
+    def _opened(self, line: int, number: int) -> Iterator[Value]:
+        """The parts of an object that is too large to be held: each has everything around the list that is read, and of
+        that list the next members."""
+        root: dict[str, Any] = {}
+        frames: list[Any] = [root]
+        self._skip("{")
+        is_first = True
+        taken = held = part = 0
+        while frames:
+            frame, self._depth = frames[-1], len(frames)
+            closes = "}" if isinstance(frame, dict) else "]"
+            if self._mark() == closes:
+                self._skip(closes)
+                frames.pop()
+                is_first = False
+                continue
+            if not is_first:
+                self._skip(",")
+                if self._mark() == closes:
+                    raise InvalidInputError(f"a comma stands before {closes!r}; remove it.")
+            key = None
+            if isinstance(frame, dict):
+                key = self._key_of(frame)
+            before = self._passed + self._at
+            found = self._value(PART_BYTES, opens=True)
+            is_first = found is None
+            child: Any = found[0] if found is not None else {} if self._mark() == "{" else []
+            if isinstance(child, InvalidInputError):
+                raise child
+            if key is None:
+                frame.append(child)
+            else:
+                frame[key] = child
+            if found is None:
+                self._skip(self._mark())
+                frames.append(child)
+                continue
+            taken += self._passed + self._at - before
+            held += self._passed + self._at - before
+            if key is None and (taken >= PART_BYTES or len(frame) >= PART_MEMBERS):
+                yield Value(line, number, root, part)
+                for each in frames:
+                    if isinstance(each, list):
+                        del each[: len(each) - (each is not frame)]
+                taken, held, part = 0, held - taken, part + 1
+            if held > LARGEST_PARTS * self._limit:
+                raise _too_long(LARGEST_PARTS * self._limit)
+        self._depth = 0
+        yield Value(line, number, root, part)
+
+    def _key_of(self, frame: dict[str, Any]) -> str:
+        found = self._value(PART_BYTES, opens=False) if self._mark() == '"' else None
+        if found is None or not isinstance(found[0], str):
+            raise InvalidInputError("a key of an object is no text in quotes; mend the file.")
+        if found[0] in frame:
+            raise InvalidInputError(f"the key {found[0][:60]!r} stands twice in one object; keep one of them.")
+        self._skip(":")
+        self._mark()
+        return found[0]
 
     def _mark(self) -> str:
         """The next character that is no space, or nothing at the end."""
@@ -238,12 +358,13 @@ class _Flow:
         found = self._mark()
         if found != mark:
             what = f"{found!r} stands" if found else "the file ends"
-            raise InvalidInputError(f"{what} where {mark!r} should be; mend the array.")
+            raise InvalidInputError(f"{what} where {mark!r} should be; mend the file.")
         self._at += 1
 
     def _fill(self) -> None:
         """Drops what was read and takes more, twice as much each time that a value was still not whole."""
         self._line_of(self._at)
+        self._passed += self._at
         self._text, self._counted, self._at = self._text[self._at :], 0, 0
         self._piece = max(FIRST_PIECE, len(self._text))
         self._take(self._source.read(self._piece))
@@ -267,9 +388,14 @@ def _too_empty() -> InvalidInputError:
     return InvalidInputError(f"more than {MOST_EMPTY_LINES:,} empty lines stand in a row; remove them.")
 
 
+def _has_too_many(text: str, start: int = 0) -> bool:
+    """Whether a text, from a place on, would be a value of very many."""
+    return len(text) - start > MOST_VALUES and sum(text.count(mark, start) for mark in ",[{") > MOST_VALUES
+
+
 def _refuse_too_many(text: str, start: int = 0) -> None:
-    """Raises InvalidInputError for a text, from a place on, that would be a value of very many."""
-    if len(text) - start > MOST_VALUES and sum(text.count(mark, start) for mark in ",[{") > MOST_VALUES:
+    """Raises InvalidInputError for such a text."""
+    if _has_too_many(text, start):
         raise InvalidInputError(f"it has more than {MOST_VALUES:,} values; split it.")
 
 

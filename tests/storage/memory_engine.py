@@ -578,7 +578,9 @@ class MemoryEngine:
 
     def _is_here(self, operation: Upsert, row: Row) -> bool:
         old, new = row.record, operation.draft.record()
-        return operation.derived or (
+        if operation.derived and (operation.on_conflict != "replace" or is_deleted_by_user(row)):
+            return True
+        return (operation.derived and comparable(old) == comparable(new)) or (
             not is_deleted_by_user(row)
             and owners_of(old) == operation.draft.scope
             and old.role == new.role

@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -55,7 +55,7 @@ FILES = {
     "openai: an object over lines": lambda: in_one({"messages": OPENAI}, indent=2),
     "openai: an array of arrays": lambda: in_one([OPENAI]),
     "openai: an array of objects": lambda: in_one([{"messages": OPENAI}]),
-    "sharegpt: a conversation a line": lambda: in_lines({"conversations": SHAREGPT, "system": "x"}),
+    "sharegpt: a conversation a line": lambda: in_lines({"conversations": SHAREGPT, "source": "x"}),
     "sharegpt: an array": lambda: in_one([{"conversations": SHAREGPT}], indent=4),
     "sharegpt: messages": lambda: in_one(SHAREGPT),
     "sharegpt: with roles": lambda: in_lines({"conversations": OPENAI}),
@@ -138,23 +138,28 @@ def test_chatgpts_branch_that_was_current_is_read(memory):
         "parts": [{"asset_pointer": "x"}, "It rains"],
     }
     report = memory.import_(in_one([conversation]), user_id="ana")
-    assert (report.imported, report.notes[0][-1]) == (1, "2")
-    [record] = memory.get_all(user_id="ana")
-    assert (record.content, record.run_id, record.metadata) == ("It rains", "c-1", {"title": "Moving"})
+    assert (report.imported, report.notes[0][-1]) == (2, "1")
+    code, record = memory.get_all(user_id="ana", order="oldest")
+    assert (code.content, code.metadata["kind"], code.metadata["language"]) == ("print()", "code", "python")
+    assert (record.content, record.run_id, record.metadata) == ("It rains", "c-1", {"title": "Moving", "position": 2})
     assert record.created_at == datetime.fromtimestamp(1.7e9 + 2, UTC)
     loop = chatgpt()
     loop["mapping"]["root"]["parent"] = "n2"
     assert memory.import_(in_one([loop]), user_id="ben").imported == 3
 
 
-def test_times_of_messages_are_kept_where_they_keep_the_order(memory):
-    times = [1_700_000_000, "2023-11-14T22:13:20+00:00", None, 1_600_000_000.5]
+def test_stated_times_are_kept_and_the_order_has_a_place_of_its_own(memory):
+    times = [1_700_000_000, "2023-11-14T22:13:20+00:00", None, 1_600_000_000.5, 1_700_000_000_500]
     messages = [{"role": "user", "content": f"{n}", "created_at": at} for n, at in enumerate(times)]
     memory.import_(in_lines({"messages": messages}), user_id="ana")
-    assert [text for _, text in talk_of(memory)] == ["0", "1", "2", "3"]
-    first, second, *_ = memory.get_all(user_id="ana", order="oldest")
-    assert first.created_at == datetime.fromtimestamp(1_700_000_000, UTC)
-    assert (second.created_at - first.created_at).total_seconds() == 1e-6
+    records = sorted(memory.get_all(user_id="ana"), key=lambda record: record.metadata["position"])
+    assert [record.content for record in records] == ["0", "1", "2", "3", "4"]
+    second = timedelta(seconds=1)
+    begun = datetime.fromtimestamp(1_700_000_000, UTC)
+    assert [record.created_at - begun for record in records] == [
+        0 * second, 0 * second, second / 10**6, -99_999_999.5 * second, second / 2,
+    ]  # fmt: skip
+    assert [record.metadata.get("dated_by") for record in records] == [None, None, "the message before", None, None]
 
 
 def test_a_message_is_dated_by_whichever_key_has_a_time(memory):
@@ -165,13 +170,13 @@ def test_a_message_is_dated_by_whichever_key_has_a_time(memory):
 
 
 def test_no_time_of_a_message_ends_the_reading(memory):
-    """Milliseconds, moments that are outside the calendar in UTC, and the last moment of all, which has no next."""
-    times = [1_700_000_000_000, "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.999999Z", None]
+    """Moments that are outside the calendar, in seconds or in UTC, and the last moment of all, which has no next."""
+    times = [1e300, "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.999999Z", None]
     messages = [{"role": "user", "content": f"tea {number}", "created_at": at} for number, at in enumerate(times)]
     report = memory.import_(io.BytesIO(json.dumps(messages).encode()), user_id="ana", format="openai", on_error="skip")
     reasons = [str(error) for _, error in report.failed]
-    assert [record.content for record in memory.get_all(user_id="ana")] == ["tea 2"]
-    assert ["milliseconds" in reasons[0], "outside the years" in reasons[1], "last moment" in reasons[2]] == [True] * 3
+    assert [record.content for record in memory.get_all(user_id="ana", order="oldest")] == ["tea 2", "tea 3"]
+    assert ["milliseconds" in reasons[0], "outside the years" in reasons[1]] == [True] * 2
 
 
 @pytest.mark.parametrize(

@@ -167,9 +167,9 @@ def existing(transaction: Transaction, draft: Draft) -> Record | None:
 
 def _is_here(each: Upsert, found: _Found) -> bool:
     """Whether what has the id is this memory, in the version that arrives."""
-    if each.derived:
-        return True
     old, new = found.record, each.draft.record()
+    if each.derived:
+        return found.deleted or each.on_conflict != "replace" or _version(old) == _version(new)
     return (
         not found.deleted
         and owners_of(old) == each.draft.scope

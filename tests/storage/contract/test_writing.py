@@ -220,6 +220,18 @@ def test_a_derived_id_is_the_memory_itself_whatever_became_of_it(store):
     ]  # fmt: skip
 
 
+def test_a_derived_id_takes_a_new_version_where_that_is_asked_and_stays_deleted(store):
+    add(store, "old", id="derived")
+    version = {"id": "derived", "derived": True, "on_conflict": "replace"}
+    assert store.present([upsert("old", **version), upsert("new", **version)]) == [True, False]
+    assert store.commit([upsert("old", **version)]) == ["skipped"]
+    assert store.commit([upsert("new", **version)]) == ["replaced"]
+    assert texts(store) == ["new"]
+    store.commit([Delete("derived", ANA)])
+    assert store.commit([upsert("newer", **version)]) == ["skipped"]
+    assert texts(store) == []
+
+
 def test_everything_that_passes_a_filter_is_hidden_at_once(store):
     store.commit([insert(f"text {number}", metadata={"n": number}) for number in range(9)])
     add(store, "of ben", BEN, metadata={"n": 1})

@@ -45,6 +45,7 @@ IMPORTERS = {
     "flask": {"integrations.flask"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
+    "jinja2": {"server.pages"},
     "mcp": {"server.mcp"},
     "numkong": {"search.kernels"},
     "onnx": {"embedding.quantization.onnx_graph"},

@@ -97,7 +97,7 @@ def serve(
     allow_origin: tuple[str, ...], connectors: bool, demo: bool, db: str, model: str, as_json: bool,
     **owner: str | None,
 ) -> int:  # fmt: skip
-    """Serve a store over HTTP: an API, and MCP at /mcp.
+    """Serve a store over HTTP: a page, an API, and MCP at /mcp.
 
     On loopback every user of this machine may read, or with an owner that owner's memories only. Elsewhere each request
     needs a token (see `agentmem token create`). Ends with Ctrl-C or SIGTERM, and answers what is under way first. Needs

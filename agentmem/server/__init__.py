@@ -5,6 +5,6 @@ Everything here uses the public calls of `Memory` and `ScopedMemory` only. It ne
 
 from importlib.util import find_spec
 
-for _name in ("mcp", "pydantic", "fastapi", "uvicorn", "prometheus_client", "httpx"):
+for _name in ("mcp", "pydantic", "fastapi", "uvicorn", "prometheus_client", "httpx", "jinja2"):
     if find_spec(_name) is None:
         raise ModuleNotFoundError(f"agentmem.server needs {_name}; pip install 'agentmem[server]'.", name=_name)

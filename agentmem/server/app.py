@@ -28,6 +28,7 @@ from agentmem.errors import AgentMemError
 from agentmem.memory import Memory
 from agentmem.quoting import shorten
 from agentmem.records import Scope
+from agentmem.server import pages
 from agentmem.server.access import Access
 from agentmem.server.doors import Doors, Limits
 from agentmem.server.http_api import access_of, router
@@ -93,6 +94,7 @@ def make_app(memory: Memory, settings: Settings, limits: Limits | None = None, *
         lifespan=lifespan,
     )
     app.include_router(router)
+    app.include_router(pages.router)
     app.router.routes.extend(routes)
     _add_health(app, memory)
     _add_errors(app)
@@ -259,7 +261,7 @@ def _docs_of(document: dict[str, Any]) -> str:
             )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>agentmem: HTTP API</title>'
-        '<meta name="viewport" content="width=device-width"></head>'
+        '<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="/static/style.css"></head>'
         '<body><main><h1>HTTP API</h1><p>The document is <a href="/openapi.json">/openapi.json</a>.</p>'
         f"{''.join(parts)}</main></body></html>"
     )

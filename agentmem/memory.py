@@ -21,7 +21,7 @@ from agentmem.context import (
 )
 from agentmem.deadline import Deadline
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.embedder import GivenEmbedder
+from agentmem.embedding.custom import GivenEmbedder
 from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.engine import Engine, public
 from agentmem.engine.reader import Listing, read

@@ -147,7 +147,7 @@ def build_mixed(out: Path) -> None:
     lines = [f"{json.dumps(name)} = {json.dumps(some)}" for name, some in listed.items()]
     about = "all-MiniLM-L6-v2 and minilm-static as one model, made of the two by ../build.py. Its files are put"
     about += "\n# together of theirs and of model.onnx.own, see [parts]; ../README.md says how good and how fast it is."
-    more = f"fast = {mixed.SHARE}  # the share of the fast half in a vector's squared length\n\n"
+    more = f"fast_share = {mixed.SHARE}  # the share of the fast half in a vector's squared length\n\n"
     more += "[parts]  # of each file: which file beside this folder has it (if none, its own rest), where, bytes\n"
     more += "\n".join(lines) + "\n"
     described = MODEL_TOML.format(

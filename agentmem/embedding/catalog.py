@@ -74,7 +74,7 @@ def find_model(name: str, *, dimension: int | None = None) -> ModelCard:
         raise ModelError(f"dimension is {shorten(dimension)}; {card.name!r} has 1 to {card.dimension}.")
     if dimension == card.dimension:
         return card
-    return replace(card, dimension=dimension, cut=True, fast=0.0)  # The first numbers may not be the fast half.
+    return replace(card, dimension=dimension, cut=True, fast_share=0.0)  # The first numbers may not be the fast half.
 
 
 def _folder_of(name: str) -> Path | None:

@@ -1,8 +1,8 @@
 """The collector: texts of many threads become batches, executors run them, answers go back.
 
-One thread owns the queues. It takes what has arrived, cuts a batch as soon as a run may start, and gives it to a pool
-of threads that share the model's session. There is no timer: a lone text leaves at once, and load makes batches by
-itself. Urgent batches do not wait for bulk ones: they start beside them and share the cores for as long as those take.
+One thread owns the queues. It takes what has arrived, and cuts a batch as soon as a run may start. A pool of threads,
+which share the model's session, runs it. There is no timer: a lone text leaves at once, and load makes batches. Urgent
+batches do not wait for bulk ones: they start beside them and share the cores for as long as those take.
 
 Callers put messages into an inbox and wait for their own future; no lock of the queues is theirs, so that an interrupt
 tears nothing. A caller that is alone with the model runs its text itself, and so does every caller where the system
@@ -151,7 +151,7 @@ class Collector:
         # Arrivals of callers, batches that refine; None: look again.
         self._inbox: queue.SimpleQueue[_Arrival | list[_Batch] | None] = queue.SimpleQueue()
         self._arriving: dict[EmbeddingFuture, _Arrival] = {}  # In the inbox, and not given up.
-        self._lock = Lock()  # Guards: who waits for a request, and everything below.
+        self._lock = Lock()  # Guards: the callers of each request, and everything below.
         self._changed = condition(self._lock)  # Tokens left the queues, a run ended, or the end.
         self._urgent, self._bulk = Queue(), Queue()
         self._urgent_in_a_row = 0
@@ -168,7 +168,7 @@ class Collector:
 
     def submit(self, future: EmbeddingFuture, texts: Sequence[Text], *, urgent: bool, timeout: float) -> None:
         """Has texts of a future embedded; its owner cancels it if this raises. Blocks while the queues are full. A text
-        that is alone with the model is run on this thread instead, and answered on return; so are all texts where no
+        that is alone with the model is run on this thread instead, and answered on return. So are all texts where no
         thread can be started.
 
         Raises:
@@ -285,7 +285,7 @@ class Collector:
 
     def _run_here(self, batch: _Batch) -> None:
         """Runs a batch of this caller. An interrupt, or what a signal handler raises, is the caller's own and goes
-        through, and so does what its stack or its memory has no room for."""
+        through. So does what its stack or its memory has no room for."""
         batch.thread = threading.current_thread()
         began = time.perf_counter()
         answers = self._answers(batch, (AgentMemError, MemoryError) if self._own_model else Exception)
@@ -351,9 +351,9 @@ class Collector:
     def _next_line(self) -> Queue | None:
         """The queue that the next batch comes from, or None while nothing may start.
 
-        Bulk takes a free worker; urgent, where runs may overlap, needs only that not all workers are urgent already.
-        The extra runs share the cores with the bulk runs in their way, which end soon and are not followed by bulk: a
-        query beside a long `add_batch` waits for half a core instead of for a whole bulk batch.
+        Bulk takes a free worker. Urgent, where runs may overlap, needs only that not all workers are urgent already.
+        The extra runs share the cores with bulk runs, which end soon and are not followed by bulk. So a query beside a
+        long `add_batch` waits for half a core instead of for a whole bulk batch.
         """
         busy, urgent_runs = self._busy(), self._busy(urgent=True)
         bulk = len(self._bulk) and busy < self.workers
@@ -365,7 +365,7 @@ class Collector:
         return self._urgent if urgent else None
 
     def _busy(self, *, urgent: bool = False) -> int:
-        """How many workers are busy, with urgent runs only or with any, of callers who have not all given up."""
+        """Returns the number of workers that are busy, with urgent runs or with any, for a caller that still waits."""
         return sum((batch.urgent or not urgent) and batch.is_wanted() for batch in list(self._running))
 
     def _cut(self) -> _Batch | None:
@@ -431,7 +431,7 @@ class Collector:
             self._timings.errors.note("answering for the model", error, logger)
 
     def _is_dropped(self, batch: _Batch) -> bool:
-        """Forgets a batch if nobody wants it any more, so that whoever brings such a text next does not wait for it."""
+        """Forgets a batch that no caller wants any more. The next caller with such a text does not wait for it then."""
         with self._lock:
             if batch.is_wanted():
                 return False
@@ -515,7 +515,7 @@ class Collector:
             ended = self._changed.wait_for(
                 lambda: not any(batch.is_wanted() for batch in self._others(here)), CLOSE_WAIT_SECONDS
             )
-            # Nobody wants these, and one may never end; but a run that the end of the process overtakes aborts it.
+            # No caller wants these, and one may never end. But a run that the end of the process overtakes aborts it.
             self._changed.wait_for(lambda: not self._others(here), LOST_WAIT_SECONDS)
             left = self._others(here)
             lost = {batch.thread for batch in left}

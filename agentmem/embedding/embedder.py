@@ -13,20 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.config import Config
-from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.batch import Answer
 from agentmem.embedding.cache import VectorCache
 from agentmem.embedding.collector import Collector, Text
+from agentmem.embedding.custom import AbsentModel, CustomModel, GivenEmbedder
 from agentmem.embedding.fast_half import fast_vectors
 from agentmem.embedding.future import EmbeddingFuture
 from agentmem.embedding.model_card import ModelCard
-from agentmem.embedding.queue import CHARACTERS_A_TOKEN
-from agentmem.errors import AgentMemError, ClosedError, DeadlineError, InvalidInputError, ModelError
+from agentmem.errors import AgentMemError, ClosedError, DeadlineError, ModelError
 from agentmem.ids import DIGEST_BYTES, Home, at_home, digests_by
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.signals import Lock, require_room, started
-from agentmem.quoting import shape, shorten
 from agentmem.stats import Timings
 
 logger = logging.getLogger(__name__)
@@ -50,30 +48,8 @@ ASKED = b"?"
 """Stands behind the digests of queries on their way, whose vectors go into a cache of their own."""
 
 QUERY_SHARE = 4
-"""One part in so many of `Config.cache_bytes` is for queries: they have no store to fall back on, and no number of adds
-drives them out."""
-
-
-class GivenEmbedder(Protocol):
-    """What `Memory(embedder=...)` takes. `identity` names the model and everything that changes its vectors; `embed`
-    returns float32 (n, dimension), one row a text, and is called from one thread at a time unless `Config.workers`
-    says otherwise."""
-
-    identity: str
-    dimension: int
-
-    def embed(self, texts: list[str]) -> npt.NDArray[np.float32]: ...
-
-
-class FastEmbedder(GivenEmbedder, Protocol):
-    """A given embedder with a fast half: of every vector v, a part f that costs next to nothing and is orthogonal to
-    the rest of v. `fast_share` is the squared length of f for a v of length one, the same for every text; `embed_fast`
-    returns f in all dimensions (length does not matter), float32 (n, dimension), and is called from any thread, from
-    several at once."""
-
-    fast_share: float
-
-    def embed_fast(self, texts: list[str]) -> npt.NDArray[np.float32]: ...
+"""A quarter of `Config.cache_bytes` is for queries. They have no store to fall back on, and no number of adds evicts
+them."""
 
 
 class _Encoder(Protocol):
@@ -82,28 +58,12 @@ class _Encoder(Protocol):
     def fast(self, texts: Sequence[str]) -> npt.NDArray[np.float32]: ...
 
 
-class _GivenEncoder:
-    """A given embedder in the collector's terms."""
-
-    def __init__(self, embedder: GivenEmbedder) -> None:
-        self._embedder = embedder
-
-    def prepare(self, texts: Sequence[str]) -> list[tuple[str, int]]:
-        return [(text, 1 + len(text) // CHARACTERS_A_TOKEN) for text in texts]
-
-    def run(self, items: Sequence[str]) -> npt.NDArray[np.float32]:
-        return self._embedder.embed(list(items))
-
-    def fast(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        return cast(FastEmbedder, self._embedder).embed_fast(list(texts))
-
-
 class Embedder:
     """Texts to vectors. Every method may be called from any thread. The model is loaded by the first text that is not
     cached, once, by the thread that brings it.
 
-    Each text comes for a home, and spares a run to that home only: from the cache, from the store, or because it is on
-    its way already. Otherwise the time that a call takes would tell what others store and ask.
+    Each text comes for a home, and its vector in the cache, in the store or in flight spares a run to that home only.
+    Otherwise the time that a call takes would tell what others store and ask.
     """
 
     def __init__(
@@ -115,22 +75,18 @@ class Embedder:
     ) -> None:
         """`recall` looks vectors up by digest in the store, which remembers every text that a home has ever held. The
         collector asks it once a batch, which spares every caller a question of its own."""
-        self._source = source
+        self._source = source if isinstance(source, ModelCard | AbsentModel) else CustomModel(source)
         self._config = config
         self._recall = recall
         self._timings = timings
-        _check_source(source)
-        self.absent = isinstance(source, AbsentModel)
-        self.name = source.name if isinstance(source, ModelCard | AbsentModel) else type(source).__name__
-        self.identity, self.dimension = source.identity, source.dimension
-        self._prefixes: dict[Kind, str] = {"query": "", "document": ""}
-        if isinstance(source, ModelCard | AbsentModel):
-            self._prefixes = {"query": source.query_prefix, "document": source.document_prefix}
-        self.document_prefix = self._prefixes["document"]
-        share = source.fast if isinstance(source, ModelCard) else getattr(source, "fast_share", 0.0)
-        self.has_fast = bool(share)
+        model = self._source
+        self.absent = isinstance(model, AbsentModel)
+        self.name, self.identity, self.dimension = model.name, model.identity, model.dimension
+        self._prefixes: dict[Kind, str] = {"query": model.query_prefix, "document": model.document_prefix}
+        self.document_prefix = model.document_prefix
+        self.has_fast = bool(model.fast_share)
         """Whether a vector has a half that costs next to nothing: `fast_documents`, `fast_query`."""
-        self._fast_length = math.sqrt(share)
+        self._fast_length = math.sqrt(model.fast_share)
         self._digest = digests_by(self.identity)
         self.hits = 0
         self._start()
@@ -181,8 +137,8 @@ class Embedder:
     ) -> EmbeddingFuture:
         """Starts embedding and returns a future, so that the caller can work while it waits.
 
-        Blocks only while the queues are full, for the model to load the first time, and for the run of a text that is
-        alone with the model, which happens on this thread. Raises as `embed` does.
+        Blocks only while the queues are full, and for the model to load the first time. A text that is alone with the
+        model is run on this thread before this returns. Raises as `embed` does.
 
         Args:
             then: See `EmbeddingFuture`; it may be called before this returns.
@@ -290,8 +246,8 @@ class Embedder:
         """The part of each document's vector that costs next to nothing, as float16 bytes in all dimensions, or the
         error of the text. Its dot product with `fast_query` is right, and so is that of a whole vector.
 
-        Works at once on this thread, in batches outside the GIL, for any number of texts; waits for no other text, only
-        for the model to load. Asks no cache and fills none.
+        Works at once on this thread, in batches outside the GIL, for any number of texts. Waits only for the model to
+        load, and for no other text. Neither asks nor fills a cache.
 
         Raises:
             ClosedError: closed before or meanwhile.
@@ -300,8 +256,8 @@ class Embedder:
         return self._fast_vectors(texts, "document", self._fast_length)
 
     def fast_query(self, text: str) -> bytes:
-        """The vector of a query, as float16 bytes, for owners of which a memory has no more than the fast half: of the
-        same direction as a document's, and so long that an equal text scores 1, known whole or not.
+        """The vector of a query for an owner of which a memory has no more than the fast half, as float16 bytes. Its
+        direction is that of a document's. It is so long that an equal text scores 1, known whole or not.
 
         Works as `fast_documents` does. Raises what it raises, and the error of the text.
         """
@@ -376,7 +332,7 @@ class Embedder:
         if isinstance(self._source, AbsentModel):
             raise self._source.error()
         if not isinstance(self._source, ModelCard):
-            return _GivenEncoder(self._source)
+            return self._source
         if "usearch" in sys.modules and "onnxruntime" not in sys.modules:
             raise ModelError(
                 "usearch was imported before onnxruntime, which could only crash this process now; "
@@ -416,7 +372,7 @@ class Embedder:
         return stats
 
     def close(self) -> None:
-        """Answers everyone who waits; waits (bounded) for runs that have begun."""
+        """Answers all waiting calls; waits (bounded) for runs that have begun."""
         if self._pid != os.getpid():
             self._closed = True
             return
@@ -438,32 +394,3 @@ class Embedder:
         # The child of a fork has none of the threads, and a session must not even be destroyed there.
         abandon(self._encoder, self._collector)
         self._start(closed=self._closed)
-
-
-def _check_source(source: ModelCard | AbsentModel | GivenEmbedder) -> None:
-    """A given embedder is refused here, with its value, and not at the first text."""
-    if isinstance(source, AbsentModel):
-        return
-    for attribute in ("identity", "dimension", "embed"):
-        if not isinstance(source, ModelCard) and not hasattr(source, attribute):
-            raise InvalidInputError(
-                f"embedder is {shape(source)}, without {attribute!r}; see agentmem/GUIDE.md on embedder=."
-            )
-    identity, dimension = source.identity, source.dimension
-    if not isinstance(identity, str) or not identity:
-        raise InvalidInputError(f"embedder.identity is {shape(identity)}; it must name the model, as text.")
-    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= 65_536:
-        raise InvalidInputError(
-            f"embedder.dimension is {shorten(dimension)}; it must be a whole number from 1 to 65,536."
-        )
-    if not isinstance(source, ModelCard) and not callable(getattr(source, "embed", None)):
-        raise InvalidInputError(
-            f"embedder, {shape(source)}, has no method embed(texts); see agentmem/GUIDE.md on embedder=."
-        )
-    share = 0.0 if isinstance(source, ModelCard) else getattr(source, "fast_share", 0.0)
-    if not isinstance(share, int | float) or not 0 <= share < 1:
-        raise InvalidInputError(
-            f"embedder.fast_share is {shorten(share)}; it must be the share of the fast half, between 0 and 1."
-        )
-    if share and not callable(getattr(source, "embed_fast", None)):
-        raise InvalidInputError(f"embedder, {shape(source)}, has fast_share and no method embed_fast(texts); add it.")

@@ -56,7 +56,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where to ask, and as whom: with the token that was passed, or who stands in the address. That is never a part of
+    """The address to ask, and the token that was passed or the user in the address. The user is never a part of
     `endpoint`, which is shown, kept, and in the errors and logs of the libraries below."""
 
     endpoint: str
@@ -273,7 +273,7 @@ def _refusal(hub: Hub, where: str, error: Any) -> ModelError:
     what = where.removeprefix(hub.endpoint)
     if status in (401, 403):
         return ModelError(
-            f"{hub.name} refuses {what} (status {status}): no such repository, or one that wants to know who asks; "
+            f"{hub.name} refuses {what} (status {status}): no such repository, or one that asks for a token; "
             "check the name, or pass the token of an account that may read it."
         )
     if status == 404:

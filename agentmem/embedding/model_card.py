@@ -29,21 +29,20 @@ Part = tuple[str, int, int]
 
 _TEXTS = ("name", "source", "revision", "license", "pooling", "query_prefix", "document_prefix", "graph_optimization")
 _COUNTS = ("dimension", "max_tokens")
-_KEYS = {*_TEXTS, *_COUNTS, "position_offset", "normalize", "fast", "files", "parts"}
+_KEYS = {*_TEXTS, *_COUNTS, "position_offset", "normalize", "fast_share", "files", "parts"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is known of a model before it is loaded. `files` maps the paths of the graph and of the tokenizer, relative
-    to the folder, to their sha256 in hexadecimal; `graph_optimization` is onnxruntime's level, "basic" for graphs that
-    are written as they should run. With `cut`, a graph may give more than `dimension` numbers, of which the first are
-    taken (models trained for it: "matryoshka"). A folder without a name of its own is not `named`: it may be moved.
+    """What is known of a model before it is loaded.
 
-    A graph with an input `whole` (bool) and an output `fast` gives a cheap vector where `whole` is false: of length one
-    and `dimension` numbers, the same direction as a part of the whole vector that has the share `fast` of its squared
-    length, and orthogonal to the rest of it. 0: the graph has none.
-
-    `parts`: files that are put together of parts, because they share most of their bytes with those of other models.
+    - `files`: the paths of the graph and of the tokenizer, relative to the folder, to their sha256 in hexadecimal.
+    - `parts`: of files that share most of their bytes with those of other models, and are put together.
+    - `graph_optimization`: onnxruntime's level; "basic" for graphs that are written as they should run.
+    - `cut`: the graph may give more than `dimension` numbers, of which the first are taken ("matryoshka" models).
+    - `named`: the folder has a name of its own. One without may be moved.
+    - `fast_share`: the graph has an output `fast`, cheap where the input `whole` (bool) is false. It has length one and
+      `dimension` numbers. A whole vector is the square root of the share times it, plus something orthogonal.
     """
 
     folder: Path
@@ -57,7 +56,7 @@ class ModelCard:
     graph_optimization: str
     files: dict[str, str]
     position_offset: int = 0
-    fast: float = 0.0
+    fast_share: float = 0.0
     parts: Mapping[str, Sequence[Part]] = field(default_factory=dict)
     cut: bool = False
     named: bool = True
@@ -84,8 +83,8 @@ class ModelCard:
         )  # fmt: skip
         if self.position_offset:
             parts += (self.position_offset,)
-        if self.fast:
-            parts += ("fast", self.fast)
+        if self.fast_share:
+            parts += ("fast_share", self.fast_share)
         return f"{self.name if self.named else 'folder'}:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
@@ -106,7 +105,7 @@ def read_card(folder: Path, settings: Mapping[str, Any] | None = None) -> ModelC
         files = _files(folder, stated)
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(
-            f"{str(path)!r} cannot be read as a model card ({error}); mend it, or reinstall the model."
+            f"{str(path)!r} cannot be read as a model card ({error}); correct it, or reinstall the model."
         ) from error
     return _complete(folder, stated, files)
 
@@ -122,8 +121,8 @@ def check_values(stated: Mapping[str, Any]) -> None:
         count(stated.get(key, 1))
     if not isinstance(offset := stated.get("position_offset", 0), int) or not 0 <= offset <= 65_536:
         raise ValueError(f"position_offset is {offset!r}")
-    if not isinstance(fast := stated.get("fast", 0.0), int | float) or not 0 <= fast < 1:
-        raise ValueError(f"fast is {fast!r}, not a share between 0 and 1")
+    if not isinstance(share := stated.get("fast_share", 0.0), int | float) or not 0 <= share < 1:
+        raise ValueError(f"fast_share is {share!r}, not a share between 0 and 1")
     _check_parts(stated.get("parts", {}))
     if stated.get("pooling", "mean") not in POOLINGS:
         raise ValueError(f"pooling is {stated['pooling']!r}, not one of {', '.join(POOLINGS)}")
@@ -175,7 +174,7 @@ def _complete(folder: Path, stated: dict[str, Any], files: dict[str, str] | None
         graph_optimization=values.get("graph_optimization", "all"),
         files=files or checksums(folder),
         position_offset=values.get("position_offset", 0),
-        fast=float(values.get("fast", 0.0)),
+        fast_share=float(values.get("fast_share", 0.0)),
         parts=values.get("parts", {}),
         source=values.get("source", ""),
         revision=values.get("revision", ""),

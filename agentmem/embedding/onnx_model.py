@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Set before the tokenizers are first used, and only if nobody else has decided: its warning about forks would reach
-# the users of every forking server.
+# Set before the tokenizers are first used, and only if it is not set. The library's warning about forks would reach the
+# users of every forking server.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# onnxruntime reports its use over the network, keeps a database of it in the user's folder, and starts threads for it
-# that make a forked child hang when it exits. It listens to this variable only while it is imported.
+# onnxruntime reports its use over the network, and keeps a database of it in the user's folder. Its threads for that
+# make a forked child hang when it exits. It listens to this variable only while it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
@@ -41,8 +41,8 @@ INPUT_TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 MOST_CHARACTERS_A_TOKEN = 100
-"""A word piece model reads at most 100 characters as one word, so that no more than this many a token can matter, but
-for long runs of spaces. Cutting the text there spares the tokenizer a megabyte of which the model sees a page."""
+"""A word piece model reads at most 100 characters as one word. So no more than this many a token can matter, but for
+long runs of spaces. Cutting the text there spares the tokenizer a megabyte of which the model sees a page."""
 
 SHORT = 400
 """Characters of a text that is tokenised with the GIL held: 30 microseconds or so."""
@@ -92,11 +92,11 @@ class Model:
             raise
         except Exception as error:  # Both libraries raise plain Exceptions of many kinds.
             raise ModelError(f"The model in {str(card.folder)!r} cannot be loaded ({error}).") from error
-        # Otherwise a failing run would build a new session by itself, under the feet of other threads.
+        # Otherwise a failing run would build a new session, under the feet of other threads.
         self._session.disable_fallback()
         self._inputs = _input_types(card, self._session.get_inputs())
         outputs = [entry for entry in self._session.get_outputs() if entry.name not in (*taps, FAST)]
-        if card.fast:
+        if card.fast_share:
             _check_fast(card, self._inputs, self._session.get_outputs())
         self._output, self._pooled = _choose_output(card, outputs)
 
@@ -179,9 +179,9 @@ class Model:
 
 
 class LookupModel(Model):
-    """A model that looks its tokens up in a table and adds them, which is less work than finding the tokens: a batch
-    of texts is tokenised together, on the worker's thread. That takes 30 microseconds a text instead of 80, and spares
-    every caller a moment without the GIL, after which it would have to wait for it."""
+    """A model that looks its tokens up in a table and adds them, which is less work than finding the tokens. A worker
+    tokenises a batch of texts together. That takes 30 microseconds a text instead of 80, and spares every caller a wait
+    for the GIL."""
 
     def prepare(self, texts: Sequence[str]) -> list[tuple[Any, int]]:
         """Each text as far as it can matter, and about how many tokens it has."""
@@ -232,8 +232,8 @@ def _check_fast(card: ModelCard, inputs: Mapping[str, Any], outputs: Sequence[An
     fits = any(entry.name == FAST and entry.shape[1:] == [card.dimension] for entry in outputs)
     if not fits or inputs.get(WHOLE) is not np.bool_:
         raise ModelError(
-            f"The model in {str(card.folder)!r} has the inputs {sorted(inputs)} and the outputs {found}; fast = "
-            f"{card.fast} asks for a bool input {WHOLE!r} and an output {FAST!r} of {card.dimension} numbers."
+            f"The model in {str(card.folder)!r} has the inputs {sorted(inputs)} and the outputs {found}; fast_share = "
+            f"{card.fast_share} asks for a bool input {WHOLE!r} and an output {FAST!r} of {card.dimension} numbers."
         )
 
 

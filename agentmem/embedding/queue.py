@@ -45,7 +45,7 @@ class Queue:
     def __init__(self) -> None:
         self._by_arrival: deque[Request] = deque()
         self._by_length: dict[int, deque[Request]] = {}
-        self._lengths: list[int] = []  # Sorted; those with somebody in them.
+        self._lengths: list[int] = []  # Sorted; those of waiting requests.
         self._count = 0
         self.tokens = 0  # Of all that wait.
 
@@ -79,8 +79,8 @@ class Queue:
         return self._by_arrival[0] if self._by_arrival else None
 
     def take(self, *, most: int, budget_tokens: int) -> list[Request]:
-        """The oldest request and those nearest to it in length, at most `most`, as long as the batch's padded tokens
-        stay within the budget and within WASTE times its real tokens. The oldest goes whatever its length."""
+        """Removes and returns the oldest request and those nearest to it in length, at most `most`. The batch's padded
+        tokens stay within the budget and within WASTE times its real tokens. The oldest goes whatever its length."""
         first = self.oldest()
         if first is None:
             return []
@@ -124,7 +124,7 @@ class Queue:
         return batch
 
     def _forget_taken(self, length: int) -> None:
-        """Lets go of the first ones of a length if they were taken: nobody may ever look for that length again."""
+        """Lets go of the first ones of a length if they were taken: no call may ever look for that length again."""
         same = self._by_length.get(length)
         while same and same[0].taken:
             same.popleft()

@@ -98,7 +98,7 @@ def is_inside(name: str) -> bool:
 def _modules(folder: Path) -> list[Mapping[str, Any]]:
     modules = _load(folder, "modules.json", [])
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise ModelError(f"modules.json in {str(folder)!r} is not a list of modules; mend or remove it.")
+        raise ModelError(f"modules.json in {str(folder)!r} is not a list of modules; correct or remove it.")
     return modules
 
 
@@ -119,7 +119,7 @@ def _read(folder: Path, name: str | None) -> dict[str, Any]:
     """The file as an object; empty where there is no file."""
     values = _load(folder, name, {}) if name else {}
     if not isinstance(values, dict):
-        raise ModelError(f"{name} in {str(folder)!r} is not a JSON object; mend or remove it.")
+        raise ModelError(f"{name} in {str(folder)!r} is not a JSON object; correct or remove it.")
     return values
 
 
@@ -130,10 +130,10 @@ def _load(folder: Path, name: str, without: Any) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         if not fails_apart(lambda: json.loads(path.read_text("utf-8"))):
             raise
-        raise ModelError(f"{name} in {str(folder)!r} cannot be read ({error}); mend or remove it.") from error
+        raise ModelError(f"{name} in {str(folder)!r} cannot be read ({error}); correct or remove it.") from error
 
 
 def _whole(value: Any) -> int | None:
-    """A sensible whole number, or None: the published files have 1e30 where nobody knew."""
+    """A sensible whole number, or None: the published files have 1e30 for an unknown one."""
     sensible = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_536
     return int(value) if sensible else None

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from agentmem.config import Config
-from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.embedding.custom import GivenEmbedder
+from agentmem.embedding.embedder import Embedder
 from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.deferred import Backlog
 from agentmem.engine.runtime import Lenses

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from time import monotonic
 
-from agentmem.embedding.embedder import GivenEmbedder
+from agentmem.embedding.custom import GivenEmbedder
 from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.engine import Engine
 from agentmem.engine.parcel import Parcel

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from agentmem.config import Config
 from agentmem.deadline import Deadline
-from agentmem.embedding.absent import AbsentModel
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.embedding.custom import AbsentModel, GivenEmbedder
+from agentmem.embedding.embedder import Embedder
 from agentmem.embedding.model_card import ModelCard
 from agentmem.errors import ClosedError, ModelError, ModelMismatchError
 from agentmem.platform.failpoints import reach

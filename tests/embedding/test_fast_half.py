@@ -11,7 +11,8 @@ import pytest
 from agentmem import Config
 from agentmem.embedding import fast_half
 from agentmem.embedding.catalog import find_model
-from agentmem.embedding.embedder import Embedder, GivenEmbedder
+from agentmem.embedding.custom import GivenEmbedder
+from agentmem.embedding.embedder import Embedder
 from agentmem.embedding.model_card import ModelCard, read_card
 from agentmem.errors import ClosedError, EmbeddingError, InvalidInputError, ModelError
 from agentmem.stats import Timings
@@ -20,7 +21,7 @@ from tests.conftest import our_threads
 from tests.tiny_models import with_fast_half, write_model
 
 TEXTS = ["a cat sleeps", "she likes window seats on long flights", "tea", "where does the cat sleep", "coffee : red"]
-CARD = 'name = "tiny-fast"\nfast = 0.3\ndimension = 16\nmax_tokens = 20\n'
+CARD = 'name = "tiny-fast"\nfast_share = 0.3\ndimension = 16\nmax_tokens = 20\n'
 
 
 def embedder_of(source: ModelCard | GivenEmbedder, **settings) -> Embedder:

@@ -55,7 +55,7 @@ class Model:
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         given = {"input_ids": ids, "attention_mask": mask}
-        if "fast" in self.description:
+        if "fast_share" in self.description:
             given["whole"] = np.array(output == "embedding")
         return self.session.run([output], given)[0]
 
@@ -105,7 +105,7 @@ def test_the_description_says_what_the_engine_needs(model: Model) -> None:
         "document_prefix": str,
         "graph_optimization": str,
         "files": dict,
-    } | ({"fast": float, "parts": dict} if model.folder.name == "minilm-mixed" else {})
+    } | ({"fast_share": float, "parts": dict} if model.folder.name == "minilm-mixed" else {})
     assert model.description["name"] == model.folder.name
     assert set(model.description["files"]) == {"model.onnx", "tokenizer.json"}
     assert (model.folder / "LICENSE").stat().st_size > 0
@@ -120,7 +120,7 @@ def test_ids_and_mask_give_unit_vectors(model: Model) -> None:
     assert [(given.name, given.type) for given in model.session.get_inputs()] == [
         ("input_ids", "tensor(int64)"),
         ("attention_mask", "tensor(int64)"),
-        *[("whole", "tensor(bool)")] * ("fast" in model.description),
+        *[("whole", "tensor(bool)")] * ("fast_share" in model.description),
     ]
     vectors = model.embed(TEXTS)
     assert vectors.dtype == np.float32
@@ -188,7 +188,7 @@ def test_the_fast_half_of_the_mixed_model_is_a_part_of_its_vectors() -> None:
     whole, fast = model.embed(TEXTS), model.embed(TEXTS, "fast")
     assert not fast[:, :192].any()
     np.testing.assert_allclose(np.linalg.norm(fast, axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(whole[:, 192:], fast[:, 192:] * model.description["fast"] ** 0.5, atol=1e-6)
+    np.testing.assert_allclose(whole[:, 192:], fast[:, 192:] * model.description["fast_share"] ** 0.5, atol=1e-6)
     np.testing.assert_allclose(fast[0, 192:197], GOLDEN_FAST, atol=1e-3)
     for text, among_others in zip(TEXTS, fast, strict=True):
         assert float(model.embed([text], "fast")[0] @ among_others) >= 0.9999

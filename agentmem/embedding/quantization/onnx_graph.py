@@ -172,7 +172,7 @@ class Graph:
 
     def _finished(self, nodes: list[Any]) -> bytes:
         needed, kept = set(self._outputs), []
-        for node in reversed(nodes):  # What nobody reads any more is left out, the float weights above all.
+        for node in reversed(nodes):  # What no node reads any more is left out, the float weights above all.
             if any(output in needed for output in node.output):
                 needed |= set(node.input)
                 kept.append(node)

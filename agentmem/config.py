@@ -59,7 +59,7 @@ class Config:
     Other models make whole vectors before `add` returns, unless `defer=True`."""
 
     pending_limit: int = 50_000
-    """Deferred memories that may wait for their vectors before further deferred adds block."""
+    """Memories that may wait for their vectors before further adds block; from half of it on, adds take turns."""
 
     cache_bytes: int = 64 * MIB
     """Memory for vectors of recently embedded texts, about 1 KB each; a quarter of it for queries."""

@@ -102,11 +102,14 @@ class _Calls(ABC):
     ) -> Record:
         """Stores one text as a memory.
 
-        On return the record, its history event and its vector are committed together, as durable as
-        `Config.durability` says. The next search of any thread or process finds the memory. The call waits until the
-        text is embedded and committed; a text that its home has seen before needs no embedding.
+        On return the record and its history event are committed, as durable as `Config.durability` says. The next
+        search of any thread or process finds the memory, by its words and by meaning.
 
-        The model reads the first `max_tokens` word pieces of a long text (256 for all-MiniLM-L6-v2, about 180 English
+        With the default model the call waits for the disk only. Searches compare the fast half of the text's vector,
+        which costs microseconds, until the background has made the rest (`Config.refine`). With another model the call
+        waits until the text is embedded, unless its home has seen the text before.
+
+        The model reads the first `max_tokens` word pieces of a long text (256 for minilm-mixed, about 180 English
         words). The rest is found by its words only, so split long texts.
 
         Args:
@@ -122,9 +125,9 @@ class _Calls(ABC):
                 memory has the text, the oldest one is returned unchanged, and the other arguments have no effect. Of
                 several threads and processes that bring a text at once, one stores it. Deleted and expired memories
                 do not count; they can be restored beside the new one.
-            defer: Commits the record and its event now, and the vector later in the background: the call waits for the
-                disk only. A search first embeds the pending memories of its own scope, so it finds the memory. Pending
-                work survives a crash; any process that has the file open does it.
+            defer: Has the vector follow in the background with any model: the call waits for the disk only. A search
+                first embeds the pending memories of its own scope, so it finds the memory. Pending work survives a
+                crash; any process that has the file open does it.
             timeout: Seconds to wait at most (default: `Config.timeout`).
 
         Returns:
@@ -132,9 +135,11 @@ class _Calls(ABC):
 
         Raises:
             InvalidInputError: An argument is unusable (DuplicateIdError: the id is taken). Nothing was queued.
-            EmbeddingError: The model failed on this text. Nothing was written.
-            OverloadedError, DeadlineError: The queue stayed full, or no vector came, for `timeout` seconds. Nothing was
-                written; a retry is safe.
+            EmbeddingError: The model failed on this text. Nothing was written. With the default model `check` names
+                such a text instead, and it is found by its words only.
+            ModelError: The model cannot be loaded. The first calls may return before that is known.
+            OverloadedError, DeadlineError: A queue stayed full, or no vector came, for `timeout`
+                seconds. Nothing was written; a retry is safe.
         """
         draft = Draft.of(
             content, self._scope(user_id, agent_id, run_id), self._engine.config,
@@ -377,9 +382,9 @@ class _Calls(ABC):
                 deferred text that was replaced before it was embedded has keywords only. An instant means the state
                 after the last event dated up to it, even if the system's clock was changed. Reads every memory of the
                 owner.
-            effort: With a model that has a fast half, as the default one. None: the query has the half of its vector
-                that all of the owner's memories have; "fast": the fast half, without a run of the model; "full": waits
-                until the owner's memories are refined. `explain` says which half it was.
+            effort: Which half of the vectors is compared, where the model has a fast one. None: the half that all of
+                the owner's memories have. "fast": the fast half, without a run of the model. "full": whole vectors,
+                after the owner's memories are refined. `explain` says which half it was.
             explain: Adds the parts of each score (`Match.explanation`).
             all_scopes: Searches all owners' memories. A `ScopedMemory` refuses it.
             timeout: Seconds for embedding and reading (default: `Config.timeout`). It holds within a second in all but

@@ -170,7 +170,7 @@ model = click.option(
     envvar="AGENTMEM_MODEL",
     show_envvar=True,
     default="",
-    help="A model's name or folder. [default: the store's own, else all-MiniLM-L6-v2]",
+    help="A model's name or folder. [default: the store's own, else minilm-mixed]",
 )
 owner = together(
     click.option("--user", "user_id", callback=named, metavar="NAME", help="The user that owns the memories."),

@@ -1,10 +1,10 @@
 """The backlog: pending memories get their vectors in the background, or at once when a call needs them.
 
-What is pending stands in the store and nowhere else, so that it survives any crash, and any process that has the store
-open can do the work. This module only decides who works when.
+What is pending stands in the store and nowhere else, so it survives any crash. Any process that has the store open can
+do the work. This module only decides who works when.
 
 Memories that were deferred by a call are worked on at once. Those of a model with a fast half are refined when adds
-pause, or at a bound of age and number, so that a burst of adds has the processors for itself.
+pause, or at a bound of age and number. So a burst of adds has the processors for itself.
 """
 
 import logging

@@ -1,8 +1,9 @@
 """A search: embed the queries, then rank and read in one snapshot of the store.
 
-With a model that has a fast half, a search waits for no refinement: the owner's index makes the fast half of whatever
-still waits for its vector, and the queries are compared by the half that all of the owner's memories have. Which half
-that is, the view in the snapshot decides; it is guessed before, and asked for again when the guess was wrong.
+With a model that has a fast half, a search waits for no refinement. The owner's index makes the fast halves of pending
+memories, and the queries are compared by the half that all of the owner's memories have. The view in the snapshot
+decides which half that is. It is guessed before; after a wrong guess the other half is made, and the search begins
+again.
 """
 
 import time
@@ -76,7 +77,7 @@ class _Search:
 
     Attributes:
         asked: What all of the queries have in common.
-        as_of, show_expired: Which state of the store is asked; any but the usual one has a temporary index.
+        as_of, show_expired: The state that is searched. Any but the usual one has a temporary index.
         effort: "fast": without a run of the model. "full": with all vectors refined. None: as they are.
     """
 

@@ -190,13 +190,14 @@ class _Figures:
     def collect(self) -> Iterable[Metric]:
         """Returns every figure that is a number."""
         told = asdict(self._memory.stats())
-        figures = told["store"] | told["embedding"] | told["search"]
-        for name, value in figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                kind = "counter" if name in self.COUNTERS else "gauge"
-                metric = Metric(f"agentmem_{name}", f"`{name}` of Memory.stats()", kind)
-                metric.add_sample(f"agentmem_{name}{'_total' if kind == 'counter' else ''}", {}, value)
-                yield metric
+        for group in ("store", "embedding", "search"):
+            for name, value in told[group].items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    kind = "counter" if name in self.COUNTERS else "gauge"
+                    metric = Metric(f"agentmem_{group}_{name}", f"`{group}.{name}` of Memory.stats()", kind)
+                    suffix = "_total" if kind == "counter" else ""
+                    metric.add_sample(f"agentmem_{group}_{name}{suffix}", {}, value)
+                    yield metric
         timings = Metric("agentmem_seconds", "Percentiles of the latest durations", "gauge")
         for step, percentiles in told["process"]["timings"].items():
             for percentile, seconds in percentiles.items():

@@ -88,8 +88,8 @@ def test_what_the_store_has_to_say(serve):
     api = serve()
     assert api.get("/v1/check").json() == {"problems": []}
     assert api.get("/v1/stats").json()["store"]["memories"] == 0
-    assert "agentmem_memories 0.0" in api.get("/metrics").text
-    assert "agentmem_commits_total" in api.get("/metrics").text
+    assert "agentmem_store_memories 0.0" in api.get("/metrics").text
+    assert "agentmem_store_commits_total" in api.get("/metrics").text
     assert (api.get("/healthz").text, api.get("/readyz").text) == ("ok\n", "ready\n")
 
 

@@ -41,16 +41,17 @@ if (live) {
       const { stats } = await fetched(live.dataset.live);
       const moment = performance.now() / 1000;
       if (before) {
-        const rate = (name) => (stats[name] - before.stats[name]) / (moment - before.moment);
-        const batches = stats.batches - before.stats.batches;
-        draw("writes", rate("writes"));
-        draw("searches", rate("texts"));
-        draw("batch", batches ? (stats.texts - before.stats.texts) / batches : 0);
-        draw("hits", rate("cache_hits"));
+        const more = (group, name) => stats[group][name] - before.stats[group][name];
+        const rate = (group, name) => more(group, name) / (moment - before.moment);
+        const batches = more("embedding", "batches");
+        draw("writes", rate("store", "writes"));
+        draw("texts", rate("embedding", "texts"));
+        draw("batch", batches ? more("embedding", "texts") / batches : 0);
+        draw("hits", rate("embedding", "cache_hits"));
       }
-      draw("wait", (stats.timings.wait?.p90 ?? 0) * 1000);
-      draw("queue", stats.waiting_texts);
-      draw("memories", stats.memories);
+      draw("wait", (stats.process.timings.wait?.p90 ?? 0) * 1000);
+      draw("queue", stats.embedding.waiting_texts);
+      draw("memories", stats.store.memories);
       before = { stats, moment };
     } finally {
       // The larger the store, the longer a look takes, and the rarer the looks are.

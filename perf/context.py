@@ -43,9 +43,9 @@ def cut(matches: list[Match], budget: int, costs: dict[str, int]) -> set[str]:
 
 
 def main() -> None:
-    options = measure.arguments(__doc__, data={"positional": True, "type": Path})
+    options = measure.arguments(__doc__, data={"positional": True, "type": Path}, every={"type": int, "default": 1})
     turns = read(options.data / "turns.jsonl")
-    questions = [question for question in read(options.data / "questions.jsonl") if question["gold"]]
+    questions = [question for question in read(options.data / "questions.jsonl") if question["gold"]][:: options.every]
     names = list(dict.fromkeys(turn["conv"] for turn in turns))
     figures: dict[str, Any] = {}
     with measure.temporary_store() as path, Memory(path, model=options.model) as memory:

@@ -42,7 +42,7 @@ def _zstd() -> Callable[[], Any]:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # From Python 3.14 on.
     except ImportError:
         try:
-            from backports import zstd  # type: ignore[no-redef,unused-ignore]
+            from backports import zstd  # type: ignore[no-redef,import-untyped,import-not-found,unused-ignore]
         except ImportError:
             raise InvalidInputError(
                 "the file is compressed by Zstandard; pip install 'agentmem[zstd]', or unpack it first (unzstd)."

@@ -135,7 +135,7 @@ def _preview(entries: Iterator[Read], tally: "_Tally", options: Options, reader:
     first: datetime | None = None
     last: datetime | None = None
     records: list[Record] = []
-    while drawn := list(_draw(entries, tally, options)):
+    while drawn := list(_draw(entries, tally, options, waits=False)):
         for entry in drawn:
             draft = entry.arrival.draft
             if draft.scope.run_id is not None:

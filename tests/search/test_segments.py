@@ -892,6 +892,7 @@ else:
 with Memory(":memory:") as memory:
     try:
         memory.add("Prefers window seats", user_id="ana")
+        memory.search("seats", user_id="ana")
         print("added")
     except ModelError as error:
         print(error)

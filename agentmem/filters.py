@@ -21,14 +21,14 @@
 | `icontains` | the same for text, ignoring case as `str.casefold` does |
 | `exists` | `True`: the key is there (a null value too); `False`: it is not |
 
-A filter is true or false, never unknown. Of a missing key every positive operator is false, so `ne`, `nin`
+A filter is true or false, never unknown. For a missing key every positive operator is false, so `ne`, `nin`
 and `NOT` are true. Types never convert: text, numbers, booleans, null, lists and objects are unequal and
-unordered across kinds; integers and floats are one kind and compare exactly. The same inside lists.
+unordered across kinds. Integers and floats are one kind and compare exactly. The same holds inside lists.
 
 Keys are metadata keys, or the record fields `id role user_id agent_id run_id` (text) and `created_at
 updated_at expires_at` (an aware `datetime`, or ISO 8601 text with an offset). An unset field equals `None`
-and does not exist. A dot leads into a nested object, never into a list; a label with a dot in it is put in
-double quotes as JSON does: `"a.b".c`. The prefix `metadata.` reaches metadata named like a field or a
+and does not exist. A dot leads into a nested object, never into a list. A label with a dot in it stands in
+double quotes, as in JSON: `"a.b".c`. The prefix `metadata.` reaches metadata named like a field or a
 connective: `metadata.role`, `metadata.OR`.
 
 | filter | metadata | matches |
@@ -56,13 +56,13 @@ connective: `metadata.role`, `metadata.OR`.
 | `{"NOT": [{"a": 1}, {"b": 2}]}` | `{"a": 1, "b": 3}` | no |
 | `{"NOT": {"a": 1, "b": 2}}` | `{"a": 1, "b": 3}` | yes |
 
-Everything else is `InvalidInputError`: an unknown operator, an empty `AND`, `OR`, `NOT` or operator mapping,
-a list or object where one value is asked for, ordering by a boolean or `None`, a number that is not finite,
-an integer outside 64 bits, text with NUL or a lone surrogate, a naive time, `contains` on a time, more than
-32 levels, a cost of more than 1,000, or more than 2 MB of keys and values.
+Every other filter is an `InvalidInputError`. That includes an unknown operator, an empty `AND`, `OR`, `NOT` or
+operator mapping, and a list or object in the place of one value. Booleans, `None` and numbers that are not
+finite have no order. Integers have 64 bits, text has no NUL and no lone surrogate, times have an offset and
+no `contains`. A filter has at most 32 levels, a cost of 1,000, and 2 MB of keys and values.
 
-A comparison or a connective costs 1; `contains` and `icontains` on a metadata key cost 10, because they look
-through a whole text or list of every memory. A list costs 1 however long it is.
+A comparison or a connective costs 1. `contains` and `icontains` on a metadata key cost 10, because they
+search a whole text or list of every memory. A list costs 1 however long it is.
 """
 
 import json

@@ -43,6 +43,26 @@ def sources() -> list[Path]:
     return sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
 
 
+def pages() -> list[Path]:
+    """Returns the pages, but for the changes, which tell of the past."""
+    patterns = (
+        "README.md",
+        "agentmem/*.md",
+        "agentmem/*/README.md",
+        "models/*.md",
+        "perf/*.md",
+        "tests/*.md",
+        ".github/*.md",
+    )
+    found = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    return sorted(path for path in found if path.name != "CHANGELOG.md")
+
+
+def text_of_page(path: Path) -> str:
+    """Returns a page without its code."""
+    return re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S)
+
+
 def passages(source: str) -> Iterator[Passage]:
     """Yields the docstrings, those below attributes included, then the comments, then the messages."""
     tree = ast.parse(source)

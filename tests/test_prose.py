@@ -20,6 +20,14 @@ def test_no_refused_word_stands_in_docstrings_comments_and_messages(name):
     assert not found, "\n".join(["Say the noun, or the field's own word:", *found])
 
 
+PAGES = {str(path.relative_to(prose.ROOT)): path for path in prose.pages()}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_refused_word_stands_in_a_page(name):
+    assert prose.refused(prose.text_of_page(PAGES[name])) == []
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_gains_long_sentences(name):
     long = [

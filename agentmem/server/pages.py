@@ -65,7 +65,7 @@ class Asked:
 
     @property
     def whose(self) -> dict[str, Any]:
-        """The same for a read of many: everybody's, where an administrator names none."""
+        """The owner as keywords for a read of many: all owners, where an administrator names none."""
         return self.owner or ({"all_scopes": True} if self.access.is_admin else {})
 
     def moment(self, name: str) -> datetime | None:

@@ -114,14 +114,14 @@ def prose_of(path: Path) -> Iterator[Passage]:
 
 def plain(text: str) -> str:
     """Returns the text without what stands in backticks, in double quotes or in an indented example."""
-    text = re.sub(r"^(?: {4,}|\t)(?:>>>|\.\.\.|\$ ).*$", "", text, flags=re.M)
+    text = re.sub("\b\\n\\s*Examples:\\n.*", "", text, flags=re.S)  # Of a command's help.
     return re.sub(r'"[^"\n]{0,80}"', "X", _CODE.sub("X", text))
 
 
 def sentences(text: str) -> list[str]:
     """Returns the sentences: one ends with a full stop, at an empty line, and before an entry of a list or section."""
     found = []
-    for paragraph in re.split(r"\n\s*\n|\n\s*(?=[-*] |\w+(?: \([^)]*\))?: )|:\n", text):
+    for paragraph in re.split(r"\n\s*\n|\n\s*(?=[-*] |\w+(?:, \w+)*(?: \([^)]*\))?: )|:\n", text):
         found += _SENTENCE_END.split(" ".join(plain(paragraph).split()))
     return [sentence for sentence in found if sentence]
 

@@ -54,9 +54,9 @@ class Config:
 
     refine: Literal["background", "before_return", "never"] = "background"
     """When a model with a fast half (the default) makes the rest of a vector. `"background"`: after `add` has returned;
-    until then searches compare fast halves. `"before_return"`: `add` waits for it. `"never"`: no memory is embedded, for
-    small machines; an owner's first search makes its fast halves. Other models make whole vectors before `add` returns,
-    unless `defer=True`."""
+    until then searches compare fast halves. `"before_return"`: `add` waits for it. `"never"`: no memory is embedded,
+    for small machines; an owner's first search makes its fast halves. Other models make whole vectors before `add`
+    returns, unless `defer=True`."""
 
     pending_limit: int = 50_000
     """Memories that may wait for their vectors before further adds block; from half of it on, adds take turns."""

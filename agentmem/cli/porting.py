@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from agentmem.errors import InvalidInputError
 from agentmem.transfer.chats import FORMATS
 
 if TYPE_CHECKING:
+    from agentmem.memory import Memory
     from agentmem.records import Record
     from agentmem.transfer.importer import ImportReport
 
@@ -98,6 +101,37 @@ def _preview(report: "ImportReport") -> list[str]:
     return lines
 
 
+def _watch(
+    memory: "Memory", folder: str, interval: float, count: int | None, asked: dict[str, Any], *, as_json: bool
+) -> int:
+    """Keeps a folder in step, a line for every look that changed something."""
+    from agentmem.cli.syncing import FolderSync
+    from agentmem.config import Config
+
+    owners = {name: asked.pop(name) for name in OWNERS}
+    timeout = asked.pop("timeout")
+    sync = FolderSync(
+        memory, folder, {name: value for name, value in owners.items() if value is not None},
+        owners=tuple(owners.values()), on_error="skip", progress=False,
+        timeout=Config().timeout if timeout is None else timeout, **asked,
+    )  # fmt: skip
+    told, looks = set[str](), 0
+    with suppress(KeyboardInterrupt):
+        while True:
+            step = sync.step()
+            complain(*(f"Skipped {options.told(each, of_file=True)}" for each in step.failed if each not in told))
+            told = set(step.failed)
+            if as_json:
+                print_json(asdict(step))
+            elif step.imported or step.replaced or step.deleted:
+                print_lines(f"{counted(step.imported)} imported, {step.replaced:,} replaced, {step.deleted:,} deleted.")
+            looks += 1
+            if looks == count:
+                break
+            threading.Event().wait(interval)
+    return DONE
+
+
 def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """Parses `user:anna=ana` into the argument of `import_` for that kind of owner."""
     renamed: dict[str, dict[str, str]] = {}
@@ -141,6 +175,16 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
 @options.defer
 @options.skip_bad
 @click.option("--dry-run", is_flag=True, help="Show what would be stored, and store nothing.")
+@click.option(
+    "--watch",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="Keep the files of FOLDER in step, until Ctrl-C.",
+)
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 86_400), default=2.0, show_default=True, help="Seconds between two looks."
+)
+@click.option("--count", type=click.IntRange(1), metavar="LOOKS", help="End after so many looks.")
 @options.durability
 @options.timeout
 @options.progress
@@ -148,7 +192,7 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
 @options.model
 @options.output
 def import_(
-    files: tuple[str, ...], dry_run: bool,
+    files: tuple[str, ...], dry_run: bool, watch: str | None, interval: float, count: int | None,
     rename: dict[str, dict[str, str]], skip_bad: bool, bar: bool, db: str, model: str, as_json: bool,
     **asked: Any,
 ) -> int:  # fmt: skip
@@ -157,6 +201,8 @@ def import_(
     Takes exports of agentmem, of assistants and of messengers, sessions of agents, Markdown, and JSON Lines of texts or
     objects: --list-formats has them. A FILE may be a folder, a zip archive, or compressed. Each chat becomes a run.
     --user, --agent and --run replace the owners of the lines.
+
+    With --watch, changed files of a folder replace their memories, and removed files delete them.
 
     An interrupted import resumes when run again. A bad line ends it with its number; with --skip-bad the bad lines are
     reported and the others are stored. With --json one object: imported, replaced, skipped, failures, failed, notes,
@@ -167,10 +213,17 @@ def import_(
       agentmem import ana.jsonl
       agentmem import data-2026-11-30.zip --user ana --dry-run
       agentmem import conversations.json MEMORY.md --user ana --defer
+      agentmem import --watch ~/.claude/projects --user ana
       agentmem import everything.jsonl.gz --rename user:anna=ana --on-conflict skip --skip-bad
     """
     for kind in (name.removesuffix("_id") for name in rename if asked[name] is not None):
         raise click.UsageError(f"--rename {kind}:OLD=NEW goes without --{kind}.")
+    if watch is not None:
+        if files or dry_run or rename:
+            raise click.UsageError("--watch goes without FILE, --dry-run and --rename.")
+        options.require_owner(asked)
+        with open_memory(db, model, create=True) as memory:
+            return _watch(memory, watch, interval, count, asked, as_json=as_json)
     if not files:
         raise click.UsageError("Missing argument 'FILE...'; pass files or folders, or - for a pipe.")
     given = [standard_input() if file == "-" else file for file in files]

@@ -144,6 +144,11 @@ def paths_in(folder: Path) -> list[Path]:
     return found
 
 
+def is_read(path: Path) -> bool:
+    """Returns whether a file of a folder may hold chats or memories, as its name tells."""
+    return READ.search(path.name) is not None and not PASSED.search(f"/{path.name}")
+
+
 def _chosen(listed: list[str], notes: Counter[str]) -> list[str]:
     passed = [name for name in listed if not PASSED.search(name)]
     chosen = [name for name in passed if CHOSEN.search(name)]

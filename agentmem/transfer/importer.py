@@ -89,6 +89,8 @@ class Options:
     timeout: float
     dry_run: bool = False
     tag: Mapping[str, Any] | None = None
+    ids: set[str] | None = None
+    """Gets the ids of all memories of the file, where it is given."""
 
     def __post_init__(self) -> None:
         _check_choice("format", self.format, (None, *FORMATS))
@@ -159,6 +161,8 @@ def _draw(entries: Iterator[Read], tally: "_Tally", options: Options, *, waits: 
                 raise type(error)(f"Line {line}: {error}")
             tally.add([(line, error)])
             continue
+        if options.ids is not None:
+            options.ids.add(entry.arrival.draft.id)
         yield entry
         count += 1
         to_embed += entry.embedded is None and waits

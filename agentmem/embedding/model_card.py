@@ -21,6 +21,9 @@ from agentmem.embedding.sentence_transformers import (
 from agentmem.errors import ModelError
 
 CARD = "model.toml"
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the small text begins that Git LFS leaves in the place of a file."""
 OWN = ".own"
 """Ends the name of a file that has what a model's file does not share with files of other models."""
 
@@ -263,6 +266,9 @@ def read_file(card: ModelCard, file: str) -> bytes:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"The model file {str(path)!r} cannot be read ({error.strerror}); reinstall it.") from error
+    if data.startswith(LFS_POINTER):
+        raise ModelError(f"The model file {str(path)!r} is a pointer of Git LFS; fetch the file itself (git lfs pull).")
+    return data

@@ -103,6 +103,11 @@ def _modules(folder: Path) -> list[Mapping[str, Any]]:
 
 
 def _pooling(folder: Path, config: Mapping[str, Any]) -> str:
+    if config.get("include_prompt") is False:
+        raise ModelError(
+            f"The model in {str(folder)!r} leaves its prompts out of the pooling (include_prompt), which is not "
+            "supported; choose another model."
+        )
     modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
     poolings = {_POOLING_KEYS.get(mode) for mode in modes}
     if not modes:

@@ -43,6 +43,7 @@ IMPORTERS = {
     "compression": {"transfer.compression"},
     "fastapi": {"server.*"},
     "flask": {"integrations.flask"},
+    "httpx": {"client"},
     "huggingface_hub": {"embedding.hub"},
     "hypothesis": {"testing"},
     "jinja2": {"server.pages"},

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,25 @@ SECONDS = 90
 """After which a child counts as hung; far more than any of them needs."""
 
 
-def start_python(code: str, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
+class Child(subprocess.Popen[str]):
+    """A child whose words are waited for, but not for ever."""
+
+    def line(self) -> str:
+        """Its next line. It is killed, with its own children, when none comes: the line is empty then."""
+        hung = threading.Timer(SECONDS, os.killpg, (self.pid, signal.SIGKILL))
+        hung.start()
+        try:
+            assert self.stdout is not None
+            return self.stdout.readline()
+        finally:
+            hung.cancel()
+            hung.join()
+
+
+def start_python(code: str, *arguments: Any, **options: Any) -> Child:
     """A child that runs `code` with the arguments as text in `sys.argv[1:]`."""
     environment = os.environ | {"PYTHONPATH": PATHS, "PYTHONWARNINGS": "error"}
-    return subprocess.Popen(
+    return Child(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True, **options,
     )  # fmt: skip

@@ -895,8 +895,8 @@ def test_another_process_sees_and_is_seen_while_both_have_the_file_open(open_mem
         """,
         store_path, stdin=-1,
     )  # fmt: skip
-    assert child.stdout.readline() == "tea from the parent\n"
-    assert child.stdout.readline() == "added\n"
+    assert child.line() == "tea from the parent\n"
+    assert child.line() == "added\n"
     assert contents_of(memory.search("coffee from the child", user_id="ana", limit=1)) == ["coffee from the child"]
     memory.add("more tea", user_id="ana")
     child.stdin.write("go\n")

@@ -367,7 +367,7 @@ def test_a_process_that_is_killed_leaves_what_the_next_one_goes_on_with(hub, com
     """
     hub.stalls["model.onnx"] = 4000
     child = start_python(code)
-    assert child.stdout.readline() == "coming\n"
+    assert child.line() == "coming\n"
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate(timeout=30)
     hub.requests.clear()
@@ -386,7 +386,7 @@ def test_two_processes_that_download_the_same_fetch_it_once(hub, commit, store_p
     children = [start_python(code)]
     assert hub.arrived.wait(60)
     children += [start_python(code) for _ in range(2)]
-    assert [child.stdout.readline() for child in children] == ["here\n"] * 3
+    assert [child.line() for child in children] == ["here\n"] * 3
     hub.gate.set()
     assert [finish(child).strip() for child in children] == [commit] * 3
     assert sorted(hub.fetched()) == sorted(NEEDED)

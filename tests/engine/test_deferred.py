@@ -121,7 +121,7 @@ def test_pending_memories_survive_kill_9_and_another_process_finishes_them(open_
         """,
         store_path,
     )
-    assert child.stdout.readline() == "stored\n"
+    assert child.line() == "stored\n"
     child.send_signal(signal.SIGKILL)
     child.communicate()
     memory = open_memory()

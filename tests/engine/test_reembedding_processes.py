@@ -138,7 +138,7 @@ def test_kills_at_random_moments_amid_others_writes(nursery, store_path):
     )
     try:
         assert writer.stdout is not None
-        assert writer.stdout.readline() == "at work\n"
+        assert writer.line() == "at work\n"
         for kill in range(8):
             move_store(nursery, store_path, "transaction: before COMMIT", 1 + 3 * kill)
         move_store(nursery, store_path)
@@ -178,7 +178,7 @@ class Follower:
 
     def _heard(self) -> str:
         assert self.child.stdout is not None
-        return self.child.stdout.readline().rstrip("\n")
+        return self.child.line().rstrip("\n")
 
     def ask(self, command: str, text: str) -> str:
         assert self.child.stdin is not None
@@ -250,9 +250,9 @@ def test_others_search_and_add_all_along_while_the_real_models_change_places(sto
         memory.add_batch([f"Ana wrote {number} letters to Lisbon" for number in range(300)], user_id="ana")
         try:
             assert worker.stdout is not None
-            assert worker.stdout.readline() == "all-MiniLM-L6-v2\n"
+            assert worker.line() == "all-MiniLM-L6-v2\n"
             assert memory.reembed("minilm-static") >= 300
-            assert worker.stdout.readline() == "minilm-static\n"
+            assert worker.line() == "minilm-static\n"
             assert memory.reembed("all-MiniLM-L6-v2") >= 300
         finally:
             number = int(finish(worker))

@@ -399,7 +399,7 @@ def test_a_busy_store_is_answered_with_503_and_retry_after(make_app, store_path)
     assert patient.client.post("/").status_code == 200
     child = start_python(HOLDER, store_path, stdin=subprocess.PIPE)
     try:
-        assert child.stdout.readline() == "holds\n"
+        assert child.line() == "holds\n"
         for made, seconds in ((default, "1"), (asking, "7"), (silent, None)):
             refused = made.client.post("/")
             assert (refused.status_code, refused.headers.get("Retry-After")) == (503, seconds)

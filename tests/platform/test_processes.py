@@ -40,7 +40,7 @@ HOLDER = """
 def holder(store_path, request):
     """A process in the middle of a write transaction."""
     child = start_python(HOLDER, store_path, *getattr(request, "param", []), stdin=-1)
-    assert child.stdout.readline() == "holds\n"
+    assert child.line() == "holds\n"
     yield child
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
@@ -69,7 +69,7 @@ def test_a_process_that_holds_the_lock_keeps_writers_out_for_a_time_and_readers_
     memory = open_memory(config=IMPATIENT)
     child = start_python(HOLDER, store_path, stdin=-1)
     try:
-        assert child.stdout.readline() == "holds\n"
+        assert child.line() == "holds\n"
         if stopped:
             child.send_signal(signal.SIGSTOP)
         for write in (
@@ -119,7 +119,7 @@ def test_the_lock_of_a_dead_process_is_free_even_when_a_sibling_has_its_descript
 def test_a_writer_in_line_goes_on_when_the_one_before_it_dies(open_memory, store_path):
     memory = open_memory(config=Config(busy_timeout=SECONDS))
     child = start_python(HOLDER, store_path, stdin=-1)
-    assert child.stdout.readline() == "holds\n"
+    assert child.line() == "holds\n"
     waiting = threading.Thread(target=memory.add, args=("waited",), kwargs={"user_id": "ana"})
     waiting.start()
     child.kill()
@@ -144,7 +144,7 @@ def test_who_waits_for_another_process_can_be_interrupted(holder, store_path):
         """,
         store_path,
     )
-    assert waiting.stdout.readline() == "waits\n"
+    assert waiting.line() == "waits\n"
     waiting.send_signal(signal.SIGINT)
     assert finish(waiting) == "heard\n"
 
@@ -239,7 +239,7 @@ def test_the_backlog_of_a_process_that_was_killed_or_stopped_is_taken_over_at_on
         """,
         store_path,
     )
-    assert child.stdout.readline() == "works\n"  # So it holds the lease of the deferred work.
+    assert child.line() == "works\n"  # So it holds the lease of the deferred work.
     child.send_signal(how)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)  # The dead stays a zombie.
     memory = open_memory(config=Config(pending_limit=3))
@@ -302,7 +302,7 @@ def start_together(code, store_path, count):
     """Processes that have all started before the first goes on: they say "ready", and read a line."""
     children = [start_python(code, store_path, number, stdin=-1) for number in range(count)]
     for child in children:
-        assert child.stdout.readline() == "ready\n"
+        assert child.line() == "ready\n"
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()

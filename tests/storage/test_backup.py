@@ -58,7 +58,7 @@ def test_copies_under_concurrent_writers_hold_a_prefix_of_what_was_acknowledged(
         try:
             copies = []
             for number in range(6):
-                child.stdout.readline()
+                child.line()
                 before = dict(acknowledged, child=number + 1)
                 path = tmp_path / f"copy-{number}.db"
                 assert memory.backup(path) == str(path)
@@ -213,7 +213,7 @@ def test_a_process_killed_while_it_copies_leaves_no_copy_that_is_not_whole(tmp_p
     for number in range(8):
         child = start_python(code, store_path, copy)
         assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+        assert child.line() == "ready\n"
         threading.Event().wait(0.05 * number)
         os.killpg(child.pid, signal.SIGKILL)
         child.communicate(timeout=SECONDS)

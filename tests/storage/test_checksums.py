@@ -267,7 +267,7 @@ def test_check_raises_no_false_alarm_while_other_processes_write_and_merge(store
         store_path,
         store_path.with_name("stop"),
     )
-    assert child.stdout.readline() == "writing\n"
+    assert child.line() == "writing\n"
     stop = threading.Event()
 
     def write() -> None:

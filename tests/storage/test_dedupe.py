@@ -326,7 +326,7 @@ def test_threads_of_two_processes_that_bring_the_same_texts_store_each_once(open
     open_memory()
     children = [start_python(ADDERS, store_path, name, stdin=subprocess.PIPE) for name in ("one", "two")]
     for child in children:
-        assert child.stdout.readline() == "ready\n"
+        assert child.line() == "ready\n"
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
@@ -369,7 +369,7 @@ def test_a_process_that_is_killed_leaves_no_text_twice(open_memory, store_path):
     for acknowledged in (1, 70, 500):
         child = start_python(code, store_path)
         for _ in range(acknowledged):
-            child.stdout.readline()
+            child.line()
         child.kill()
         child.communicate()
     memory = open_memory()

@@ -322,7 +322,7 @@ def test_another_process_in_the_way_is_waited_for_and_then_named(open_memory, st
         """,
         store_path, stdin=-1,
     )  # fmt: skip
-    assert child.stdout.readline() == "locked\n"
+    assert child.line() == "locked\n"
     for call in (
         lambda: memory.add("more", user_id="ana"),
         lambda: memory.add_batch(["more", "and more"], user_id="ana"),

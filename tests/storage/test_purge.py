@@ -188,7 +188,7 @@ def test_another_process_lets_go_of_what_was_erased(open_memory, store_path):
     child = start_python(code, store_path, stdin=-1)
     assert child.stdout is not None
     assert child.stdin is not None
-    assert child.stdout.readline() == "20\n"
+    assert child.line() == "20\n"
     for each in ids[:7]:
         memory.purge(each)
     child.stdin.write("\n")
@@ -271,7 +271,7 @@ def test_a_process_killed_while_it_erases_leaves_a_healthy_store_and_a_second_pu
             memory.flush()
         child = start_python(PURGER, store_path)
         assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
+        assert child.line() == "ready\n"
         threading.Event().wait(0.02 * number)
         os.killpg(child.pid, signal.SIGKILL)
         output, _ = child.communicate(timeout=SECONDS)

@@ -152,7 +152,7 @@ def test_a_repair_is_seen_by_the_shelves_of_another_process(store_path):
     child = start_python(code, store_path, stdin=-1)
     assert child.stdout is not None
     assert child.stdin is not None
-    assert child.stdout.readline() != f"{ids[7]}\n"
+    assert child.line() != f"{ids[7]}\n"
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         memory.repair()
     child.stdin.write("\n")
@@ -188,7 +188,7 @@ def test_damaged_pages_are_left_out_while_another_process_goes_on(store_path):
     child = start_python(code, store_path, stdin=-1)
     assert child.stdout is not None
     assert child.stdin is not None
-    assert child.stdout.readline() == "ready\n"
+    assert child.line() == "ready\n"
     with Memory(store_path, embedder=HashEmbedder()) as memory:
         assert memory.check() != []
         done = memory.repair()
@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_opened_is_not_touched_while_somebody_has_it_open(
     child = start_python(code, store_path, stdin=-1)
     assert child.stdout is not None
     assert child.stdin is not None
-    assert child.stdout.readline() == "ready\n"
+    assert child.line() == "ready\n"
     with store_path.open("r+b") as file:
         file.write(bytes(100))
     with pytest.raises(StoreBusyError, match="close it everywhere"):

@@ -271,7 +271,7 @@ def test_a_file_whose_pages_cannot_be_moved_is_written_anew_once_while_others_us
     child = start_python(code, store_path, stdin=-1)
     assert child.stdout is not None
     assert child.stdin is not None
-    assert child.stdout.readline() == "0\n"
+    assert child.line() == "0\n"
     report = memory.vacuum()
     assert report.bytes_after < report.bytes_before
     child.stdin.write("\n")

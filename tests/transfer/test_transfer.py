@@ -799,7 +799,7 @@ def test_an_import_that_is_killed_again_and_again_stores_every_line_once(tmp_pat
         child = start_python(IMPORTER, store_path, path, kind)
         assert child.stdout is not None
         for _ in range(mark):
-            assert child.stdout.readline() != ""
+            assert child.line() != ""
         child.send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT]))
         child.communicate(timeout=SECONDS)
     imported, skipped = result_of(start_python(IMPORTER, store_path, path, kind))

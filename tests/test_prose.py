@@ -6,7 +6,7 @@ from tests import prose
 
 FILES = {str(path.relative_to(prose.ROOT)): path for path in prose.sources()}
 BOUNDS = prose.bounds()
-UNREAD = ("agentmem/engine/", "agentmem/search/", "agentmem/transfer/")
+UNREAD = ("agentmem/search/", "agentmem/transfer/containers.py")
 """Parts whose words are still to be gone through. Entries are only ever removed."""
 
 

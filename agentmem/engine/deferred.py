@@ -1,7 +1,7 @@
-"""The backlog: pending memories get their vectors in the background, or at once when a call needs them.
+"""Gives pending memories their vectors, in the background, or at once when a call needs them.
 
 What is pending stands in the store and nowhere else, so it survives any crash. Any process that has the store open can
-do the work. This module only decides who works when.
+do the work. This module only decides which process works when.
 
 Memories that were deferred by a call are worked on at once. Those of a model with a fast half are refined when adds
 pause, or at a bound of age and number. So a burst of adds has the processors for itself.
@@ -39,7 +39,7 @@ GRID_SECONDS = 0.01
 """To which adds that must wait are put off, so that they share a commit."""
 
 FASTEST, SLOWEST = 3.0, 0.9
-"""Times the rate of refinement, at which adds are admitted when the backlog is half full, and when it is full."""
+"""Times the rate of refinement, at which adds are admitted when the limit is half used, and when it is full."""
 
 FIRST_RATE = 500.0
 """Memories a second that are taken to be refined, until it is known."""
@@ -48,7 +48,7 @@ CHUNK = 256
 """Memories that go to the model and into a commit together: large enough that neither waits for the other."""
 
 LEASE = "backlog"
-"""The lease to work through everybody's pending memories."""
+"""The lease to work through the pending memories of all owners."""
 
 LEASE_SECONDS = 30.0
 """How long a process that died keeps the others from its background work; a chunk takes about a second."""
@@ -90,8 +90,11 @@ class Backlog:
         patience: float,
         never_refines: bool = False,
     ) -> None:
-        """`limit` memories may be pending; `patience` is the seconds that the background gives a chunk, and then each
-        of its texts, before it takes them for hanging. With `never_refines`, what has a fast half keeps to it."""
+        """`limit` memories may be pending.
+
+        `patience` is the seconds that the background gives a chunk, and then each of its texts, before it gives them
+        up. With `never_refines`, memories keep their fast halves.
+        """
         self._errors = errors
         self._never_refines = never_refines
         self.rate = 0.0  # Memories a second that the background settled lately.
@@ -105,10 +108,10 @@ class Backlog:
 
     def _start(self) -> None:
         self._owner = claimant()
-        # Guards: everything below. Taken by itself: an interrupt that strikes as a condition is left leaves it locked.
+        # Guards: everything below. Taken alone: an interrupt that strikes as a condition is left leaves it locked.
         self._lock = Lock()
         self._changed = condition(self._lock)
-        self._count: int | None = None  # Pending memories of everybody, as far as this process knows.
+        self._count: int | None = None  # Pending memories of all owners, as far as this process knows.
         self._awake = False  # There is something to do at once.
         self._stirred = False  # There is something to refine, when adds pause.
         self._first_at = self._last_at = self._next_turn = 0.0  # Adds, by the monotonic clock.
@@ -119,10 +122,10 @@ class Backlog:
         self._pid = os.getpid()  # Last, see Restartable.
 
     def admit(self, memories: int, timeout: float) -> None:
-        """Before that many are stored without vectors: waits until the backlog has room for them.
+        """Waits until that many memories may be pending, before they are stored without vectors.
 
         Raises:
-            OverloadedError: it stayed full for `timeout` seconds.
+            OverloadedError: There was no room for `timeout` seconds.
         """
         self._ensure_process()
         deadline = time.monotonic() + timeout
@@ -138,7 +141,7 @@ class Backlog:
                 self.settle(EVERYBODY, left, urgent=False)
                 continue
             with self._lock:
-                # The work of other processes is told by nobody; it is looked for now and then.
+                # Other processes send no notification, so poll.
                 self._changed.wait(min(left, RECOUNT_SECONDS))
             self._recount()
 
@@ -182,7 +185,7 @@ class Backlog:
                 raise ClosedError("The memory is closed; open a new Memory.")
             if self._count is None:
                 self._count = self._store.pending_count()
-            # A batch larger than the whole backlog may enter an empty one, or it never could.
+            # A batch larger than the whole limit may enter when nothing is pending, or it never could.
             if self._count and self._count + memories > self._limit:
                 return False
             self._count += memories
@@ -207,8 +210,10 @@ class Backlog:
             return True
 
     def stir(self, missed: int = 0) -> None:
-        """There is something to refine when adds pause; `missed` as for `wake`. Costs an add next to nothing: the
-        thread is woken once, and looks at the clock by itself."""
+        """Notes that there is something to refine when adds pause; `missed` as for `wake`.
+
+        It costs an add next to nothing: the thread is woken once, and then looks at the clock.
+        """
         self._ensure_process()
         now = time.monotonic()
         with self._lock:
@@ -246,13 +251,14 @@ class Backlog:
         return True
 
     def settle(self, scope: Scope, timeout: float, *, urgent: bool) -> None:
-        """Has the pending memories of a scope embedded, on this thread. On return every one that was there has its
-        vector committed, or its failure.
+        """Embeds the pending memories of a scope, on this thread. On return each of them has its vector committed, or
+        its failure.
 
         Raises:
-            DeadlineError, OverloadedError: that took longer than `timeout` seconds; what was done is kept.
-            EmbeddingError: the model fails on everything.
-            ClosedError: closed before or meanwhile.
+            DeadlineError: That took longer than `timeout` seconds; finished parts are kept.
+            OverloadedError: Likewise.
+            EmbeddingError: The model fails on everything.
+            ClosedError: Closed before or meanwhile.
         """
         deadline = time.monotonic() + timeout
 
@@ -267,9 +273,11 @@ class Backlog:
     def _chunks(
         self, lens: Lens, scope: Scope, *, urgent: bool, deadline: float, refine: bool = False
     ) -> Iterator[_Chunk]:
-        """The chunks of a scope's memories that are pending now (what others go on deferring must not hold this call up
-        for ever); each is sent off before the one before it is waited for, so that the model works while the other is
-        committed."""
+        """Yields the chunks of a scope's present pending memories; memories deferred meanwhile do not hold this call
+        up.
+
+        Each is sent off before the one before it is waited for, so that the model works while the other is committed.
+        """
         ahead: _Chunk | None = None
         after_key = 0
         last_key = self._store.last_pending(scope)
@@ -308,7 +316,7 @@ class Backlog:
             except BaseException as error:
                 # The model fails, the disk is full, or this is the end. The work stays where it is; the next deferred
                 # memory, search, flush or opening of the store tries again.
-                if not (self._closed or self._lenses.closing.is_set()):  # The lenses close before this does.
+                if not (self._closed or self._lenses.closing.is_set()):  # The models close before this does.
                     self._errors.note("embedding deferred memories", error, logger)
                 pause = None
 
@@ -332,7 +340,7 @@ class Backlog:
             try:
                 self._lenses.through(self._work_through)
             finally:
-                # Also when the model fails or this is the end: nobody shall wait for a claim that is not worked on.
+                # Also when the model fails or this is the end: no process shall wait for a lease without work.
                 self._store.release(LEASE, self._owner)
         self._recount()
         while not self._closed and self._store.reembedding().clear():
@@ -340,7 +348,7 @@ class Backlog:
         return None
 
     def _work_through(self, lens: Lens) -> None:
-        """Settles everything that is pending; what was searched comes first, also what is searched meanwhile."""
+        """Settles all pending memories; owners that were or are searched come first."""
         while True:
             for owner in self._take_asked():
                 self._work_on(lens, Scope(**dict([owner])))
@@ -353,7 +361,8 @@ class Backlog:
         return asked
 
     def _work_on(self, lens: Lens, scope: Scope) -> bool:
-        """Settles what is pending of a scope; False when it broke off because an owner was searched."""
+        """Settles the pending memories of a scope; returns False when it stopped early because an owner was
+        searched."""
         leased = began = time.monotonic()
         until = time.monotonic() + FOR_EVER
         for chunk in self._chunks(lens, scope, urgent=False, deadline=until, refine=lens.progressive):
@@ -393,7 +402,7 @@ class Backlog:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends the background; what is pending stays in the store. The lenses must be closed before or meanwhile."""
+        """Ends the background; pending memories stay in the store. Close the models before or meanwhile."""
         if self._pid != os.getpid():
             return
         with self._lock:

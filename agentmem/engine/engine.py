@@ -28,8 +28,10 @@ def public(call: Callable[P, T]) -> Callable[P, T]:
 
 
 class Engine:
-    """Opens the store and readies the rest, all of it cheap: models, threads and shelves come with their first use.
-    Which model is wanted is said as to `Lenses`."""
+    """Opens the store and prepares the rest, all of it cheap: models, threads and indexes come with their first use.
+
+    `Lenses` explains the wanted model.
+    """
 
     @holds_locks
     def __init__(self, path: str, wanted: ModelCard | GivenEmbedder | Keep | None, config: Config) -> None:
@@ -69,14 +71,14 @@ class Engine:
         return self.lenses.current.index_cache
 
     def forget(self, erased: Erased) -> int:
-        """Lets go of what is kept in memory of erased memories, and says how many they were."""
+        """Drops erased memories from caches and indexes; returns their number."""
         self.lenses.forget(erased.digests)
         self.index_cache.drop([*erased.owners, None])
         return erased.count
 
     @holds_locks
     def close(self) -> None:
-        """In this order: who waits for the model is answered, then nobody is left to write."""
+        """Closes in this order: callers that wait for the model are answered, then no call is left to write."""
         if self._pid != os.getpid():
             restart(self, self._start)
         with self._closing:
@@ -89,8 +91,11 @@ class Engine:
             self.store.close()
 
     def close_aside(self) -> None:
-        """Closes from a thread of its own: the garbage collector, or a signal, may strike in any thread, at any moment,
-        also in one that holds a lock which closing needs."""
+        """Closes on a thread of its own.
+
+        The garbage collector, or a signal, may strike in any thread, at any moment, even in one that holds a lock which
+        closing needs.
+        """
         if started(self.close, "agentmem-closer") is None and not is_amid_locks():
             self.close()  # Otherwise the end of the process does.
 

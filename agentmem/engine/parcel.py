@@ -1,4 +1,4 @@
-"""Parcels: texts that go to the model together, and whose fault it is when it fails."""
+"""Texts that go to the model together, and the text at fault when it fails."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -55,8 +55,11 @@ class Parcel:
         return to_store(self._sent.digests, list(answers.values()))
 
     def _model_works(self, timeout: float) -> bool:
-        """Asked with a text that no cache can know; otherwise an hour without the model would condemn what was deferred
-        in it, and a text that no model takes would be tried for ever."""
+        """Asks with a text that no cache can know.
+
+        Otherwise an hour without the model would condemn its deferred texts, and a text that no model takes would be
+        tried for ever.
+        """
         [answer] = self._embedder.embed([f"hello {uuid.uuid4().hex}"], [None], "document", urgent=True, timeout=timeout)
         return isinstance(answer, bytes)
 

@@ -1,7 +1,7 @@
-"""Reembedding: moves a store to another model, page by page, while everybody goes on.
+"""Moves a store to another model, page by page, while other calls use it.
 
-What was done stands in the database after each page, so that a move which ends at any moment is taken up again where it
-was. One mover works at a time; another one to the same model waits for it, and takes over when it is gone.
+The state stands in the database after each page, so that an interrupted move resumes there. One mover works at a time.
+Another one to the same model waits for it, and takes over when it has ended.
 """
 
 import math
@@ -20,11 +20,11 @@ from agentmem.progress import moving_bar
 from agentmem.storage.types import Move, Overtaken, Position, Standing, TextPage
 
 CLAIM_SECONDS = 30.0
-"""How long a mover that stands still, beyond the time that a page may take, keeps others from taking over. One whose
-process has ended keeps nobody."""
+"""How long a stalled mover, beyond the time that a page may take, keeps others from taking over. A mover whose process
+has ended keeps none."""
 
 POLL_SECONDS = 0.2
-"""How often one who waits for another process's move looks how far it is."""
+"""How often a waiting call checks another process's move."""
 
 TAIL = 128
 """Memories that may be changed and not yet embedded anew when the models change places. It doubles with every pass, so
@@ -83,7 +83,7 @@ class _Mover:
             raise ClosedError("The memory was closed while this call waited for another one that moves the store.")
 
     def _let_go(self) -> None:
-        with suppress(AgentMemError):  # The store is closed, busy or broken; the claim ends by itself.
+        with suppress(AgentMemError):  # The store is closed, busy or broken; the lease runs out.
             self._moves.release()
 
     def _work(self, standing: Standing) -> None:
@@ -106,7 +106,7 @@ class _Mover:
             self._left()
 
     def _walk(self, lens: Lens, move: Move) -> None:
-        """Pass after pass over what has changed, until the models can change places."""
+        """Runs pass after pass over the changes, until the models can change places."""
         position, passes = move.position, 0
         while True:
             position = self._pass(lens, move, position)
@@ -116,8 +116,8 @@ class _Mover:
             passes += 1
 
     def _pass(self, lens: Lens, move: Move, position: Position) -> Position:
-        """Embeds what stands behind a position when it begins; each page is sent off before the one before it is kept,
-        so that the model never waits."""
+        """Embeds the texts behind a position when it begins. Each page is sent off before the one before it is kept, so
+        that the model never waits."""
         ahead: tuple[TextPage, Parcel] | None = None
         try:
             is_last, until = False, self._moves.newest()

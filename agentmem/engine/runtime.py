@@ -1,7 +1,7 @@
-"""Lenses: what looks at a store through one model, and how a store that moves to another model is followed.
+"""The embedder and the index of a store's model, and how a move of the store to another model is followed.
 
-A lens belongs to its model for good. Whatever was begun with one ends with it, and is only believed when the store,
-asked in the transaction that counts, is of that model; otherwise it is done again with the lens of the store's new one.
+A `Lens` belongs to its model for good. Work that was begun with one ends with it. It counts only when the store is of
+that model in the transaction of the commit. Otherwise it is done again with the `Lens` of the store's new model.
 """
 
 import os
@@ -33,7 +33,7 @@ DEFAULT_MODEL = "minilm-mixed"
 """Of a new store, unless another is named."""
 
 OPENING_TRIES = 5
-"""Others may give a new store its model, or move it, while it is being opened; nobody does that five times."""
+"""Others may give a new store its model, or move it, while it is being opened, but not five times."""
 
 CLOSE_WAIT_SECONDS = 5.0
 """How long the end waits for moves on other threads to let go of the store."""
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lens:
-    """A model's embedder, the shelves of its vectors, and the searches over these; `model` is what a store remembers of
+    """A model's embedder, the indexes of its vectors, and the searches over these; `model` is the store's name for
     it."""
 
     source: Source
@@ -54,7 +54,7 @@ class Lens:
     index_cache: IndexCache
     searcher: Searcher
     progressive: bool
-    """Whether no add waits for its vector: its fast half is made where somebody searches."""
+    """Whether no add waits for its vector: searches make its fast half."""
 
     def temporary_cache(self) -> IndexCache:
         """Returns an index cache for one call."""
@@ -66,13 +66,13 @@ class Lens:
         return self.embedder.identity
 
     def close(self) -> None:
-        """Answers everyone who waits for the model, and ends its work in the background."""
+        """Answers all callers that wait for the model, and ends its background work."""
         self.embedder.close()
         self.index_cache.close()
 
 
 class Lenses:
-    """The lens of a store's model; every method may be called from any thread."""
+    """Holds the `Lens` of a store's model; any thread may call every method."""
 
     def __init__(
         self, store: Store, config: Config, timings: Timings, wanted: ModelCard | GivenEmbedder | Keep | None
@@ -152,12 +152,14 @@ class Lenses:
     # -- following ------------------------------------------------------------------------------------------------
 
     def through(self, call: Callable[[Lens], T], deadline: Deadline | None = None) -> T:
-        """What the call returns of the lens of the store's model. It is called again when the store has moved to
-        another one meanwhile, nothing of it was stored then, and when what it searches had to be sealed first.
+        """Returns the result of the call with the store's model.
+
+        The call runs again when the store has moved to another model meanwhile and nothing of it was stored, and when
+        memories had to be sealed first.
 
         Raises:
-            ModelMismatchError: the store's model is not here.
-            DeadlineError: the sealing went on beyond the deadline; what is sealed stays so, for the next call.
+            ModelMismatchError: The store's model is not on this machine.
+            DeadlineError: The sealing lasted beyond the deadline; sealed segments stay, for the next call.
         """
         sealed: set[Owner] = set()
         while True:
@@ -176,7 +178,7 @@ class Lenses:
                     raise
 
     def follow(self, left: Lens) -> Lens:
-        """The lens of the model that the store is of by now. Whoever still waits for the one that is left gets
+        """Returns the `Lens` of the store's present model. Callers that still wait for the one before get
         ClosedError."""
         if self._pid != os.getpid():
             restart(self, self._start)
@@ -205,7 +207,7 @@ class Lenses:
 
     @contextmanager
     def ahead(self, source: ModelCard | GivenEmbedder) -> Iterator[Lens]:
-        """A lens of a model that the store is to move to; when it has, this one is followed to."""
+        """Yields the `Lens` of a model that the store is to move to; once it has, calls use this one."""
         if self._pid != os.getpid():
             restart(self, self._start)
         lens = self._made(source)
@@ -224,12 +226,12 @@ class Lenses:
                 lens.close()
 
     def forget(self, digests: set[bytes]) -> None:
-        """Drops vectors from the caches of every lens."""
+        """Drops vectors from the caches of every model."""
         for lens in (self.current, *self._ahead):
             lens.embedder.forget(digests)
 
     def close(self) -> None:
-        """Answers whoever waits for a model, and waits (bounded) for moves to let go of the store."""
+        """Answers callers that wait for a model, and waits (bounded) for moves to release the store."""
         if self._pid != os.getpid():
             restart(self, self._start)
         self.closing.set()

@@ -18,8 +18,10 @@ from agentmem.storage.operations import Insert
 from agentmem.validation import check_fields
 
 CHUNK = 256
-"""Items of an `add_batch` or `search_batch` that go together: enough that a commit costs nothing beside them, few
-enough that memory stays small and that a failure of the chunk is cheap."""
+"""Items of an `add_batch` or `search_batch` that go together.
+
+Enough that a commit costs nothing beside them, and few enough that memory stays small and a failed chunk is cheap.
+"""
 
 DEFERRED_CHUNK = 1000
 """The same for deferred items, where the commit is all there is."""
@@ -145,7 +147,7 @@ class Chunk:
         if self._sent is None or self._sent[0] is not lens:  # The store has moved to another model since.
             self._sent = None
             self._sent = self._send(lens, timeout)
-        # Errors of a model that was left meanwhile are told to nobody: the store refuses its answers.
+        # The store refuses the answers of a model that was left meanwhile, so their errors are dropped.
         embedded = self._sent[1].embedded(timeout)
         inserts = inserts_of(self._drafts, Deadline(timeout))
         for insert, vector in zip(inserts, embedded, strict=True):
@@ -217,8 +219,8 @@ def one_ahead(chunks: Iterable[C], store: Callable[[C], object]) -> None:
 
 
 def remember(engine: Engine, draft: Draft, timeout: float, *, defer: bool) -> Record:
-    """Stores one memory. Waits for its vector unless it is deferred, or the model has a fast half. It has no position,
-    so that its error is told as it is."""
+    """Stores one memory. Waits for its vector unless it is deferred, or the model has a fast half. Its error names no
+    position."""
     later = Later.of(engine, defer=defer)
     if later is None:
         [record] = engine.lenses.through(partial(_remember, engine, draft, timeout))
@@ -258,7 +260,7 @@ def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[
 
 
 class Later:
-    """How memories are admitted whose vectors follow later, and who is told of them."""
+    """How memories with later vectors are admitted, and which work is woken for them."""
 
     def __init__(self, engine: Engine, *, refined: bool) -> None:
         backlog = engine.backlog
@@ -279,8 +281,10 @@ class Later:
 
 
 def _missed(drafts: list[Draft], stored: list[Record | AgentMemError]) -> int:
-    """How many of the drafts were not stored: they failed, or the same text was there. (A draft that was given the id
-    of that very memory is taken for stored; the backlog counts for itself when its work is done.)"""
+    """Returns how many of the drafts were not stored, because they failed or the same text was there.
+
+    A draft with the id of that very memory counts as stored; the background counts again when its work is done.
+    """
     records = [record for record in stored if isinstance(record, Record)]
     new = {(draft.scope.home, draft.id) for draft in drafts} & {(owners_of(each).home, each.id) for each in records}
     return len(drafts) - len(new)

@@ -51,7 +51,7 @@ def export(
 
 
 def _line(engine: Engine, record: Record, embedded: Embedded | None) -> bytes:
-    if embedded is not None:  # Whoever reads the file may be of another home.
+    if embedded is not None:  # The reader of the file may be of another home.
         embedded = replace(embedded, digest=engine.embedder.text_digest(record.content))
     return line_of(record, embedded)
 

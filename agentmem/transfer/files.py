@@ -30,7 +30,7 @@ COMPRESSION = 6
 
 UNPACKED_BYTES = 64 << 20
 MOST_TIMES = 100
-"""What a compressed file may unpack to: so many bytes, or so many times its own size. An export unpacks to five to
+"""What a compressed file may unpack to: a number of bytes, or a multiple of its own size. An export unpacks to five to
 twenty times its size; gzip can pack a thousand equal bytes into one."""
 
 
@@ -56,7 +56,7 @@ class Budget:
 
 
 class Source:
-    """Bytes to read once, from the place where the file stands; and the digest of all of them, when somebody asks."""
+    """Bytes to read once, from the place where the file stands, and the digest of all of them, on request."""
 
     def __init__(self, stream: Any, *, seekable: bool, budget: Budget | None = None) -> None:
         """`budget` is that of a stream that unpacks."""
@@ -194,11 +194,11 @@ class _Pipe(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while True:
-            # Of a pipe that never had a writer there is nothing to tell, whereas reading it would give an end.
+            # A pipe that never had a writer gives nothing to poll, whereas reading it would give an end.
             if not self._polled.poll(self._timeout * 1000):
                 raise DeadlineError(
-                    f"{shorten(os.fspath(self._path))} gave nothing for {self._timeout:g} seconds; see to who writes "
-                    "it, or raise timeout. The chunks before are stored."
+                    f"{shorten(os.fspath(self._path))} gave nothing for {self._timeout:g} seconds; look at its writer, "
+                    "or raise timeout. The chunks before are stored."
                 )
             with suppress(BlockingIOError):  # Another reader was faster.
                 return os.readv(self._descriptor, [buffer])
@@ -217,12 +217,13 @@ def _opened(path: Any, timeout: float) -> io.BufferedReader:
 
 @contextmanager
 def stream_of(file: Any, timeout: float) -> Iterator[Any]:
-    """Opens a path for reading bytes; an open file comes back as it is and stays open. `timeout` bounds each wait for
-    what a pipe at a path gives.
+    """Opens a path for reading bytes; an open file comes back unchanged and stays open.
+
+    `timeout` bounds each wait for the writer of a pipe at the path.
 
     Raises:
-        InvalidInputError: the path cannot be read, or it is no file.
-        DeadlineError: nobody wrote into the pipe.
+        InvalidInputError: The path cannot be read, or it is no file.
+        DeadlineError: The pipe had no writer in time.
     """
     if not isinstance(file, str | os.PathLike):
         if not hasattr(file, "read") or not hasattr(file, "readline"):

@@ -87,7 +87,7 @@ class Values:
             yield from self._lines(piece, line)
 
     def _begin(self, piece: bytes, mark: bytes) -> tuple[bytes, bool]:
-        """More of a first line, and whether the value on it goes on over lines (or is an array, by itself)."""
+        """More of a first line, and whether its value continues on further lines (or is an array alone)."""
         most = FIRST_PIECE if mark == b"[" else self._limit
         if not piece.endswith(b"\n") and len(piece) < most:
             piece += self._source.readline(most - len(piece))
@@ -105,7 +105,7 @@ class Values:
             return piece, mark == b"["
         if mark == b"{":
             return piece, False
-        # An array by itself is one of members; where others follow, each of them is a value.
+        # An array alone is one of members; where others follow, each of them is a value.
         passed, rest = b"", self._source.readline(FIRST_PIECE)
         while rest.isspace() and len(passed) < FIRST_PIECE:
             passed += rest
@@ -203,8 +203,8 @@ class _Reader:
 
 
 class _Flow:
-    """Values that go on over lines: the members of an array, or objects one after the other. What is no JSON ends it,
-    because nobody knows where the next value begins."""
+    """Yields values over several lines: the members of an array, or objects one after the other. A part that is no JSON
+    ends it, because the next value's beginning is unknown."""
 
     def __init__(self, source: Source, reader: _Reader, limit: int, first: bytes, line: int, *, array: bool) -> None:
         self._source = source
@@ -338,7 +338,7 @@ class _Flow:
     def _key_of(self, frame: dict[str, Any]) -> str:
         found = self._value(PART_BYTES, opens=False) if self._mark() == '"' else None
         if found is None or not isinstance(found[0], str):
-            raise InvalidInputError("a key of an object is no text in quotes; mend the file.")
+            raise InvalidInputError("a key of an object is no text in quotes; correct the file.")
         if found[0] in frame:
             raise InvalidInputError(f"the key {found[0][:60]!r} stands twice in one object; keep one of them.")
         self._skip(":")
@@ -358,7 +358,7 @@ class _Flow:
         found = self._mark()
         if found != mark:
             what = f"{found!r} stands" if found else "the file ends"
-            raise InvalidInputError(f"{what} where {mark!r} should be; mend the file.")
+            raise InvalidInputError(f"{what} where {mark!r} should be; correct the file.")
         self._at += 1
 
     def _fill(self) -> None:

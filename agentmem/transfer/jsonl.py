@@ -117,10 +117,10 @@ class Item:
 
 
 def item_of(value: Any) -> Item:
-    """The memory of a decoded line.
+    """Returns the memory of a decoded line.
 
     Raises:
-        InvalidInputError: it is none. (What its fields hold is for whoever makes a memory of it to check.)
+        InvalidInputError: It is none. (The maker of the memory checks the contents of its fields.)
     """
     if isinstance(value, str):
         return Item({"content": value})

@@ -59,7 +59,7 @@ class Arrival:
     """A memory that is to be stored under the id of its draft.
 
     Attributes:
-        derived: The id comes from what the file says of the memory, so that whoever has it is this very memory.
+        derived: The id comes from what the file says of the memory, so that a memory with this id is this very one.
         revised: A later export may bring another version of it.
         dated: The file states its `created_at`.
         other_id: Makes the id that it gets, with "new_id", when its own belongs to another memory.
@@ -547,7 +547,7 @@ def _cut(raw: bytes, first: Any) -> tuple[bytes, bytes]:
 
 
 def _moved(at: datetime, steps: int) -> datetime:
-    """A moment so many microseconds later; the same where there is no such."""
+    """Returns a moment later by this number of microseconds; the same where there is no such."""
     try:
         return at + steps * _MICROSECOND
     except OverflowError:

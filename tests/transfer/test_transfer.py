@@ -1003,7 +1003,7 @@ def test_a_pipe_is_read_to_its_end_or_until_its_writer_falls_silent(memory, pipe
 def test_the_command_line_waits_for_a_pipe_as_long_as_was_said(run, pipe):
     result = run("import", pipe, "--user", "ana", "--timeout", "0.2")
     assert result.exit_code == 4
-    assert "gave nothing for 0.2 seconds; see to who writes it, or raise --timeout" in result.stderr
+    assert "gave nothing for 0.2 seconds; look at its writer, or raise --timeout" in result.stderr
 
 
 def test_what_goes_wrong_in_an_export_comes_as_it_is(open_memory, tmp_path, monkeypatch):

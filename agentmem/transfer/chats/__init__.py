@@ -79,7 +79,7 @@ def format_of(value: Any) -> str | None:
                 best, name = len(signs), str(each.NAME)
     if name:
         return name
-    # A message by itself; a memory that has a role has one of these keys too.
+    # A message alone; a memory that has a role has one of these keys too.
     if {"role", "content"} <= value.keys() and (not value.keys() & MEMORY_KEYS or isinstance(value["content"], list)):
         return openai.NAME
     return None

@@ -1,4 +1,4 @@
-"""ChatGPT: `conversations.json` of its export, an array of conversations; one conversation by itself does as well.
+"""ChatGPT: `conversations.json` of its export, an array of conversations; one conversation alone does as well.
 
 A conversation is `{title, create_time, update_time, mapping, current_node, conversation_id}`; `mapping` is a tree of
 nodes `{id, message, parent, children}`, because a question that was edited, or an answer that was asked for anew, is a

@@ -68,7 +68,7 @@ def _day_first(begun: list[tuple[tuple[str | None, ...], str]], context: Context
         return True
     if any(int(parts[1] or 0) > 12 for parts in dates):
         return False
-    # Where nothing tells them apart: the clock of twelve hours is that of those who write the month first.
+    # Where nothing tells them apart: a clock of twelve hours means that the month comes first.
     guess = not any(parts[6] for parts in dates)
     if dates:
         order = "the day" if guess else "the month"
@@ -86,7 +86,7 @@ def _moment(parts: tuple[str | None, ...], *, day_first: bool) -> datetime:
         hour = hour % 12 + (12 if half == "p" else 0)
     with suppress(ValueError, OverflowError, OSError):
         return datetime(year + 2000 if year < 100 else year, month, day, hour, minute, second_of).astimezone(UTC)
-    raise InvalidInputError(f"{'/'.join(str(part) for part in parts[:3])} is no date; mend the line.")
+    raise InvalidInputError(f"{'/'.join(str(part) for part in parts[:3])} is no date; correct the line.")
 
 
 def _title_of(context: Context) -> str | None:

@@ -234,7 +234,7 @@ def import_(
                 on_error="skip" if skip_bad else "raise", progress=bar, dry_run=dry_run, **asked | rename,
             )  # fmt: skip
         except InvalidInputError as refused:
-            if not skip_bad and re.match(r"Line \d+: ", str(refused)):
+            if not skip_bad and re.match(r"Line \d+: (?!.* name it with format=)", str(refused)):
                 hint = "With --skip-bad such lines are reported, and the others stored."
                 raise type(refused)(f"{refused} {hint}") from refused
             raise

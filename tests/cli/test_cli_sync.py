@@ -75,3 +75,13 @@ def test_a_look_before_shows_what_would_be_stored_and_makes_no_store(run, db, tm
 def test_a_folder_is_watched_for_an_owner_alone(run, tmp_path):
     for arguments in (["--watch", tmp_path], ["--watch", tmp_path, "--user", "ana", "--dry-run"], []):
         assert run("import", *arguments).exit_code == 2
+
+
+def test_a_bad_line_names_the_option_that_passes_over_it_and_an_unknown_file_does_not(run, tmp_path):
+    bad = write(tmp_path, "bad.json", [{"messages": [{"role": "user", "content": "hi"}]}, {"messages": 5}])
+    unknown = write(tmp_path, "unknown.json", {"a": 1})
+    assert "--skip-bad" in run("import", bad, "--user", "ana").stderr
+    told = run("import", unknown, "--user", "ana")
+    assert told.exit_code == 2
+    assert "name it with --format" in told.stderr
+    assert "--skip-bad" not in told.stderr

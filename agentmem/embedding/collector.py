@@ -279,9 +279,7 @@ class Collector:
 
     def _forget(self, batch: _Batch, _: EmbeddingFuture) -> None:
         with self._lock:
-            self._running.discard(batch)
-            self._changed.notify_all()
-        self._inbox.put(None)
+            self._end(batch)
 
     def _run_here(self, batch: _Batch) -> None:
         """Runs a batch of this caller. An interrupt, or what a signal handler raises, is the caller's own and goes
@@ -437,7 +435,6 @@ class Collector:
                 return False
             self._end(batch)
             self.counts.dropped += len(batch.requests)
-        self._inbox.put(None)
         return True
 
     def _end(self, batch: _Batch) -> None:
@@ -448,6 +445,8 @@ class Collector:
         self._running.discard(batch)
         self._refining.discard(batch)
         self._changed.notify_all()
+        if len(self._urgent) or len(self._bulk):
+            self._inbox.put(None)
 
     def _answers(self, batch: _Batch, failures: Failures) -> list[Answer]:
         """From the store what it has seen before, from the model the rest; these failures of the model as answers."""
@@ -480,7 +479,6 @@ class Collector:
             for request, answer in zip(batch.requests, answers, strict=True):
                 complete += [future for future, index in request.waiting if future.answer(index, answer)]
             self._end(batch)
-        self._inbox.put(None)
         return complete
 
     def _count(self, requests: list[Request], answers: list[Answer], seconds: float) -> None:

@@ -386,7 +386,7 @@ def test_whether_a_handler_strikes_amid_a_call_is_right_after_an_error_between_a
         assert not signals.is_amid_locks()
         if left > 0:
             break
-    assert struck > 10 * step
+    assert struck >= 10 * step
     assert amid == {True}
 
 

@@ -13,8 +13,13 @@ REQUIRED = "AGENTMEM_FRAMEWORKS"
 
 ADAPTERS = {
     "anthropic": "anthropic.lib.tools",
+    "google_adk": "google.adk.memory.base_memory_service",
     "langchain": "langchain_core.vectorstores",
     "langgraph": "langgraph.store.base",
+    "llama_index": "llama_index.core.memory",
+    "openai_agents": "agents",
+    "pydantic_ai": "pydantic_ai",
+    "strands": "strands.memory",
 }
 """The modules of agentmem.integrations, and what must be there for them."""
 

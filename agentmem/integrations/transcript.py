@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 KEY = "message"
 """The metadata key under which a message stands as its framework wrote it."""
 
+WORDLESS = "wordless"
+"""The metadata key of a message without text, such as the call of a tool."""
+
+TEXT = {WORDLESS: {"exists": False}}
+"""A filter for what a model should read: all but messages without text."""
+
 PAGE = 1000
 
 
@@ -38,13 +44,12 @@ class Transcript:
 
     def add(self, messages: Iterable[tuple[str, str | None, Any]]) -> None:
         """Appends messages, each its text (perhaps empty), its role, and the message as a value of JSON."""
-        self._view.add_batch(
-            [
-                {"content": text if text.strip() else NO_TEXT, "role": role, "metadata": {KEY: message}}
-                for text, role, message in messages
-            ],
-            defer=True,
-        )
+        items = []
+        for text, role, message in messages:
+            blank = not text.strip()
+            metadata = {KEY: message, WORDLESS: True} if blank else {KEY: message}
+            items.append({"content": NO_TEXT if blank else text, "role": role, "metadata": metadata})
+        self._view.add_batch(items, defer=True)
 
     def messages(self, limit: int | None = None) -> list[Any]:
         """Returns the messages, oldest first; with a limit, the newest of them."""

@@ -184,7 +184,7 @@ def _renamed(context: click.Context, parameter: click.Parameter, value: tuple[st
 @click.option(
     "--interval", type=click.FloatRange(0.1, 86_400), default=2.0, show_default=True, help="Seconds between two looks."
 )
-@click.option("--count", type=click.IntRange(1), metavar="LOOKS", help="End after so many looks.")
+@click.option("--count", type=click.IntRange(1), metavar="LOOKS", help="End after this many looks.")
 @options.durability
 @options.timeout
 @options.progress

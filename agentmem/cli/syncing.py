@@ -45,7 +45,7 @@ class FolderSync:
         """Looks at the folder once, and returns what that changed."""
         step = Step()
         present = {str(path): stamp for path in paths_in(self._folder) if is_read(path) and (stamp := _stamp(path))}
-        if not self._stamps:  # What was removed while nobody looked.
+        if not self._stamps:  # Files that were removed between two looks.
             listed = self._records({SOURCE: {"contains": f"{self._folder}{os.sep}"}})
             for record in [record for record in listed if record.metadata[SOURCE] not in present]:
                 step.deleted += self._memory.delete(record.id, **self._owners)

@@ -1,7 +1,7 @@
 """Files of every format with something wrong in their structure: whatever they hold, what reads them raises errors of
 agentmem alone, and its memory stays bounded.
 
-`python -m tests.torture.formats --cases 100000` runs so many cases a format and prints a line for each. A case is a
+`python -m tests.torture.formats --cases 100000` runs that many cases a format and prints a line for each. A case is a
 good file in which one to four values were replaced, removed, repeated, renamed, wrapped or made another type's.
 """
 
@@ -133,7 +133,7 @@ def read(raw: bytes, name: str, format: str | None) -> tuple[int, int]:
 
 
 def torture(format: str, cases: int, seed: int) -> dict[str, int]:
-    """Runs so many cases of a format and returns what came of them. Whatever is no error of ours is raised as it is."""
+    """Runs this number of cases of a format and returns their results. Foreign errors are raised unchanged."""
     samples = [(file, content) for known, file, content, *_ in FILES.values() if known == format]
     told: Counter[str] = Counter(cases=cases, memories=0, errors=0, refused=0)
     for number in range(cases):

@@ -82,6 +82,10 @@ class Config:
     then need not read every memory of the owner. Opening the store creates missing indexes and drops those of other
     keys; `None` changes nothing. Each makes adding slower (perf/README.md)."""
 
+    near_words: bool = True
+    """Whether a word of a query also finds the English words near it in meaning, with a part of its weight
+    (agentmem/search/README.md)."""
+
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     """onnxruntime execution providers, in order of preference; others than the CPU need their build of onnxruntime."""
 
@@ -108,6 +112,8 @@ class Config:
             smallest = 0 if field.name in ("cache_bytes", "shelf_bytes") else 1
             if value < smallest:
                 raise InvalidInputError(f"Config.{field.name} is {_shown(value)}; give {smallest} or more.")
+        if not isinstance(self.near_words, bool):
+            raise InvalidInputError(f"Config.near_words is {_shown(self.near_words)}; use True or False.")
         if self.indexed_metadata is not None:
             _check_indexed(self.indexed_metadata)
         if not self.providers or isinstance(self.providers, str):

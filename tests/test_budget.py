@@ -115,7 +115,7 @@ LONG = "\u337f" * 100_000
 def test_a_call_ends_by_its_timeout_while_the_words_of_a_long_text_are_found(memory, monkeypatch, call):
     record = memory.add("a text", user_id="ana")
     with monkeypatch.context() as patched:
-        patched.setattr(terms, "_folded", lambda text: time.sleep(0.05) or text)
+        patched.setattr(terms, "folded", lambda text: time.sleep(0.05) or text)
         with pytest.raises(DeadlineError, match=r"words of 100,000 characters took longer than the 0\.2 seconds"):
             call(memory, record.id, timeout=0.2)
     assert [each.content for each in memory.get_all(user_id="ana")] == ["a text"]

@@ -68,6 +68,7 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 @options.between
 @options.show_expired
 @options.as_of
+@options.reference_date
 @click.option("--explain", is_flag=True, help="Print the parts of each score.")
 @options.timeout
 @options.full

@@ -193,6 +193,9 @@ between = click.option(
 )
 show_expired = click.option("--show-expired", is_flag=True, help="Expired ones too.")
 as_of = click.option("--as-of", callback=moment, metavar="WHEN", help="Read the memories as they were at that moment.")
+reference_date = click.option(
+    "--reference-date", callback=moment, metavar="WHEN", help="From when 'last week' looks back. [default: now]"
+)
 expiry = together(
     click.option("--expires-at", callback=moment, metavar="WHEN", help="The moment when it expires."),
     click.option("--ttl", type=float, callback=_lasting, metavar="SECONDS", help="Seconds until it expires."),

@@ -39,7 +39,7 @@ STORED = (
 )  # fmt: skip
 """The figures of `Stats.store` that are the same in every process."""
 
-PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
+PARTS = ("keyword", "vector", "neighbours", "prior", "window", "recency", "importance")
 """The parts of a score, as `Match.explanation` names them."""
 
 # Characters on which a terminal, or a reader of lines, would act. Controls (C0, DEL, C1), Unicode's two separators,
@@ -233,6 +233,7 @@ def explain_line(match: "Match") -> str:
     """Returns the parts of a score, which add up to it, and how it was searched, on one line."""
     told = match.explanation or {}
     notes = {"keyword": f"words ({', '.join(told['terms'])})", "vector": f"vector (cosine {told['cosine']:.2f})"}
+    notes["window"] = f"time ({', '.join(window['text'] for window in told['windows'])})"
     parts = [
         f"{'-' if told[part] < 0 else '+'} {abs(told[part]):.2f} {notes.get(part, part)}"
         for part in PARTS

@@ -24,9 +24,13 @@ from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import StoreFullError, StoreReadOnlyError
 from agentmem.records import Match, Scope
+from agentmem.search.bm25 import NOTHING_SOUGHT, Sought
+from agentmem.search.near_words import with_near_words
 from agentmem.search.searcher import Half, OtherHalf, Question, Searcher, index_owner
+from agentmem.search.windows import Window, find_windows
 from agentmem.storage.interface import Snapshot
 from agentmem.storage.retrying import again
+from agentmem.timestamps import now
 from agentmem.validation import check_query
 
 Effort = Literal["fast", "full"]
@@ -47,6 +51,7 @@ def search(
     show_expired: bool,
     as_of: datetime | None,
     effort: Effort | None,
+    reference_date: datetime | None,
 ) -> list[list[Match]]:
     """Answers every query, chunk by chunk, each within `seconds`.
 
@@ -58,6 +63,7 @@ def search(
         show_expired: Expired memories are found too.
         as_of: The instant whose memories are searched.
         effort: As in `Memory.search`.
+        reference_date: From when the queries look back ("last week"); None: `as_of`, or else now.
 
     Returns:
         A list of matches for each query, in order.
@@ -67,7 +73,8 @@ def search(
     while chunk := list(islice(remaining, CHUNK)):
         for query in chunk:
             check_query(query, engine.config)
-        results += _Search(engine, asked, chunk, Deadline(seconds), show_expired, as_of, effort).answer()
+        reference = reference_date or as_of or now()
+        results += _Search(engine, asked, chunk, Deadline(seconds), show_expired, as_of, effort, reference).answer()
     return results
 
 
@@ -78,6 +85,7 @@ class _Search:
     Attributes:
         asked: What all of the queries have in common.
         as_of, show_expired: The state that is searched. Any but the usual one has a temporary index.
+        reference: The moment from which the queries look back.
         effort: "fast": without a run of the model. "full": with all vectors refined. None: as they are.
     """
 
@@ -88,6 +96,7 @@ class _Search:
     show_expired: bool
     as_of: datetime | None
     effort: Effort | None
+    reference: datetime
 
     def answer(self) -> list[list[Match]]:
         """Returns the matches of each query."""
@@ -167,14 +176,18 @@ class _Search:
         return matches
 
     def _questions(self, lens: Lens) -> list[Question]:
-        """One for each query, with its terms, as far as the mode needs them."""
+        """One for each query, with its words and times, as far as the mode needs them."""
         questions = []
         for number, query in enumerate(self.queries):
             if number:
                 self.deadline.check()
-            terms = {} if self.asked.mode == "vector" else query_terms(query, self.deadline)
+            terms, windows = NOTHING_SOUGHT, list[Window]()
+            if self.asked.mode != "vector":
+                words = query_terms(query, self.deadline)
+                terms = with_near_words(words) if self.engine.config.near_words else Sought.of(words)
+                windows = find_windows(query, self.reference)
             half: Half | None = "fast" if self.effort == "fast" and lens.progressive else None
-            questions.append(replace(self.asked, terms=terms, half=half))
+            questions.append(replace(self.asked, terms=terms, windows=windows, half=half))
         return questions
 
     def _embedded(self, lens: Lens, questions: list[Question], half: Half) -> list[Question]:

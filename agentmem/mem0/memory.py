@@ -492,6 +492,7 @@ def _asked_then(end: datetime, filters: dict[str, Any], show_expired: bool) -> d
         "filters": {"AND": [part for part in parts if part]} if any(parts) else None,
         "between": (None, end),
         "show_expired": True,
+        "reference_date": end,
     }
 
 

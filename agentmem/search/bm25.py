@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.analyzer import ASKS
+
 K1 = 0.6
 """How much a further occurrence of a word in a text adds to the first."""
 
@@ -92,6 +94,14 @@ class Terms:
         self._count, self._places = len(self._low), len(self._ends)
 
 
+def asking(terms: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> Mask:
+    """Returns which of the places (n,), each with so many of the terms, ask something."""
+    marks = np.flatnonzero(terms == ASKS)
+    asks = np.zeros(len(counts), np.bool_)
+    asks[np.searchsorted(np.cumsum(counts), marks, "right")] = True
+    return asks
+
+
 def _room(array: npt.NDArray[Number], used: int, needed: int) -> npt.NDArray[Number]:
     """The array, or a copy with room. What grows, grows by a half, so that it is copied a bounded number of times."""
     if needed <= len(array):
@@ -128,10 +138,10 @@ class Keywords:
 
     def at(self, place: int) -> list[tuple[str, float]]:
         """The words that stand at a place, with what they add to its score."""
-        start, end = np.searchsorted(self.place, (place, place + 1))
+        here = np.flatnonzero(self.place == place)
         return [
             (self.words[word], float(self.shares[word]) * float(strength))
-            for word, strength in zip(self.word[start:end].tolist(), self.strength[start:end].tolist(), strict=True)
+            for word, strength in zip(self.word[here].tolist(), self.strength[here].tolist(), strict=True)
         ]
 
 
@@ -159,16 +169,64 @@ class Statistics(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Sought:
+    """The terms that a search looks for: those of the query's q words first, then those near them.
+
+    Attributes:
+        words: the q words.
+        terms: uint32 (t,), all different.
+        starts: (t + 1,); the links of term i are those from starts[i] to starts[i + 1].
+        word: (l,) the word that the term stands for, of each link.
+        factor: (l,) how much it counts as that word, 1 for the word itself.
+    """
+
+    words: list[str]
+    terms: npt.NDArray[np.uint32]
+    starts: Places
+    word: Places
+    factor: Numbers
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    @classmethod
+    def of(cls, words: Mapping[int, str], near: Sequence[tuple[int, int, float]] = ()) -> "Sought":
+        """Returns it for the terms of a query with their words, and links to further terms: the term, the number of
+        the word, the factor."""
+        links: dict[int, list[tuple[int, float]]] = {term: [(at, 1.0)] for at, term in enumerate(words)}
+        for term, at, factor in near:
+            links.setdefault(term, []).append((at, factor))
+        flat = [link for several in links.values() for link in several]
+        return cls(
+            list(words.values()),
+            np.fromiter(links, np.uint32, len(links)),
+            np.cumsum([0, *map(len, links.values())]),
+            np.array([at for at, _ in flat], np.intp),
+            np.array([factor for _, factor in flat], np.float32),
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each term is a word of the query, and nothing else."""
+        return len(self.word) == len(self.words)
+
+
+NOTHING_SOUGHT = Sought.of({})
+
+
+@dataclass(frozen=True, slots=True)
 class Weights:
     """What each word of a query counts, and what it is worth at a place.
 
     Attributes:
-        words: the w words that are looked for: visible memories have them, and they are not too many.
-        numbers: (t,), which of these each term of the query is; -1: none.
+        sought: the terms.
+        words: the w words that are looked for: visible memories have them or near ones, and they are not too many.
+        numbers: (q,), which of these each word of the query is; -1: none.
         shares: float64 (w,), the part of what the query asks for that each is.
         ground, slope: how much a place holds against a word, and how much for each of its terms.
     """
 
+    sought: Sought
     words: list[str]
     numbers: Places
     shares: npt.NDArray[np.float64]
@@ -176,27 +234,43 @@ class Weights:
     slope: float
 
     def strength(self, counts: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> Numbers:
-        """From 0 to 1, how fully places of these lengths have a word that stands there so often."""
+        """Returns, from 0 to 1, how fully places of these lengths have a term that stands there so often."""
         slowness = self.ground + self.slope * lengths
         strength: Numbers = (counts / (counts + slowness)).astype(np.float32)
         return strength
 
     def keywords(self, found: Found, lengths: npt.NDArray[Any]) -> Keywords:
-        """What was found, with its strength; `lengths` (p,) of the places where it was."""
-        word = self.numbers[found.word]
-        if len(self.words) == len(self.numbers):
-            return Keywords(self.words, self.shares, word, found.place, self.strength(found.count, lengths))
-        kept = word >= 0
-        strength = self.strength(found.count[kept], lengths[kept])
-        return Keywords(self.words, self.shares, word[kept], found.place[kept], strength)
+        """Returns the words that were found, with their strength; `lengths` (p,) are those of the places. Of a word and
+        the words near it that stand at one place, the strongest counts."""
+        strength = self.strength(found.count, lengths)
+        if self.sought.is_plain:
+            word, place = self.numbers[found.word], found.place
+            if len(self.words) < len(self.numbers):
+                kept = word >= 0
+                word, place, strength = word[kept], place[kept], strength[kept]
+            return Keywords(self.words, self.shares, word, place, strength)
+        starts = self.sought.starts[found.word]
+        several = self.sought.starts[found.word + 1] - starts
+        hit = np.repeat(np.arange(len(starts)), several)
+        link = np.arange(len(hit)) + np.repeat(starts - (np.cumsum(several) - several), several)
+        word = self.numbers[self.sought.word[link]]
+        # One number for each pair of place and word, with the strength below it: the last of a pair is its strongest.
+        keys = (found.place[hit] * len(self.words) + word).astype(np.uint64) << np.uint64(32)
+        keys |= (self.sought.factor[link] * strength[hit]).view(np.uint32)
+        keys = keys[word >= 0]
+        keys.sort()
+        pairs = (keys >> np.uint64(32)).astype(np.intp)
+        last = np.flatnonzero(np.append(pairs[1:] != pairs[:-1], True)) if len(pairs) else NOTHING
+        place, word = np.divmod(pairs[last], max(1, len(self.words)))
+        return Keywords(self.words, self.shares, word, place, keys[last].astype(np.uint32).view(np.float32))
 
 
-def find_keywords(terms: TermsView, visible: Mask, query: Mapping[int, str]) -> Keywords:
-    """Looks the terms of a query up in the places that are `visible` (n,), which are also the statistics."""
-    if not query or not visible.any():
+def find_keywords(terms: TermsView, lengths: npt.NDArray[np.int64], visible: Mask, sought: Sought) -> Keywords:
+    """Looks terms up in the places that are `visible` (n,), which are also the statistics."""
+    if not len(sought) or not visible.any():
         return NO_KEYWORDS
-    found, lengths = find_terms(terms, visible, np.fromiter(query, np.uint32)), terms.lengths()
-    weights = weigh([statistics_of(found, visible, lengths, len(query))], query)
+    found = find_terms(terms, visible, sought.terms)
+    weights = weigh([statistics_of(found, visible, lengths, len(sought))], sought)
     return weights.keywords(found, lengths[found.place])
 
 
@@ -219,7 +293,7 @@ def statistics_of(found: Found, visible: Mask, lengths: npt.NDArray[np.int64], s
     return Statistics(int(np.count_nonzero(visible)), int(lengths.dot(visible)), having)
 
 
-def weigh(statistics: Sequence[Statistics], query: Mapping[int, str]) -> Weights:
+def weigh(statistics: Sequence[Statistics], sought: Sought) -> Weights:
     """What the words of a query count among all memories that the statistics are of.
 
     The sum of share x strength at a place is its BM25 score as a part of the highest that any text could have, so that
@@ -229,17 +303,20 @@ def weigh(statistics: Sequence[Statistics], query: Mapping[int, str]) -> Weights
     """
     memories = sum(each.memories for each in statistics)
     terms = sum(each.terms for each in statistics)
-    having = np.sum([each.having for each in statistics], axis=0)
+    by_term = np.sum([each.having for each in statistics], axis=0)
+    having = by_term[: len(sought.words)]
     weights = np.log1p((memories - having + 0.5) / (having + 0.5))
-    shares = weights / weights.sum()
     looked_for = having > 0
+    if not sought.is_plain:
+        looked_for[sought.word[np.repeat(by_term > 0, np.diff(sought.starts))]] = True
+    dropped = np.zeros(len(weights), np.bool_)
     if (surplus := int(np.count_nonzero(looked_for)) - MOST_TERMS) > 0:
-        dropped = np.argsort(np.where(looked_for, weights, np.inf), kind="stable")[:surplus]
-        looked_for[dropped] = False
-        shares = weights / weights[looked_for | (having == 0)].sum()
-    words = [text for text, is_known in zip(query.values(), looked_for.tolist(), strict=True) if is_known]
+        dropped[np.argsort(np.where(looked_for, weights, np.inf), kind="stable")[:surplus]] = True
+        looked_for &= ~dropped
+    shares = weights / weights[~dropped].sum()
+    words = [text for text, is_known in zip(sought.words, looked_for.tolist(), strict=True) if is_known]
     numbers = np.where(looked_for, np.cumsum(looked_for) - 1, -1)
-    return Weights(words, numbers, shares[looked_for], K1 * (1 - B), K1 * B * memories / max(1, terms))
+    return Weights(sought, words, numbers, shares[looked_for], K1 * (1 - B), K1 * B * memories / max(1, terms))
 
 
 def keyword_scores(found: Keywords, count: int) -> Numbers:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from agentmem.filters import Filter
 from agentmem.records import Scope
 from agentmem.search.bm25 import Mask, Places, TermsView
+from agentmem.search.columns import Columns
 from agentmem.search.kernels import cosines, cosines_in_steps
 from agentmem.search.segments.reader import Parts
 from agentmem.storage.interface import Snapshot
@@ -56,7 +57,7 @@ class IndexView:
         live: False where the memory has changed or gone away.
         is_pending: whether a memory waits for its vector; then all are compared by the fast half, which all have.
         created_at, expires_at: in microseconds.
-        runs: the number of each memory's run, -1 where there is none.
+        columns: what ranking needs of each place; `lengths` is the number of its terms.
         parts: what is sealed, beside these places.
     """
 
@@ -73,8 +74,11 @@ class IndexView:
         self.live: Mask = columns["live"].copy()
         self.created_at: Keys = columns["created_at"]
         self.expires_at: Keys = columns["expires_at"]
-        self.runs: npt.NDArray[np.int64] = columns["runs"]
         self.terms = terms
+        self.lengths = terms.lengths()
+        self.columns = Columns(
+            self.keys, self.created_at, columns["runs"], self.embedded, columns["asks"], self.lengths
+        )  # fmt: skip
         self.parts = parts
         self._answers = answers
         self.is_pending = bool((self.live & ~self._whole).any())
@@ -122,7 +126,7 @@ class IndexView:
     def in_order(self, passing: Mask) -> Places:
         """The passing places (n,) by run and age."""
         if self._in_order is None:
-            order = np.lexsort((self.keys, self.runs))
+            order = np.lexsort((self.keys, self.columns.runs))
             self._in_order = order[self.live[order]]
         return self._in_order if passing is self.live else self._in_order[passing[self._in_order]]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from agentmem.errors import REPAIR_HINT, AgentMemError, StoreDamagedError
 from agentmem.platform.signals import Lock
-from agentmem.search.bm25 import Mask, Terms
+from agentmem.search.bm25 import Mask, Terms, asking
 from agentmem.search.index_view import FILTERS_KEPT, Answers, IndexView
 from agentmem.search.kernels import in_steps
 from agentmem.search.runs import run_numbers
@@ -25,8 +25,8 @@ from agentmem.search.segments.reader import NO_KEYS, Opened, Parts, adopted, has
 from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import Keys, ListedSegment, Owner, States
 
-VIEW_BYTES = 17 + FILTERS_KEPT
-"""What a view adds a place: two lists of places and flags."""
+VIEW_BYTES = 25 + FILTERS_KEPT
+"""What a view adds a place: two lists of places, the number of its terms, and flags."""
 
 SEALED_BYTES = 5 + FILTERS_KEPT
 """What a sealed memory takes: how many terms it has, and flags."""
@@ -70,7 +70,7 @@ class OwnerIndex:
         self._columns: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
             "keys": (np.int64, ()), "vectors": (np.int8 if in_int8 else np.float16, (dimension,)),
             "embedded": (np.bool_, ()), "whole": (np.bool_, ()), "live": (np.bool_, ()), "created_at": (np.int64, ()),
-            "expires_at": (np.int64, ()), "runs": (np.int64, ()),
+            "expires_at": (np.int64, ()), "runs": (np.int64, ()), "asks": (np.bool_, ()),
         }  # fmt: skip
         if in_int8:
             self._columns["steps"] = (np.float32, ())
@@ -258,6 +258,7 @@ class OwnerIndex:
         arrays["created_at"][:] = fresh.created_at
         arrays["expires_at"][:] = fresh.expires_at
         arrays["runs"][:] = run_numbers(fresh.runs)
+        arrays["asks"][:] = asking(fresh.terms, fresh.term_counts)
         self._terms.append(start, fresh.terms, fresh.term_counts)
         self._count = end
         self._newest_key = max(self._newest_key, int(fresh.keys.max()))

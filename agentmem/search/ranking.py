@@ -4,14 +4,16 @@ The scores are added, not their ranks, and nothing is scaled by the best of a qu
 then. The weights were measured on three conversations and confirmed on two others; every figure near them is as good.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from agentmem.records import Match
-from agentmem.search.bm25 import Keywords, Numbers, Places, keyword_scores
+from agentmem.search.bm25 import Keywords, Mask, Numbers, Places, keyword_scores
+
+Scores = npt.NDArray[np.float64]
 
 KEYWORD_WEIGHT = 0.6
 VECTOR_WEIGHT = 0.4
@@ -22,6 +24,16 @@ often stands beside the turn that has its words."""
 
 VECTOR_NEIGHBOURS = (0.2, 0.1)
 """The same for the meaning, which is less a matter of single words."""
+
+KEYWORD_QUESTION = (1.0, 0.2)
+VECTOR_QUESTION = (0.5, 0.0)
+"""The same between a memory that asks and the next one: what the question lends to its answer, and the answer to the
+question, which says nothing itself (perf/README.md)."""
+
+PRIOR_WEIGHT = 0.1
+"""The most by which a long memory in a run comes nearer to 1."""
+
+_TOLD = 1 - np.exp(-np.arange(128) / 10)
 
 TOGETHER = 100_000
 """Numbers that are computed at once: enough that numpy's calls cost little, few enough for a processor's cache."""
@@ -37,37 +49,63 @@ IMPORTANCE_WEIGHT = 0.5
 """The part of its score that a memory without importance loses when importance is asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The candidates (m,) in a line, so that the neighbours in a run stand side by side. `links[0]` (m - 1,) is 1 where
-    a candidate and the next are of one run, else 0; `links[1]` (m - 2,) the same for the one after the next."""
+Links = tuple[tuple[Numbers, Numbers], ...]
+"""By distance in the run (one, two): what each candidate lends to the later one, and the later one to it."""
 
-    places: Places
-    links: tuple[Numbers, ...]
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What the candidates (m,), sorted by run and age, lend each other: shares of their words and of their cosines.
+
+    At distance d, both arrays of a link are (m - d,) and hold 0 where the two candidates are not neighbours.
+    """
+
+    words: Links
+    cosines: Links
 
     @classmethod
-    def of(cls, places: Places, runs: npt.NDArray[np.int64], beside: npt.NDArray[np.int64] | None = None) -> "Line":
-        """`places` by run and age; `runs` (m,) numbers the run of each, below 0 where there is none. With `beside` (m,)
-        only those are neighbours whose numbers follow each other."""
-        links = []
-        for distance in range(1, len(KEYWORD_NEIGHBOURS) + 1):
+    def of(
+        cls, runs: npt.NDArray[np.int64], asks: Mask, beside: npt.NDArray[np.int64] | None = None
+    ) -> "Neighbours | None":
+        """Returns the links, or None when no candidate has a neighbour.
+
+        Args:
+            runs: the number of each candidate's run, below 0 where there is none.
+            asks: which candidates ask something.
+            beside: numbers that follow each other where two candidates of a run do; None: all of each run is here.
+        """
+        words: list[tuple[Numbers, Numbers]] = []
+        cosines: list[tuple[Numbers, Numbers]] = []
+        shares = zip(KEYWORD_NEIGHBOURS, VECTOR_NEIGHBOURS, strict=True)
+        for distance, (word, cosine) in enumerate(shares, start=1):
             same = (runs[distance:] == runs[:-distance]) & (runs[distance:] >= 0)
             if beside is not None:
                 same &= beside[distance:] - beside[:-distance] == distance
-            links.append(same.astype(np.float32))
-        return cls(places, tuple(links) if len(links[0]) and links[0].any() else ())
+            if not same.any():
+                return None if distance == 1 and beside is None else cls(tuple(words), tuple(cosines))
+            answered = np.flatnonzero(same & asks[:-1]) if distance == 1 else None
+            words.append(_link(same, word, answered, KEYWORD_QUESTION))
+            cosines.append(_link(same, cosine, answered, VECTOR_QUESTION))
+        return cls(tuple(words), tuple(cosines))
 
-    def lifted(self, values: Numbers, shares: Sequence[float]) -> Numbers:
-        """Values (..., m) from 0 to 1, raised by those of the neighbours: what is missing to 1 shrinks by the share of
-        each neighbour's value."""
-        if not self.links:
-            return values
-        missing = 1 - values
-        for distance, (link, share) in enumerate(zip(self.links, shares, strict=True), start=1):
-            linked = np.float32(share) * link
-            missing[..., distance:] *= 1 - linked * values[..., :-distance]
-            missing[..., :-distance] *= 1 - linked * values[..., distance:]
-        return 1 - missing
+
+def _link(same: Mask, share: float, answered: Places | None, question: tuple[float, float]) -> tuple[Numbers, Numbers]:
+    """Returns the shares at one distance, with other ones behind a memory that asks."""
+    onward = backward = same * np.float32(share)
+    if answered is not None and len(answered):
+        backward = onward.copy()
+        onward[answered], backward[answered] = question
+    return onward, backward
+
+
+def lifted(values: Numbers, links: Links) -> Numbers:
+    """Returns values (..., m) from 0 to 1 raised by those of the neighbours: each neighbour's value, times its share,
+    is the part by which the distance to 1 shrinks."""
+    missing = 1 - values
+    for distance, (onward, backward) in enumerate(links, start=1):
+        missing[..., distance:] *= 1 - onward * values[..., :-distance]
+        missing[..., :-distance] *= 1 - backward * values[..., distance:]
+    return 1 - missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +115,35 @@ class Parts:
     keyword: float = 0.0
     vector: float = 0.0
     neighbours: float = 0.0
+    prior: float = 0.0
+    window: float = 0.0
     recency: float = 0.0
     importance: float = 0.0
 
 
-def hybrid_scores(line: Line, found: Keywords, cosines: Numbers) -> Numbers:
-    """Both searches added, each with what the neighbours in the run have: `cosines` (m,) from 0 to 1, `found` among the
+def hybrid_scores(neighbours: Neighbours | None, found: Keywords, cosines: Numbers) -> Numbers:
+    """Returns both searches added, each raised by the neighbours: `cosines` (m,) from 0 to 1, `found` among the
     candidates."""
-    scores = np.float32(VECTOR_WEIGHT) * line.lifted(cosines, VECTOR_NEIGHBOURS)
-    if not line.links:
-        return scores + np.float32(KEYWORD_WEIGHT) * keyword_scores(found, len(scores))
+    if neighbours is None:
+        return np.float32(VECTOR_WEIGHT) * cosines + np.float32(KEYWORD_WEIGHT) * keyword_scores(found, len(cosines))
+    scores = np.float32(VECTOR_WEIGHT) * lifted(cosines, neighbours.cosines)
     together = max(1, TOGETHER // max(1, len(scores)))
     for start in range(0, len(found.words), together):
         own = np.zeros((min(together, len(found.words) - start), len(scores)), np.float32)
         here = (found.word >= start) & (found.word < start + together)
         own[found.word[here] - start, found.place[here]] = found.strength[here]
         # Word by word, because a neighbour that repeats a word of the memory says nothing more about it.
-        for share, row in zip(found.shares[start:], line.lifted(own, KEYWORD_NEIGHBOURS), strict=False):
+        for share, row in zip(found.shares[start:], lifted(own, neighbours.words), strict=False):
             scores += np.float32(KEYWORD_WEIGHT * share) * row
     return scores
+
+
+def told(lengths: npt.NDArray[Any], runs: npt.NDArray[np.int64]) -> Scores:
+    """Returns the part by which the distance of a score to 1 shrinks because the memory tells much: more terms, more
+    to find. Only in runs, where many turns say next to nothing."""
+    parts: Scores = _TOLD.take(np.minimum(lengths, len(_TOLD) - 1)) * np.float64(PRIOR_WEIGHT)
+    parts[runs < 0] = 0.0
+    return parts
 
 
 def recency_factors(ages: npt.NDArray[np.float64], half_life: float) -> npt.NDArray[np.float64]:

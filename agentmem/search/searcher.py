@@ -1,6 +1,6 @@
 """One search over the store: candidates from the indexes, the decision from the database."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -8,21 +8,26 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.analyzer import stored_terms
 from agentmem.filters import FieldPath, Filter
 from agentmem.records import Match, Record, Scope
-from agentmem.search.bm25 import Keywords, Mask, find_keywords, keyword_scores
+from agentmem.search.bm25 import Keywords, Mask, Sought, find_keywords, keyword_scores
 from agentmem.search.index_cache import IndexCache
 from agentmem.search.index_view import IndexView
+from agentmem.search.near_words import near_words
 from agentmem.search.ranking import (
     KEYWORD_WEIGHT,
+    PRIOR_WEIGHT,
     VECTOR_WEIGHT,
-    Line,
+    Neighbours,
     Parts,
     hybrid_scores,
     importance_factors,
     recency_factors,
+    told,
 )
-from agentmem.search.segments.candidates import ALL_OF, Block, Pool, Rest, Segmented, Words, pool_of
+from agentmem.search.segments.candidates import ALL_OF, Block, Candidates, Rest, Segmented, Words, pool_of
+from agentmem.search.windows import WINDOW_WEIGHT, Window, in_windows
 from agentmem.storage.interface import Snapshot
 from agentmem.storage.types import Keys, Owner
 
@@ -48,7 +53,8 @@ class Question:
         vectors: Of the query, float16 (dimension,), by the half that they are for; empty when only keywords are asked.
         half: The half to use; None: the one that all of the owner's memories have.
         vector: The one of `vectors` that is used.
-        terms: The query's terms with their words.
+        terms: The query's words and those near them.
+        windows: The times that it speaks of.
         threshold: A score, below which nothing matches.
         recency: A half-life in seconds.
         importance: Where the metadata has a number.
@@ -58,7 +64,7 @@ class Question:
     vectors: Mapping[Half, npt.NDArray[np.float16]]
     half: Half | None
     vector: npt.NDArray[np.float16] | None
-    terms: Mapping[int, str]
+    terms: Sought
     scope: Scope
     filters: Filter | None
     limit: int
@@ -67,6 +73,7 @@ class Question:
     importance: FieldPath | None
     collapse: bool
     explain: bool
+    windows: Sequence[Window] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,8 @@ class Ranking:
     floor: float
     plan: dict[str, Any]
     relevance: Scores
+    prior: Scores | None
+    window: Scores | None
     recency: Scores | None
     importance: Scores | None
     cosines: Scores | None
@@ -88,6 +97,9 @@ class Ranking:
 
     def scores(self) -> Scores:
         scores = self.relevance
+        for parts in (self.prior, self.window):
+            if parts is not None:
+                scores = 1 - (1 - scores) * (1 - parts)
         for factors in (self.recency, self.importance):
             if factors is not None:
                 scores = scores * factors
@@ -124,8 +136,8 @@ class Searcher:
         wider = 1
         while True:
             find = partial(_pool, snapshot, view, visible[0], passing, question, wider)
-            blocks, pool = self._cache.limiter.within(find)
-            ranking = _ranked_pool(snapshot, question, blocks, pool)
+            candidates, plan = self._cache.limiter.within(find)
+            ranking = _ranked(snapshot, question, candidates, plan)
             matches = _matches(snapshot, question, ranking, ranking.scores())
             enough = len(matches) >= question.limit and not (orders_anew and matches[-1].score < ranking.floor)
             if enough or ranking.complete or ranking.floor < question.threshold:
@@ -136,9 +148,10 @@ class Searcher:
         visible = view.visible(snapshot.moment)
         [passing, *_] = _passing(snapshot, view, [visible], question)
         in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
+        plan = {"plan": "exact", "why": "none of the owner's memories is sealed"}
 
         def rank(_spare: bool) -> tuple[Ranking, Scores]:
-            ranking = _ranked(snapshot, view, visible, passing, question)
+            ranking = _ranked(snapshot, question, _everything(view, visible, passing, question), plan)
             return ranking, ranking.scores()
 
         ranking, scores = self._cache.one.within(rank) if in_turn else rank(False)
@@ -180,7 +193,7 @@ def _matches(snapshot: Snapshot, question: Question, ranking: Ranking, scores: S
                 continue
             contents.add(record.content)
         candidate = at if good is None else int(good[at])
-        explanation = _explanation(question, ranking, candidate) if question.explain else None
+        explanation = _explanation(question, ranking, candidate, record) if question.explain else None
         matches.append(Match(record, float(scores[at]), explanation))
         if len(matches) == question.limit:
             break
@@ -205,9 +218,9 @@ def _passing(snapshot: Snapshot, view: IndexView, visible: list[Mask], question:
     return [seen & asked for seen, asked in zip(visible, passing, strict=False)]
 
 
-def _ranked(snapshot: Snapshot, view: IndexView, visible: Mask, passing: Mask, question: Question) -> Ranking:
-    cosines = None if question.vector is None else np.clip(view.scores(question.vector), 0.0, 1.0)
-    keywords = find_keywords(view.terms, visible, question.terms)
+def _everything(view: IndexView, visible: Mask, passing: Mask, question: Question) -> Candidates:
+    """Returns all that is asked about of an owner without segments."""
+    vector = question.vector
     match question.mode:
         case "vector":
             places = view.with_vectors(passing)
@@ -215,58 +228,62 @@ def _ranked(snapshot: Snapshot, view: IndexView, visible: Mask, passing: Mask, q
             places = np.flatnonzero(passing)
         case "hybrid":
             places = view.in_order(passing)
-    relevance = _relevance(view, question.mode, places, cosines, keywords)
-    if question.mode != "vector":
-        # What has a vector is near in meaning to some degree; what was found by nothing is no match.
-        found = (relevance > 0) | (view.embedded[places] if question.mode == "hybrid" else False)
-        places, relevance = places[found], relevance[found]
-    keys = view.keys[places]
-    recency, importance = _factors(snapshot, question, keys, view.created_at[places])
-    plan = {"plan": "exact", "why": "none of the owner's memories is sealed", "candidates": len(places)}
-    among = None if cosines is None else cosines[places]
-    return Ranking(keys, places, True, 0.0, plan, relevance, recency, importance, among, keywords)
+    cosines = None if vector is None else np.clip(view.scores(vector), 0.0, 1.0)[places]
+    keywords = find_keywords(view.terms, view.lengths, visible, question.terms)
+    where = np.full(len(view.keys), -1, np.intp)
+    where[places] = np.arange(len(places))
+    return Candidates(view.columns.at(places), None, cosines, keywords.among(where), True, (0.0, 0.0), 0, 0)
 
 
 def _pool(
     snapshot: Snapshot, view: IndexView, visible: Mask, passing: list[Mask], question: Question, wider: int, spare: bool
-) -> tuple[list[Block], Pool]:
-    """The candidates of an owner with segments, so many times as many as usual, and the blocks that they are from."""
+) -> tuple[Candidates, dict[str, Any]]:
+    """Returns the candidates of an owner with segments, `wider` times as many as usual, and how they were found."""
     rest, *sealed = passing
-    words = Words(view, visible, snapshot.moment, question.terms) if question.terms else None
+    words = Words(view, visible, snapshot.moment, question.terms) if len(question.terms) else None
     blocks: list[Block] = [*map(Segmented, view.parts, sealed), Rest(view, rest, question.vector)]
     wanted, each = wider * max(CANDIDATES, 2 * question.limit), wider * max(EACH, question.limit)
     neighbours = question.mode == "hybrid"
     pool = pool_of(blocks, words, question.vector, wanted=wanted, each=each, neighbours=neighbours, spare=spare)
-    return blocks, pool
-
-
-def _ranked_pool(snapshot: Snapshot, question: Question, blocks: list[Block], pool: Pool) -> Ranking:
-    """As `_ranked`, among the candidates of some blocks."""
-    hybrid = question.mode == "hybrid"
-    places = np.arange(len(pool.keys))
-    if question.mode == "vector" and pool.cosines is not None:
-        places = np.flatnonzero(pool.embedded)
-        relevance = pool.cosines[places]
-    elif pool.cosines is None:
-        relevance = keyword_scores(pool.keywords, len(places)).astype(np.float64)
-    else:
-        line = Line.of(places, pool.runs, pool.beside)
-        relevance = hybrid_scores(line, pool.keywords, pool.cosines.astype(np.float32)).astype(np.float64)
-    if question.mode != "vector":
-        found = (relevance > 0) | (pool.embedded if hybrid else False)
-        places, relevance = places[found], relevance[found]
-    keys = pool.keys[places]
-    recency, importance = _factors(snapshot, question, keys, pool.created_at[places])
     asked = sum(block.asked for block in blocks)
-    why = "all of them are candidates" if pool.beside is None else f"more than {ALL_OF:,}"
-    plan = {
-        "plan": "segments", "why": f"{asked:,} memories are asked about, {why}", "candidates": len(places),
-        "graphs": pool.graphs, "scanned": pool.scanned,
-    }  # fmt: skip
-    among = None if pool.cosines is None else pool.cosines[places]
-    by_words, by_meaning = pool.floors
+    why = f"more than {ALL_OF:,}" if asked > ALL_OF else "all of them are candidates"
+    plan = {"plan": "segments", "why": f"{asked:,} memories are asked about, {why}"}
+    return pool, plan | {"graphs": pool.graphs, "scanned": pool.scanned}
+
+
+def _ranked(snapshot: Snapshot, question: Question, candidates: Candidates, plan: dict[str, Any]) -> Ranking:
+    """Returns the candidates that match, scored."""
+    hybrid = question.mode == "hybrid"
+    keys, created_at, runs, embedded, asks, lengths = candidates.columns
+    prior = window = None
+    if question.mode == "vector" and candidates.cosines is not None:
+        relevance, found = candidates.cosines, embedded
+    elif candidates.cosines is None:
+        relevance = keyword_scores(candidates.keywords, len(keys)).astype(np.float64)
+        found = relevance > 0
+    else:
+        neighbours = Neighbours.of(runs, asks, candidates.beside)
+        relevance = hybrid_scores(neighbours, candidates.keywords, candidates.cosines.astype(np.float32)).astype(
+            np.float64
+        )
+        # A vector is near in meaning to some degree; a memory that nothing found is no match.
+        found = (relevance > 0) | embedded
+        prior = told(lengths, runs)
+    places = np.flatnonzero(found)
+    recency, importance = _factors(snapshot, question, keys[places], created_at[places])
+    by_words, by_meaning = candidates.floors
     floor = KEYWORD_WEIGHT * by_words + VECTOR_WEIGHT * by_meaning if hybrid else max(by_words, by_meaning)
-    return Ranking(keys, places, pool.complete, floor, plan, relevance, recency, importance, among, pool.keywords)
+    if prior is not None:
+        floor = 1 - (1 - floor) * (1 - PRIOR_WEIGHT)
+        prior = prior[places]
+    if question.windows and question.mode != "vector":
+        floor = 1 - (1 - floor) * (1 - WINDOW_WEIGHT)
+        window = in_windows(question.windows, created_at[places])
+    cosines = None if candidates.cosines is None else candidates.cosines[places]
+    return Ranking(
+        keys[places], places, candidates.complete, floor, plan | {"candidates": len(places)}, relevance[places], prior,
+        window, recency, importance, cosines, candidates.keywords,
+    )  # fmt: skip
 
 
 def _factors(
@@ -282,44 +299,54 @@ def _factors(
     return recency, importance
 
 
-def _relevance(
-    view: IndexView, mode: Mode, places: npt.NDArray[np.intp], cosines: Scores | None, keywords: Keywords
-) -> Scores:
-    if mode == "vector" and cosines is not None:
-        return cosines[places]
-    where = np.full(len(view.keys), -1, np.intp)
-    where[places] = np.arange(len(places))
-    if cosines is None:
-        return keyword_scores(keywords.among(where), len(places)).astype(np.float64)
-    line = Line.of(places, view.runs[places])
-    return hybrid_scores(line, keywords.among(where), cosines[places].astype(np.float32)).astype(np.float64)
-
-
-def _explanation(question: Question, ranking: Ranking, candidate: int) -> dict[str, Any]:
+def _explanation(question: Question, ranking: Ranking, candidate: int, record: Record) -> dict[str, Any]:
     """The parts of a score, which add up to it, and what was looked at."""
     here = ranking.keywords.at(int(ranking.places[candidate]))
     keyword = sum(part for _, part in here)
     cosine = 0.0 if ranking.cosines is None else float(ranking.cosines[candidate])
     weights = {"hybrid": (KEYWORD_WEIGHT, VECTOR_WEIGHT), "vector": (0.0, 1.0), "keyword": (1.0, 0.0)}[question.mode]
     relevance = float(ranking.relevance[candidate])
-    recency = 1.0 if ranking.recency is None else float(ranking.recency[candidate])
-    importance = 1.0 if ranking.importance is None else float(ranking.importance[candidate])
+    reached = [relevance]
+    for parts in (ranking.prior, ranking.window):
+        reached.append(reached[-1] + (0.0 if parts is None else (1 - reached[-1]) * float(parts[candidate])))
+    for factors in (ranking.recency, ranking.importance):
+        reached.append(reached[-1] * (1.0 if factors is None else float(factors[candidate])))
+    prior, window, recency, importance = np.diff(reached).tolist()
     own = weights[0] * keyword + weights[1] * cosine
-    parts = Parts(
+    parts_of = Parts(
         keyword=weights[0] * keyword,
         vector=weights[1] * cosine,
         neighbours=relevance - own if relevance - own > ROUNDING else 0.0,
-        recency=relevance * (recency - 1),
-        importance=relevance * recency * (importance - 1),
+        prior=prior,
+        window=window,
+        recency=recency,
+        importance=importance,
     )
     return {
         "mode": question.mode,
-        **asdict(parts),
+        **asdict(parts_of),
         "cosine": cosine,
         **({} if question.half is None else {"half": question.half}),
         "terms": [word for word, _ in here],
+        "near": _near(question.terms, {word for word, _ in here}, record),
+        "windows": [each.to_dict() for each in question.windows],
         **ranking.plan,
     }
+
+
+def _near(sought: Sought, matched: set[str], record: Record) -> dict[str, str]:
+    """Returns the words of the query that the text lacks, each with the near word that stands for it there."""
+    near: dict[str, str] = {}
+    if sought.is_plain:
+        return near
+    there = np.isin(sought.terms, np.frombuffer(stored_terms(record.content, record.created_at), "<u4"))
+    for place, word in enumerate(sought.words):
+        if word in matched and not there[place]:
+            links = np.flatnonzero((sought.word == place) & np.repeat(there, np.diff(sought.starts)))
+            if len(links):
+                link = links[np.argmax(sought.factor[links])]
+                near[word] = near_words().text(int(np.repeat(sought.terms, np.diff(sought.starts))[link]))
+    return near
 
 
 def _visible(snapshot: Snapshot, scope: Scope, keys: Keys, scores: Scores, limit: int) -> Iterator[tuple[int, Record]]:

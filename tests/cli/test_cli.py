@@ -267,7 +267,7 @@ def test_a_search_explains_itself_when_asked(filled):
         explanation,
     )
     [match] = lines_of(filled("search", "fact", "--user", "ana", "--limit", "1", "--explain", "--json"))
-    parts = ("keyword", "vector", "neighbours", "recency", "importance")
+    parts = ("keyword", "vector", "neighbours", "prior", "window", "recency", "importance")
     assert sum(match["explanation"][part] for part in parts) == pytest.approx(match["score"])
 
 

@@ -22,7 +22,7 @@ from agentmem.records import Scope
 from agentmem.testing import HashEmbedder, contents, owners
 from tests.forgery import forge
 
-PARTS = ("keyword", "vector", "neighbours", "recency", "importance")
+PARTS = ("keyword", "vector", "neighbours", "prior", "window", "recency", "importance")
 MODES = ("hybrid", "vector", "keyword")
 DAY = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
 
@@ -445,8 +445,8 @@ def test_the_parts_of_a_score_add_up_to_it(texts, query, mode, recency, importan
             told = match.explanation
             assert sum(told[part] for part in PARTS) == pytest.approx(match.score, abs=1e-6)
             assert 0 <= match.score <= 1
-            assert all(told[part] >= 0 for part in PARTS[:3])
-            assert all(told[part] <= 0 for part in PARTS[3:])
+            assert all(told[part] >= 0 for part in PARTS[:5])
+            assert all(told[part] <= 0 for part in PARTS[5:])
             assert told["mode"] == mode
             assert told["candidates"] >= len(matches)
             assert (told["keyword"] > 0) == (bool(told["terms"]) and mode != "vector")
@@ -676,3 +676,44 @@ def test_the_explanation_of_the_best_is_above_that_of_the_next(memory):
     assert matches[0].explanation["terms"] == ["tea", "lemon"]
     assert matches[1].explanation["terms"] == ["tea"]
     assert all(first.score >= second.score for first, second in pairwise(matches))
+
+
+def in_a_run(memory, *texts):
+    for number, text in enumerate(texts):
+        memory.add(text, user_id="ana", run_id="chat", id=str(number), created_at=DAY)
+
+
+def test_the_answer_to_a_question_is_found_by_the_words_of_the_question(open_memory):
+    with open_memory(embedder=HashEmbedder()) as memory:
+        in_a_run(memory, "Bob: Which museum did you see?", "Eve: The one beside the river", "Bob: It rains here")
+        answer, asked, other = memory.search("which museum", user_id="ana", mode="hybrid", limit=3, explain=True)
+        told = {match.record.id: match for match in (answer, asked, other)}
+        # All of the question's words count for its answer; hardly anything of the answer for the question.
+        assert told["1"].score > told["2"].score
+        assert told["1"].explanation["neighbours"] > 0.3
+        [best] = memory.search("river", user_id="ana", limit=1)
+        assert best.record.id == "1"
+        assert memory.check() == []
+
+
+def test_a_long_text_that_ends_with_a_question_lends_as_any_other():
+    long = (
+        "I went to the museum with all of my friends and we saw many old paintings of ships and of the sea there today."
+    )
+    lent = []
+    for text in (f"{long} And you?", f"{long} And me."):
+        with Memory(":memory:", embedder=HashEmbedder()) as memory:
+            in_a_run(memory, text, "Nothing of that kind")
+            matches = memory.search("museum", user_id="ana", mode="hybrid", explain=True)
+            lent.append(next(match for match in matches if match.record.id == "1").explanation["neighbours"])
+    assert lent[0] == pytest.approx(lent[1], abs=0.02)
+
+
+def test_what_says_more_comes_first_in_a_run_and_only_there():
+    with Memory(":memory:", embedder=HashEmbedder()) as memory:
+        in_a_run(memory, "Thanks", "zebras in the garden and on the road behind the house")
+        memory.add("Thanks", user_id="eve", id="alone")
+        for match in memory.search("nothing of it", user_id="ana", explain=True):
+            assert match.explanation["prior"] > 0
+        [alone] = memory.search("nothing of it", user_id="eve", explain=True)
+        assert alone.explanation["prior"] == 0

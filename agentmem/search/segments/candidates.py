@@ -5,7 +5,7 @@ best of these are the candidates, with what stands beside them in their runs. Th
 search. Where few memories are asked about, all of them are candidates, so that nothing can be missed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -20,11 +20,13 @@ from agentmem.search.bm25 import (
     Keywords,
     Mask,
     Places,
+    Sought,
     find_terms,
     keyword_scores,
     statistics_of,
     weigh,
 )
+from agentmem.search.columns import Columns
 from agentmem.search.index_view import IndexView
 from agentmem.search.kernels import Vectors
 from agentmem.search.segments.maxscore import Lookup, highest
@@ -51,13 +53,13 @@ BLOCK = 1 << 32
 """More than the ranks of any block."""
 
 Scores = npt.NDArray[np.float64]
-Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], Mask]
 
 
-class Pool(NamedTuple):
-    """The candidates (m,) by run and age.
+class Candidates(NamedTuple):
+    """What is ranked (m,), by run and age where neighbours count.
 
     Attributes:
+        columns: what is known of each.
         beside: two that stand side by side in their run have numbers that follow each other; None: all of the run that
             is asked about is here.
         cosines: 0 where there is no vector; None when there is none to compare with.
@@ -66,10 +68,7 @@ class Pool(NamedTuple):
         graphs, scanned: how many blocks were searched in which way.
     """
 
-    keys: npt.NDArray[np.int64]
-    created_at: npt.NDArray[np.int64]
-    runs: npt.NDArray[np.int64]
-    embedded: Mask
+    columns: Columns
     beside: npt.NDArray[np.int64] | None
     cosines: Scores | None
     keywords: Keywords
@@ -105,7 +104,7 @@ class Block(Protocol):
         each other where they do."""
 
     def columns(self, places: Places) -> Columns:
-        """Keys, times, runs, and whether there are vectors."""
+        """Returns what is known of each of the places."""
 
 
 class Segmented:
@@ -153,8 +152,7 @@ class Segmented:
         return places, self.segment.rank[places].astype(np.int64)
 
     def columns(self, places: Places) -> Columns:
-        segment = self.segment
-        return segment.keys[places], segment.created_at[places], segment.runs[places], segment.embedded[places]
+        return self.segment.columns.at(places)
 
 
 class Rest:
@@ -174,7 +172,7 @@ class Rest:
         return np.zeros(len(places)) if self._cosines is None else self._cosines[places]
 
     def in_line(self, places: Places) -> tuple[Places, npt.NDArray[np.int64]]:
-        runs = self._view.runs
+        runs = self._view.columns.runs
         own_runs = runs[places]
         line = np.flatnonzero(self.passing & _among(runs, own_runs[own_runs >= 0]))
         line = line[np.lexsort((self._view.keys[line], runs[line]))]
@@ -191,8 +189,7 @@ class Rest:
         return places, rank[places]
 
     def columns(self, places: Places) -> Columns:
-        view = self._view
-        return view.keys[places], view.created_at[places], view.runs[places], view.embedded[places]
+        return self._view.columns.at(places)
 
 
 class Choice(NamedTuple):
@@ -208,19 +205,18 @@ class Choice(NamedTuple):
 class Words:
     """The words of a query in all blocks: those of the parts, and the rest, which comes last."""
 
-    def __init__(self, view: IndexView, visible: Mask, moment: int, terms: Mapping[int, str]) -> None:
+    def __init__(self, view: IndexView, visible: Mask, moment: int, sought: Sought) -> None:
         """`visible` (n,) are places of the rest."""
-        sought = np.fromiter(terms, np.uint32)
         self._view = view
-        self._lookup = Lookup(view.parts, sought)
-        self._rest = find_terms(view.terms, visible, sought) if len(visible) else Found(NOTHING, NOTHING, NOTHING)
-        lengths = view.terms.lengths()
+        self._lookup = Lookup(view.parts, sought.terms)
+        self._rest = find_terms(view.terms, visible, sought.terms) if len(visible) else Found(NOTHING, NOTHING, NOTHING)
+        lengths = view.lengths
         self.weights = weigh(
             [
                 *self._lookup.statistics([part.seen(moment) for part in view.parts]),
                 statistics_of(self._rest, visible, lengths, len(sought)),
             ],
-            terms,
+            sought,
         )
         self._keywords = self.weights.keywords(self._rest, lengths[self._rest.place])
 
@@ -265,10 +261,10 @@ def pool_of(
     each: int,
     neighbours: bool,
     spare: bool,
-) -> Pool:
-    """About `wanted` candidates of each kind, `each` of which one block alone may have; with their neighbours, if these
-    are asked for. With a core to `spare`, words and meaning are looked for at the same time: of an owner of 1,000,000,
-    in 8.3 instead of 9.5 ms (medians of 3 alternated rounds, 2 cores with AVX512)."""
+) -> Candidates:
+    """Returns about `wanted` candidates of each kind, `each` of which one block alone may have; with their neighbours,
+    if these are asked for. With a core to `spare`, it looks for words and meaning at the same time: of an owner of
+    1,000,000, in 8.3 instead of 9.5 ms (medians of 3 alternated rounds, 2 cores with AVX512)."""
     every = sum(block.asked for block in blocks) <= ALL_OF
     complete, floors, graphs = True, (0.0, 0.0), 0
     if every:
@@ -283,19 +279,16 @@ def pool_of(
         if neighbours:
             lines = [block.in_line(places) for block, places in zip(blocks, chosen, strict=True)]
             chosen, ranks = [places for places, _ in lines], [numbers for _, numbers in lines]
-    columns = [block.columns(places) for block, places in zip(blocks, chosen, strict=True)]
-    keys, created_at, runs, embedded = (np.concatenate(several) for several in zip(*columns, strict=True))
-    order = np.lexsort((keys, runs))
+    several = [block.columns(places) for block, places in zip(blocks, chosen, strict=True)]
+    columns = Columns(*map(np.concatenate, zip(*several, strict=True)))
+    order = np.lexsort((columns.keys, columns.runs))
     cosines = None
     if query is not None:
         cosines = np.concatenate([block.cosines(query, places) for block, places in zip(blocks, chosen, strict=True)])
         cosines = np.clip(cosines[order], 0, 1)
     beside = None if every else np.concatenate([rank + at * BLOCK for at, rank in enumerate(ranks)])[order]
     keywords = NO_KEYWORDS if words is None else _reordered(words.at(chosen), order)
-    return Pool(
-        keys[order], created_at[order], runs[order], embedded[order], beside, cosines, keywords, complete, floors,
-        graphs, len(blocks) - graphs,
-    )  # fmt: skip
+    return Candidates(columns.at(order), beside, cosines, keywords, complete, floors, graphs, len(blocks) - graphs)
 
 
 def _best_of_both(

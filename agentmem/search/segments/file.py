@@ -18,9 +18,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.analyzer import ASKS
 from agentmem.platform.files import make_file
 from agentmem.platform.signals import fails_apart
 from agentmem.search.bm25 import NOTHING, Places
+from agentmem.search.columns import Columns
 from agentmem.search.kernels import Cosines, Vectors, cosines
 from agentmem.search.runs import run_numbers
 from agentmem.search.segments.postings import COLUMNS as POSTINGS
@@ -69,6 +71,8 @@ class Segment:
         starts, members: the places of each vector v are members[starts[v] : starts[v + 1]].
         lost: vectors that the graph does not find.
         changed: int64, ascending: further keys that older segments may have and that are gone or elsewhere by now.
+        asks: which of the places ask something.
+        columns: what ranking needs of each place (`Columns`).
         vectors: float16 (m, dimension).
         postings: of the terms.
         first_expiry: the least of `expires_at`.
@@ -92,6 +96,12 @@ class Segment:
         self.lost, self.changed = columns["lost"], columns["changed"]
         self.postings = Postings({name: columns[name] for name in POSTINGS})
         self.embedded = self.vector != NO_VECTOR
+        self.asks = np.zeros(len(self.keys), np.bool_)
+        [[first, last]] = self.postings.spans(np.array([ASKS], np.uint32))
+        self.asks[self.postings.places[first:last]] = True
+        self.columns = Columns(
+            self.keys, self.created_at, self.runs, self.embedded, self.asks, self.postings.lengths
+        )  # fmt: skip
         count, dimension, start = head["vectors"]
         self.vectors: Vectors = np.frombuffer(view, "<f2", count * dimension, start).reshape(-1, dimension)
         self._graph = None

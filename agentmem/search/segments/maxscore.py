@@ -6,6 +6,7 @@ places that have them.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,25 +76,22 @@ class Lookup:
         count.
         """
         scores = np.zeros(self._parts.places, np.float32)
+        strengths = np.zeros(self._parts.places, np.float32)  # Of one word, else 0.
         places: list[Places] = []
-        terms = np.flatnonzero(weights.numbers >= 0)
-        by_rarity = terms[np.argsort(sum(spans[terms, 1] - spans[terms, 0] for spans in self._spans), kind="stable")]
-        shares = weights.shares[weights.numbers[by_rarity]]
-        # The most that the words from each on could add, since no strength is more than 1.
-        further = [*np.cumsum(shares[::-1])[::-1].tolist(), 0.0]
+        by_rarity = self._by_rarity(weights)
+        # What the words from each on could add, since no strength is more than that of their best term.
+        most = [float(weights.shares[word]) * max(factor for _, factor in terms) for word, terms in by_rarity]
+        further = [*np.cumsum(most[::-1])[::-1].tolist(), 0.0]
         bar = 0.0
         read = 0
-        for term, share in zip(by_rarity.tolist(), shares.tolist(), strict=True):
+        for word, terms in by_rarity:
             bar = _nth_highest(scores, places, wanted)
             if bar > further[read]:
                 break
-            there, counts = self._postings_of(term)
-            if passing is not None:
-                kept = passing[there]
-                there, counts = there[kept], counts[kept]
-            self._read[term] = there, counts
+            there = self._strongest(weights, terms, passing, strengths)
             before = scores[there]
-            scores[there] = before + np.float32(share) * weights.strength(counts, self._parts.lengths[there])
+            scores[there] = before + np.float32(weights.shares[word]) * strengths[there]
+            strengths[there] = 0
             places.append(there[before == 0])
             read += 1
         found = np.sort(np.concatenate([NOTHING, *places]))
@@ -107,6 +105,38 @@ class Lookup:
         chosen = highest(best, wanted)
         return found[chosen], best[chosen], False
 
+    def _by_rarity(self, weights: Weights) -> list[tuple[int, list[tuple[int, float]]]]:
+        """Returns each word that is looked for, with its terms and what each counts; words that stand at few places
+        come first."""
+        sought = weights.sought
+        terms: dict[int, list[tuple[int, float]]] = {word: [] for word in range(len(weights.words))}
+        for term, (start, end) in enumerate(pairwise(sought.starts.tolist())):
+            for word, factor in zip(sought.word[start:end].tolist(), sought.factor[start:end].tolist(), strict=True):
+                if (number := int(weights.numbers[word])) >= 0:
+                    terms[number].append((term, factor))
+        frequency = np.sum([spans[:, 1] - spans[:, 0] for spans in self._spans], axis=0)
+        return sorted(terms.items(), key=lambda item: sum(int(frequency[term]) for term, _ in item[1]))
+
+    def _strongest(
+        self, weights: Weights, terms: Sequence[tuple[int, float]], passing: Mask | None, strengths: Numbers
+    ) -> Places:
+        """Writes how strongly the best of the terms stands at each place; returns these places, each once."""
+        touched: list[Places] = []
+        for term, factor in terms:
+            if term in self._read:
+                there, counts = self._read[term]
+            else:
+                there, counts = self._postings_of(term)
+                if passing is not None:
+                    kept = passing[there]
+                    there, counts = there[kept], counts[kept]
+                self._read[term] = there, counts
+            before = strengths[there]
+            strength = np.float32(factor) * weights.strength(counts, self._parts.lengths[there])
+            strengths[there] = np.maximum(before, strength)
+            touched.append(there[before == 0])
+        return np.concatenate(touched)
+
     def _postings_of(self, term: int) -> tuple[Places, npt.NDArray[np.uint16]]:
         """Returns all of a term: its places and how often it stands there."""
         spans = [bounds[term] for bounds in self._bounds]
@@ -118,16 +148,24 @@ class Lookup:
         counts = [postings.counts[start:end] for postings, (start, end) in zip(self._postings, spans, strict=True)]
         return places, np.concatenate(counts)
 
-    def _add(self, scores: Numbers, places: Places, weights: Weights, terms: npt.NDArray[np.intp]) -> None:
-        """Adds the worth of further terms to the scores at some places, ascending."""
+    def _add(
+        self,
+        scores: Numbers,
+        places: Places,
+        weights: Weights,
+        words: Sequence[tuple[int, Sequence[tuple[int, float]]]],
+    ) -> None:
+        """Adds the worth of further words to the scores at some places, ascending."""
         starts = self._parts.starts
         several = [
             here - first
             for here, first in zip(np.split(places, np.searchsorted(places, starts[1:-1])), starts, strict=False)
         ]
-        found, lengths = self.found_at(several, terms.tolist())
-        worth = weights.shares[weights.numbers[found.word]] * weights.strength(found.count, lengths)
-        np.add.at(scores, places[found.place], worth.astype(np.float32))
+        found, lengths = self.found_at(several, sorted({term for _, terms in words for term, _ in terms}))
+        keywords = weights.keywords(found, lengths)
+        further = np.isin(keywords.word, [word for word, _ in words])  # A term may be near a word that was read before.
+        word, place, strength = keywords.word[further], keywords.place[further], keywords.strength[further]
+        np.add.at(scores, places[place], (weights.shares[word] * strength).astype(np.float32))
 
 
 def _nth_highest(scores: Numbers, places: Sequence[Places], count: int) -> float:

@@ -1178,7 +1178,7 @@ class Memory(_Calls):
         cache, timings = engine.index_cache, engine.timings
         return Stats(
             StoreStats(**engine.store.stats()),
-            EmbeddingStats(engine.embedder.name, **engine.embedder.stats()),
+            EmbeddingStats(engine.embedder.name, refined_a_second=engine.backlog.rate, **engine.embedder.stats()),
             SearchStats(len(cache), cache.bytes, cache.evicted),
             ProcessStats(timings.errors.latest(), timings.percentiles()),
         )

@@ -154,6 +154,8 @@ class EmbeddingStats:
     dropped: int = 0
     """Texts whose callers gave up before they were run."""
     run_seconds: float = 0.0
+    refined_a_second: float = 0.0
+    """Pending memories that the background gave their vectors lately."""
     waiting_texts: int = 0
     """Texts that wait for the model now."""
     waiting_tokens: int = 0

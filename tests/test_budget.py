@@ -76,7 +76,12 @@ def test_many_queries_end_by_their_timeout_while_their_words_and_tokens_are_foun
     def slowly(*arguments):
         found.append(arguments[-1])
         time.sleep(0.05)
-        return ({}, 1) if len(arguments) > 1 else {}
+        return {}
+
+    def slowly_prepared(model, texts):
+        found.append(texts[0])
+        time.sleep(0.05)
+        return [(text, 1) for text in texts]
 
     queries = [f"text {number}" for number in range(250)]
     with monkeypatch.context() as patched:
@@ -86,7 +91,8 @@ def test_many_queries_end_by_their_timeout_while_their_words_and_tokens_are_foun
     assert 1 < len(found) < 100
     found.clear()
     with monkeypatch.context() as patched:
-        patched.setattr("agentmem.embedding.embedder._GivenEncoder.prepare", slowly)
+        patched.setattr("agentmem.embedding.custom.CustomModel.prepare", slowly_prepared)
+        patched.setattr("agentmem.embedding.embedder.PREPARED_TOGETHER", 4)
         for call in (memory.search_batch, memory.add_batch):
             with pytest.raises(DeadlineError):
                 call(queries, user_id="ana", timeout=0.2)

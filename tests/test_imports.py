@@ -68,6 +68,7 @@ def test_the_model_and_its_libraries_are_loaded_by_the_first_text_and_no_thread_
             assert not late & set(sys.modules)
             assert threading.active_count() == 1
             memory.add("tea", user_id="ana")
+            memory.search("tea", user_id="ana")
             assert {"onnxruntime", "tokenizers"} == late & set(sys.modules)
         """,
         cwd=tmp_path,

@@ -711,7 +711,7 @@ def test_code_that_is_handed_a_view_cannot_reach_the_whole_store(memory):
         assert call.__self__ is view
         keywords = inspect.signature(call).parameters
         if "all_scopes" in keywords:
-            given = ["x"] if name == "search" else [["x"]] if name == "search_batch" else []
+            given = ["x"] if name in ("search", "context") else [["x"]] if name == "search_batch" else []
             given = [io.StringIO()] if name == "export" else given
             with pytest.raises(InvalidInputError, match="all_scopes=True cannot leave"):
                 call(*given, all_scopes=True)

@@ -16,7 +16,8 @@ def open_memory(db: str, model: str | None = None, *, create: bool = False, **co
     """Opens the store at a path. Only a command that adds creates a missing one.
 
     A command that embeds nothing passes no model (None) and takes the store of any. A model of "" is the library's
-    choice. Settings in `config` that are None keep their defaults.
+    choice. Settings in `config` that are None keep their defaults. A command waits for whole vectors, as nobody may be
+    there to make them when it has ended.
 
     Raises:
         StoreOpenError: There is no store.
@@ -27,7 +28,8 @@ def open_memory(db: str, model: str | None = None, *, create: bool = False, **co
     from agentmem.config import Config
     from agentmem.memory import Memory
 
-    settings = Config(**{name: value for name, value in config.items() if value is not None})
+    given = {name: value for name, value in config.items() if value is not None}
+    settings = Config(**{"refine": "before_return", **given})
     return Memory(db, config=settings) if model == "" else Memory(db, model=model, config=settings)
 
 

@@ -73,7 +73,7 @@ def mcp(
         from agentmem.server.access import Access
         from agentmem.server.mcp import serve_wires
 
-        with open_memory(db, model, create=True) as memory:
+        with open_memory(db, model, create=True, refine="background") as memory:
             serve_wires(Access(memory, Scope(**owner), not read_only), *wires, connectors=connectors)
     return DONE
 
@@ -146,7 +146,7 @@ def _demo_store(stack: ExitStack, model: str) -> str:
     from agentmem.cli.demo import USER, conversation
 
     path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentmem-demo-")), "demo.db")  # noqa: PTH118
-    with open_memory(path, model, create=True) as memory:
+    with open_memory(path, model, create=True, refine="background") as memory:
         memory.add_messages(conversation(), user_id=USER, run_id="conversation")
     return path
 

@@ -22,9 +22,9 @@ from tests.command_line import ROOT, UUID, every_command, finished, jsonl, lines
 from tests.forgery import forge
 
 COMMANDS = [
-    "add", "backup", "check", "completion", "count", "delete", "demo", "export", "flush", "get", "history", "import",
-    "import-mem0", "list", "models", "purge", "reembed", "repair", "reset", "restore", "search", "shell", "stats",
-    "update", "vacuum", "watch",
+    "add", "backup", "check", "completion", "count", "delete", "demo", "export", "flush", "get", "history",
+    "import", "import-mem0", "list", "mcp", "models", "purge", "reembed", "repair", "reset", "restore",
+    "search", "serve", "shell", "stats", "token", "update", "vacuum", "watch",
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def test_a_process_that_never_closes_ends_and_loses_nothing(open_memory, store_p
         store_path,
     )
     assert [path.name for path in store_path.parent.iterdir()] == ["store.db"]
-    assert open_memory(model="all-MiniLM-L6-v2").count(user_id="ana") == 1
+    assert open_memory(model="minilm-mixed").count(user_id="ana") == 1
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_threads_that_go_on_after_the_main_thread_are_answered(open_memory, stor
         """,
         store_path,
     )
-    assert open_memory(model="all-MiniLM-L6-v2").count(user_id="ana") == 81
+    assert open_memory(model="minilm-mixed").count(user_id="ana") == 81
 
 
 def test_a_memory_in_a_garbage_cycle_closes(store_path):

@@ -254,7 +254,7 @@ def test_a_store_moves_to_and_from_a_model_with_a_fast_half(open_memory):
     memory.reembed(HashEmbedder())
     memory.add("a walk", user_id="ana")
     assert best(memory, "coffee with milk", mode="vector").score == pytest.approx(1, abs=0.01)
-    assert memory.stats().pending == 0
+    assert memory.stats().store.pending == 0
 
 
 def test_what_is_pending_survives_a_kill_and_is_refined_by_whoever_opens_the_store(store_path):
@@ -329,7 +329,7 @@ def test_the_background_begins_when_adds_pause(open_memory, gated):
     memory = open_memory(embedder=gated)
     memory.add("tea", user_id="ana")
     deadline = time.monotonic() + 30
-    while memory.stats().pending and time.monotonic() < deadline:
+    while memory.stats().store.pending and time.monotonic() < deadline:
         threading.Event().wait(0.01)
     assert set(gated.whole) == {"tea"}
     assert np.isfinite(memory._engine.backlog.rate)

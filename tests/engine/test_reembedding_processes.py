@@ -188,15 +188,17 @@ class Follower:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["", "all-MiniLM-L6-v2"], ids=["default", "named"])
+@pytest.mark.parametrize("model", ["", "minilm-mixed"], ids=["default", "named"])
 def test_other_processes_follow_to_the_new_model_with_their_next_call(store_path, model):
     facts = [f"{name} prefers {what}" for name in ("Ana", "Ben", "Eve", "Zoe") for what in WHATS]
     with Memory(store_path) as memory:
         memory.add_batch(facts, user_id="ana")
+        memory.flush()
         searcher, adder = Follower(store_path, model), Follower(store_path, model)
         try:
-            assert searcher.ask("find", facts[7]) == f"all-MiniLM-L6-v2 {facts[7]}"
+            assert searcher.ask("find", facts[7]) == f"minilm-mixed {facts[7]}"
             assert adder.ask("add", "a fact of another process") == "a fact of another process"
+            memory.flush()
             assert memory.reembed("minilm-static") == len(facts) + 1
             assert adder.ask("add", "a fact that came afterwards") == "a fact that came afterwards"
             assert searcher.ask("find", "a fact that came afterwards") == "minilm-static a fact that came afterwards"
@@ -209,8 +211,8 @@ def test_other_processes_follow_to_the_new_model_with_their_next_call(store_path
     with Memory(store_path) as memory:  # A process that names no model gets the store's.
         assert memory.stats().embedding.model == "minilm-static"
         assert memory.search(facts[7], user_id="ana", mode="vector")[0].score > 0.99
-    with pytest.raises(ModelMismatchError, match=r"made by 'minilm-static'.*reembed\('all-MiniLM-L6-v2'\)"):
-        Memory(store_path, model="all-MiniLM-L6-v2")
+    with pytest.raises(ModelMismatchError, match=r"made by 'minilm-static'.*reembed\('minilm-mixed'\)"):
+        Memory(store_path, model="minilm-mixed")
 
 
 WHATS = [
@@ -250,10 +252,10 @@ def test_others_search_and_add_all_along_while_the_real_models_change_places(sto
         memory.add_batch([f"Ana wrote {number} letters to Lisbon" for number in range(300)], user_id="ana")
         try:
             assert worker.stdout is not None
-            assert worker.line() == "all-MiniLM-L6-v2\n"
+            assert worker.line() == "minilm-mixed\n"
             assert memory.reembed("minilm-static") >= 300
             assert worker.line() == "minilm-static\n"
-            assert memory.reembed("all-MiniLM-L6-v2") >= 300
+            assert memory.reembed("minilm-mixed") >= 300
         finally:
             number = int(finish(worker))
         assert memory.count(user_id="eve") == number

@@ -701,7 +701,7 @@ def model_folder(tmp_path: Path) -> Path:
 
 
 def test_a_copy_of_the_model_makes_the_same_vectors(store_path, model_folder):
-    with Memory(store_path) as memory:
+    with Memory(store_path, model="all-MiniLM-L6-v2") as memory:
         memory.add("tea", user_id="ana")
     with Memory(store_path, model=str(model_folder)) as memory:
         assert memory.search("tea", user_id="ana", mode="vector")[0].score == pytest.approx(1, abs=2e-3)

@@ -109,7 +109,7 @@ def test_a_moved_store_opens_with_the_new_model_only(open_memory, store_path):
     memory.close()
     with pytest.raises(ModelMismatchError, match=r"tests.turned:7:32.*not by .*HashEmbedder:1:64.*reembed\(embedder\)"):
         open_memory()
-    with pytest.raises(ModelMismatchError, match=r"Turned.*tests.turned:7:32.*reembed\('all-MiniLM-L6-v2'\)"):
+    with pytest.raises(ModelMismatchError, match=r"Turned.*tests.turned:7:32.*reembed\('minilm-mixed'\)"):
         Memory(store_path)
     assert_found(open_memory(embedder=Turned(32)), "tea")
     assert tables(store_path) == {"meta", "memory", "vector", "history", "segment", "sqlite_sequence"}
@@ -366,7 +366,7 @@ def test_texts_that_waited_for_the_model_that_is_left_go_to_the_new_one(open_mem
     if way == "add_batch":
         assert [record.content for record in done] == texts(600)
     else:
-        assert (done.imported, done.embedding.failed) == (600, ())
+        assert (done.imported, done.failed) == (600, ())
     assert_found(memory, "tea", *texts(600)[::150])
 
 

@@ -253,6 +253,7 @@ def test_others_search_and_add_all_along_while_the_real_models_change_places(sto
         try:
             assert worker.stdout is not None
             assert worker.line() == "minilm-mixed\n"
+            memory.flush()
             assert memory.reembed("minilm-static") >= 300
             assert worker.line() == "minilm-static\n"
             assert memory.reembed("minilm-mixed") >= 300

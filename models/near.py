@@ -1,8 +1,7 @@
 """near_words.npz: the words of the vocabulary that `minilm-static` finds near each other, for searches by words.
 
-Two words are near from a cosine of `LEAST` on; a word keeps the `MOST` nearest of other stems. Whole pieces of Latin
-letters alone count, without stop words, English or of languages whose function words are in the vocabulary too, and
-without the names of days and months: one is not the other.
+Two words are near from a cosine of `LEAST` on; a word keeps the `MOST` nearest of other stems. Only whole
+pieces of Latin letters count. Stop words are left out, and so are the names of days and months: one is not the other.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ def eligible(vocabulary: dict[str, int]) -> list[str]:
 
 
 def table(words: list[str], vectors: np.ndarray) -> bytes:
-    """Returns the file: for each stem (`keys`, ascending) its nearest words `near[starts[k] : starts[k + 1]]`, as
-    indexes into `words`, with `cosines` in 255ths; `terms` are the words' stems as the analyzer hashes them."""
+    """Returns the file. For each stem (`keys`, ascending), `near[starts[k] : starts[k + 1]]` are indexes of its nearest
+    words, with `cosines` in 255ths. `terms` are the stems of the words as the analyzer hashes them."""
     terms = np.array([stored_term(word) for word in words], np.uint32)
     found: dict[int, dict[int, tuple[float, int]]] = {}
     for start in range(0, len(words), 1024):

@@ -27,8 +27,8 @@ VECTOR_NEIGHBOURS = (0.2, 0.1)
 
 KEYWORD_QUESTION = (1.0, 0.2)
 VECTOR_QUESTION = (0.5, 0.0)
-"""The same between a memory that asks and the next one: what the question lends to its answer, and the answer to the
-question, which says nothing itself (perf/README.md)."""
+"""The same between a memory that asks and the next one: from question to answer, then back. A question says little
+itself (perf/README.md)."""
 
 PRIOR_WEIGHT = 0.1
 """The most by which a long memory in a run comes nearer to 1."""

@@ -1,7 +1,7 @@
 """Time windows: the times that a question speaks of. They raise the scores of memories created then and filter nothing.
 
-No library is used: those that read relative dates with their place in a text are slow to import and read times of day,
-zones and durations that no memory's `created_at` answers. The expressions below are those that questions use.
+It uses a table: libraries that read relative dates are slow to import, and read much that no `created_at` answers. The
+expressions are those that questions use.
 """
 
 import re

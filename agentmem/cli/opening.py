@@ -16,8 +16,8 @@ def open_memory(db: str, model: str | None = None, *, create: bool = False, **co
     """Opens the store at a path. Only a command that adds creates a missing one.
 
     A command that embeds nothing passes no model (None) and takes the store of any. A model of "" is the library's
-    choice. Settings in `config` that are None keep their defaults. A command waits for whole vectors, as nobody may be
-    there to make them when it has ended.
+    choice. Settings in `config` that are None keep their defaults. A command waits for whole vectors:
+    no process may be there to make them when it has ended.
 
     Raises:
         StoreOpenError: There is no store.

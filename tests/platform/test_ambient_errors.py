@@ -55,6 +55,7 @@ class Case:
             "add_messages": lambda: m.add_messages([{"role": "user", "content": self.text()}], user_id="ana"),
             "search": lambda: m.search(self.text(), user_id="ana"),
             "search_batch": lambda: m.search_batch(["kept", self.text()], user_id="ana", as_of=datetime.now(UTC)),
+            "context": lambda: m.context(self.text(), user_id="ana"),
             "flush": lambda: m.add(self.text(), user_id="ana", defer=True) and m.flush(SECONDS),
             "get": lambda: m.get("kept"),
             "get_all": lambda: m.get_all(user_id="ana"),
@@ -90,8 +91,8 @@ class Case:
 
 
 NAMES = (
-    "add", "add_batch", "add_messages", "search", "search_batch", "flush", "get", "get_all", "count", "scopes",
-    "history", "update", "delete", "restore", "delete_all", "purge", "export", "import_", "stats", "check", "repair",
+    "add", "add_batch", "add_messages", "search", "search_batch", "context", "flush", "get", "get_all", "count",
+    "scopes", "history", "update", "delete", "restore", "delete_all", "purge", "export", "import_", "stats", "check", "repair",
     "backup", "vacuum", "reembed", "scope",
 )  # fmt: skip
 

@@ -162,10 +162,10 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, open_memory,
     memory = open_memory()
     memory.add("tea", user_id="ana")
     target = tmp_path / "copy.db"
-    from agentmem.storage.sqlite.maintenance import backup
+    from agentmem.storage import new_files
 
-    real = backup.sync
-    monkeypatch.setattr(backup, "sync", lambda path: (real(path), target.write_text("precious")))
+    real = new_files.sync
+    monkeypatch.setattr(new_files, "sync", lambda path: (real(path), target.write_text("precious")))
     with pytest.raises(InvalidInputError, match="exists already"):
         memory.backup(target)
     assert target.read_text() == "precious"

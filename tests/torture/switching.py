@@ -108,6 +108,10 @@ class Mix:
         assert self.view.count() == len(self.known)
         assert self.view.count(as_of=datetime(2001, 1, 1, tzinfo=UTC)) == 0
 
+    def do_context(self) -> None:
+        context = self.view.context(self.text(), max_tokens=200)
+        assert context.tokens <= 200, context
+
     def do_scopes(self) -> None:
         owners = {(scope.user_id, scope.run_id) for scope in self.view.scopes()}
         assert owners == {(record.user_id, record.run_id) for record in self.known.values()}

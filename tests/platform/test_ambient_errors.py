@@ -91,9 +91,9 @@ class Case:
 
 
 NAMES = (
-    "add", "add_batch", "add_messages", "search", "search_batch", "context", "flush", "get", "get_all", "count",
-    "scopes", "history", "update", "delete", "restore", "delete_all", "purge", "export", "import_", "stats", "check", "repair",
-    "backup", "vacuum", "reembed", "scope",
+    "add", "add_batch", "add_messages", "search", "search_batch", "context", "flush", "get", "get_all",
+    "count", "scopes", "history", "update", "delete", "restore", "delete_all", "purge", "export", "import_",
+    "stats", "check", "repair", "backup", "vacuum", "reembed", "scope",
 )  # fmt: skip
 
 ENDS = {"close", "reset"}

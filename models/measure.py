@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+
 from build import session
 
 BATCHES = (1, 4, 8, 16, 32)

@@ -72,7 +72,7 @@ def one_line(text: str | None) -> str:
 
 
 def test_there_are_two_commands_to_set_up():
-    to_use, to_work_on = re.findall(r"```sh\n(.*?)```", section("Set up"), re.S)
+    to_work_on, to_use = re.findall(r"```sh\n(.*?)```", section("Set up"), re.S)
     assert [line.split()[:2] for line in to_use.splitlines()] == [["pip", "install"]] * 2
     assert to_work_on.splitlines() == ["python -m pip install -e '.[test]' && agentmem demo", "python -m pytest"]
 

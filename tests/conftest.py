@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,16 +60,16 @@ class Clock:
         return self.now
 
 
-def our_threads() -> list[str]:
-    """Those that are alive: one that was struck as it began is listed for ever."""
-    ours = [thread for thread in threading.enumerate() if thread.name.startswith("agentmem")]
+def our_threads(known: Set[threading.Thread] = frozenset()) -> list[str]:
+    """The names of those that are alive and not known. One that was struck as it began is listed for ever."""
+    ours = [thread for thread in threading.enumerate() if thread.name.startswith("agentmem") and thread not in known]
     return sorted(thread.name for thread in ours if thread.is_alive())
 
 
 def wait_for_our_threads(seconds: float = 30) -> None:
     """For tests in which `close` rightly leaves a run behind that ends a little later."""
     for thread in threading.enumerate():
-        if thread.name.startswith("agentmem") and thread.ident is not None:  # One that was struck never starts.
+        if thread.name.startswith("agentmem") and thread.is_alive():  # One that was struck never starts.
             thread.join(seconds)
 
 
@@ -114,6 +114,7 @@ def open_memory(store_path: Path) -> Iterator[Opener]:
     """Opens memories, by default on `store_path` with a HashEmbedder; each must be healthy at the end, unless the test
     has closed it."""
     opened: list[Memory] = []
+    before = set(threading.enumerate())
 
     def open_(path: Any = store_path, **arguments: Any) -> Memory:
         if "model" not in arguments:
@@ -130,7 +131,7 @@ def open_memory(store_path: Path) -> Iterator[Opener]:
     finally:
         for memory in opened:
             memory.close()
-    assert our_threads() == []
+    assert our_threads(before) == []
 
 
 @pytest.fixture(params=["memory", "file"])

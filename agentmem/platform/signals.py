@@ -269,8 +269,8 @@ def started(work: Callable[[], object], name: str) -> threading.Thread | None:
 
     Before the call, set no state that would then have to be undone.
     """
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    begun = thread._started = _Begun()  # type: ignore[attr-defined]
+    thread = _Thread(target=work, name=name, daemon=True)
+    begun = thread._started
     try:
         thread.start()
     except RecursionError:
@@ -281,6 +281,25 @@ def started(work: Callable[[], object], name: str) -> threading.Thread | None:
         return thread
     vars(threading).get("_limbo", {}).pop(thread, None)  # Otherwise `threading` would list it as alive for ever.
     return None
+
+
+class _Thread(threading.Thread):
+    """A thread that an interrupted look at it leaves alive.
+
+    CPython 3.11 takes a thread that runs for one that has ended, for ever, when an exception interrupts `is_alive` or
+    `join`. A second thread would then be started beside it. This one asks the lists that the thread itself keeps.
+    """
+
+    def __init__(self, *, target: Callable[[], object], name: str, daemon: bool) -> None:
+        super().__init__(target=target, name=name, daemon=daemon)
+        self._started = _Begun()
+
+    def is_alive(self) -> bool:
+        lists = vars(threading)
+        # A thread leaves the first list for the second, in this order. A fork empties both in the child.
+        return self._started.is_set() and (
+            self in lists.get("_limbo", {}) or lists.get("_active", {}).get(self.ident) is self
+        )
 
 
 class _Begun(threading.Event):

@@ -9,15 +9,16 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 
 from agentmem import Memory
+from agentmem.platform.signals import started
 from agentmem.testing import HashEmbedder
-from tests.conftest import wait_for_our_threads
+from tests.conftest import our_threads, wait_for_our_threads
 
 SECONDS = 30
 
@@ -137,3 +138,30 @@ def test_an_interrupt_at_any_moment_of_a_call_leaves_all_others_well(store_path,
         assert k > 50
         assert memory.check() == []
     wait_for_our_threads()
+    assert our_threads() == []  # An interrupt has started none that `close` does not know.
+
+
+def test_a_look_at_a_thread_that_is_interrupted_leaves_it_alive():
+    """Or another would be started beside it, and `close` would end only one of them."""
+    end = threading.Event()
+    thread = started(end.wait, "agentmem-test")
+    assert thread is not None
+    k = 0
+    while True:
+        k += 1
+        interrupter = Interrupter(k)
+        with suppress(Interrupt), interrupter():
+            looked_at_from_agentmem(thread)
+        assert thread.is_alive(), interrupter.struck
+        if interrupter.struck is None:
+            break
+    assert k > 5
+    end.set()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+looked_at_from_agentmem: Callable[[threading.Thread], bool] = eval(
+    "lambda thread: thread.is_alive()", {"__name__": "agentmem.look"}
+)
+"""Only what a module of agentmem calls is interrupted."""

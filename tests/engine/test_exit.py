@@ -6,6 +6,7 @@ import inspect
 import signal
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -97,18 +98,32 @@ def test_a_memory_in_a_garbage_cycle_closes(store_path):
     assert our_threads() == []
 
 
-def test_a_write_that_looks_at_its_files_as_they_are_closed_is_told_that_the_memory_is(store_path, monkeypatch):
+@pytest.mark.parametrize("look", [(open_files._Guard, "is_cut"), (open_files.OpenFiles, "is_overwritten")])
+@pytest.mark.parametrize(
+    "call",
+    [lambda memory: memory.add("second", user_id="ana"), lambda memory: memory.count(user_id="ana")],
+    ids=["add", "count"],
+)
+def test_a_call_that_looks_at_its_files_as_they_are_closed_is_told_that_the_memory_is(
+    store_path, monkeypatch, call, look
+):
     memory = Memory(store_path, embedder=HashEmbedder())
     memory.add("first", user_id="ana")
 
-    def closed_meanwhile(_guard: open_files._Guard) -> bool:
+    original, caller = getattr(*look), threading.current_thread()
+
+    def closed_meanwhile(files: Any) -> bool:
+        if threading.current_thread() is not caller:
+            return original(files)
         monkeypatch.undo()
-        memory.close()
+        closing = threading.Thread(target=memory.close)
+        closing.start()
+        closing.join(SECONDS)
         raise OSError(errno.EBADF, "Bad file descriptor")  # The number that was read before.
 
-    monkeypatch.setattr(open_files._Guard, "is_cut", closed_meanwhile)
+    monkeypatch.setattr(*look, closed_meanwhile)
     with pytest.raises(ClosedError):
-        memory.add("second", user_id="ana")
+        call(memory)
 
 
 def test_closing_twice_and_from_many_threads_is_closing_once(store_path):

@@ -554,6 +554,7 @@ class Database:
         self._stand()
         with self._pool_lock:
             self._pool_changed.wait_for(lambda: not self._forking, FORK_WAIT_SECONDS)
+            self._ensure_open()  # `close` may have come meanwhile, and closes what is read with only once.
             self._reads.add(read)
             if self._idle and not fresh:
                 read.connection = self._idle.pop()

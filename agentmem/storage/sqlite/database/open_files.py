@@ -133,11 +133,14 @@ class OpenFiles:
     def stand(self) -> bool:
         """Whether the files at the store's path are those that are open."""
         try:
-            if self._guard.is_cut():
-                return False
-            state = os.stat(self._folder)  # noqa: PTH116
+            return self._stand()
         except OSError:  # The folder is gone, or another thread has just closed these files.
             return False
+
+    def _stand(self) -> bool:
+        if self._guard.is_cut():
+            return False
+        state = os.stat(self._folder)  # noqa: PTH116
         folder = (state.st_dev, state.st_ino, state.st_ctime_ns)
         if folder == self._settled:
             return not self.is_overwritten()

@@ -36,3 +36,8 @@ class Deadline:
 def is_over(deadline: Deadline | None) -> bool:
     """Whether the deadline, if any, has passed."""
     return deadline is not None and time.monotonic() > deadline.at
+
+
+def late(seconds: float) -> DeadlineError:
+    """Returns the error to raise when no embedding came within the seconds that the caller allowed."""
+    return DeadlineError(f"No embedding within {seconds:g} seconds; try again or raise timeout.")

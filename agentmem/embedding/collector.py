@@ -25,10 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agentmem.deadline import late
 from agentmem.embedding.batch import Answer, Failures, embed_batch, failure
 from agentmem.embedding.future import EmbeddingFuture
 from agentmem.embedding.queue import Queue, Request
-from agentmem.errors import AgentMemError, ClosedError, DeadlineError, OverloadedError
+from agentmem.errors import AgentMemError, ClosedError, OverloadedError
 from agentmem.platform.failpoints import reach
 from agentmem.platform.signals import Lock, condition, no_thread, require_room, started
 from agentmem.stats import Timings
@@ -267,7 +268,7 @@ class Collector:
                 if self._closed:
                     raise ClosedError(CLOSED)
                 if not has_turn:
-                    raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
+                    raise late(timeout)
                 self._run_soon(future, batch)
             self._run_here(batch)
 

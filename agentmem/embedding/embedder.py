@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agentmem.config import Config
+from agentmem.deadline import late
 from agentmem.embedding.batch import Answer
 from agentmem.embedding.cache import VectorCache
 from agentmem.embedding.collector import Collector, Text
@@ -20,7 +21,7 @@ from agentmem.embedding.custom import AbsentModel, CustomModel, GivenEmbedder
 from agentmem.embedding.fast_half import fast_vectors
 from agentmem.embedding.future import EmbeddingFuture
 from agentmem.embedding.model_card import ModelCard
-from agentmem.errors import AgentMemError, ClosedError, DeadlineError, ModelError
+from agentmem.errors import AgentMemError, ClosedError, ModelError
 from agentmem.ids import DIGEST_BYTES, Home, at_home, digests_by
 from agentmem.platform.cpu import usable_cores
 from agentmem.platform.forks import abandon, restart
@@ -202,7 +203,7 @@ class Embedder:
         prepared: list[Text] = []
         for start in range(0, len(places), PREPARED_TOGETHER):
             if prepared and time.perf_counter() - began > timeout:
-                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
+                raise late(timeout)
             some = places[start : start + PREPARED_TOGETHER]
             items = encoder.prepare([prefix + texts[place] for place in some])
             prepared += [

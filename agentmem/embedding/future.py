@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from agentmem.deadline import late
 from agentmem.embedding.batch import Answer
-from agentmem.errors import AgentMemError, DeadlineError
+from agentmem.errors import AgentMemError
 from agentmem.records import Embedded
 
 
@@ -52,7 +53,7 @@ class EmbeddingFuture:
         """
         try:
             if not self._complete.acquire(timeout=timeout):
-                raise DeadlineError(f"No embedding within {timeout:g} seconds; try again or raise timeout.")
+                raise late(timeout)
         except BaseException:
             self.cancel()
             raise

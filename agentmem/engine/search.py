@@ -17,12 +17,12 @@ from typing import Literal
 import numpy as np
 
 from agentmem.analyzer import query_terms
-from agentmem.deadline import Deadline
+from agentmem.deadline import Deadline, late
 from agentmem.embedding.future import failure_of
 from agentmem.engine.engine import Engine
 from agentmem.engine.runtime import Lens
 from agentmem.engine.writer import URGENT_TEXTS
-from agentmem.errors import StoreFullError, StoreReadOnlyError
+from agentmem.errors import DeadlineError, StoreFullError, StoreReadOnlyError
 from agentmem.records import Match, Scope
 from agentmem.search.bm25 import NOTHING_SOUGHT, Sought
 from agentmem.search.near_words import with_near_words
@@ -200,7 +200,10 @@ class _Search:
         else:
             urgent = len(queries) <= URGENT_TEXTS
             homes = [self.asked.scope.home] * len(queries)
-            answers = lens.embedder.embed(queries, homes, "query", urgent=urgent, timeout=self.deadline.left)
+            try:
+                answers = lens.embedder.embed(queries, homes, "query", urgent=urgent, timeout=self.deadline.left)
+            except DeadlineError as error:  # It tells what was left, and not what the caller allowed.
+                raise late(self.deadline.seconds) from error
             failure = failure_of(answers)
             if failure is not None:
                 raise failure

@@ -695,8 +695,8 @@ def test_purge_erases_the_vectors_of_both_models(open_memory, store_path, point)
     failpoints.arm(point, failpoints.fail)
     with pytest.raises(OSError, match="armed"):
         memory.reembed(Turned())
-    failpoints.disarm()
     before = vectors_of(store_path)
+    failpoints.disarm()  # From now on the background may clear the old vectors away.
     assert len(before) == 2
     secrets = [
         embedder._engine.embedder.embed([text], [None], "document", urgent=True, timeout=60)[0]

@@ -1,8 +1,8 @@
 """Keywords: how well the words of a query are found in each memory of an owner.
 
-BM25 (Robertson and Zaragoza, 2009) with the statistics of the owner's visible memories: nobody else's texts move a
-score. There is no inverted index, so there is nothing to keep in order: the terms of all memories lie one behind the
-other in two flat arrays, which one pass per query reads, however many terms the query has.
+BM25 (Robertson and Zaragoza, 2009) with the statistics of the owner's visible memories: no other owner's texts
+move a score. There is no inverted index to keep in order. The terms of all memories lie one behind the other in two
+flat arrays. One pass per query reads them, however many terms the query has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,8 +73,10 @@ class Terms:
         return TermsView(self._low[: self._count], self._high[: self._count], self._ends[: self._places])
 
     def append(self, first: int, terms: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> None:
-        """Adds places from the `first` on (others than so many may be of an attempt that an error ended), each with as
-        many of the terms (all terms,) as `counts` (places,) says."""
+        """Adds places from the `first` on. Each takes as many of the terms (all terms,) as `counts` (places,) says.
+
+        Places at and behind `first` are of an attempt that an error ended, and are overwritten.
+        """
         start = int(self._ends[first - 1]) if first else 0
         end, last = start + len(terms), first + len(counts)
         self._low, self._high = _room(self._low, start, end), _room(self._high, start, end)
@@ -95,7 +97,7 @@ class Terms:
 
 
 def asking(terms: npt.NDArray[np.uint32], counts: npt.NDArray[np.int64]) -> Mask:
-    """Returns which of the places (n,), each with so many of the terms, ask something."""
+    """Returns which of the places (n,) ask something. Each has as many of the terms as `counts` says."""
     marks = np.flatnonzero(terms == ASKS)
     asks = np.zeros(len(counts), np.bool_)
     asks[np.searchsorted(np.cumsum(counts), marks, "right")] = True
@@ -288,7 +290,7 @@ def find_terms(terms: TermsView, visible: Mask, sought: npt.NDArray[np.uint32]) 
 
 
 def statistics_of(found: Found, visible: Mask, lengths: npt.NDArray[np.int64], sought: int) -> Statistics:
-    """Of the visible places (n,), by what was found there of so many terms."""
+    """Returns the statistics of the visible places (n,), by what was found there of the terms sought."""
     having = np.bincount(found.word, minlength=sought)
     return Statistics(int(np.count_nonzero(visible)), int(lengths.dot(visible)), having)
 

@@ -1,8 +1,8 @@
 """Owner index: the vectors and the terms of one owner in memory, scanned exactly.
 
 An index is loaded from the store when its owner is first searched and caught up by `seq` before every search, so that
-it sees the commits of every thread and process. Nothing is told to it: adding to an owner that nobody searches costs
-nothing. Whatever it proposes is checked against the database afterwards.
+it sees the commits of every thread and process. Writers do not notify it, so adding to an owner that is never searched
+costs nothing. Every memory that it proposes is checked against the database afterwards.
 """
 
 import math
@@ -49,8 +49,8 @@ SLACK = 64
 
 
 class Unsealed(Exception):
-    """What an owner has that is not sealed fills segments, which are to be written before he is searched: it may be
-    more than goes into memory. See `IndexCache.seal_tail`."""
+    """The unsealed memories of an owner fill segments. They are written before the owner is searched, because they may
+    not fit into memory. See `IndexCache.seal_tail`."""
 
     def __init__(self, owner: Owner) -> None:
         super().__init__(owner)
@@ -322,9 +322,8 @@ class OwnerIndex:
 
 
 def _allocated(shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
-    """An array that gives its memory back to the system when it goes: of shelves of all sizes, which come and go, the
-    allocator keeps much for itself. After 5,000 owners and 10,000 a process with 255 MB of shelves had 407 and 572 MB
-    of its own, and has 361 and 526."""
+    """Returns an array that gives its memory back to the system when it is freed. The allocator would keep much of the
+    memory of indexes that come and go (measured in perf/README.md)."""
     size = math.prod(shape) * np.dtype(kind).itemsize
     if size < MAPPED_BYTES:
         return np.empty(shape, kind)

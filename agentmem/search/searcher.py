@@ -40,9 +40,9 @@ ROUNDING = 1e-6
 """Differences below are those of sums in float32."""
 
 IN_TURN = range(500, 10_000)
-"""Sizes of shelves whose searches are computed one after the other. numpy lets go of the GIL around every operation on
-more than 500 numbers, and takes it back among all the threads that search: 20 to 140 switches of thread a search with
-ten of them, a third of its time. Taking turns, the others wait once. Larger shelves let the cores work side by side."""
+"""Sizes of indexes whose searches are computed one after the other. numpy releases the GIL around every operation on
+more than 500 numbers, and competes with all other searching threads to take it back. In turns, each thread waits once.
+Larger indexes let the cores work side by side. Measured in perf/README.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Searcher:
     def _exact(self, snapshot: Snapshot, view: IndexView, question: Question) -> list[Match]:
         visible = view.visible(snapshot.moment)
         [passing, *_] = _passing(snapshot, view, [visible], question)
-        in_turn = len(view.keys) in IN_TURN and question.importance is None  # Nobody waits for another's disk.
+        in_turn = len(view.keys) in IN_TURN and question.importance is None  # No thread waits for another's disk.
         plan = {"plan": "exact", "why": "none of the owner's memories is sealed"}
 
         def rank(_spare: bool) -> tuple[Ranking, Scores]:
@@ -201,8 +201,11 @@ def _matches(snapshot: Snapshot, question: Question, ranking: Ranking, scores: S
 
 
 def index_owner(scope: Scope) -> Owner:
-    """Whose index serves a scope: the user's, who is likely to be searched in other ways too; else the run's, which is
-    small; the agent's only alone, since one agent may serve everybody."""
+    """Returns the owner whose index serves a scope.
+
+    The user's comes first, since it is likely to be searched in other ways too. A run's is small. The agent's serves
+    only where it stands alone, since one agent may serve all users.
+    """
     for owner in (("user_id", scope.user_id), ("run_id", scope.run_id), ("agent_id", scope.agent_id)):
         if owner[1] is not None:
             return (owner[0], owner[1])

@@ -143,7 +143,7 @@ def _noon(day: date) -> datetime:
 
 
 def _back(reference: datetime, count: int, unit: str) -> datetime:
-    """The same day so many units earlier."""
+    """Returns the same day `count` units earlier."""
     if unit in ("day", "week"):
         return reference - timedelta(count * UNIT_DAYS[unit])
     months = reference.year * 12 + reference.month - 1 - count * (12 if unit == "year" else 1)
@@ -160,7 +160,7 @@ def _ago(match: re.Match[str], reference: datetime) -> Meaning:
 
 
 def _span(match: re.Match[str], reference: datetime) -> Meaning:
-    """The last so many units up to the reference: its middle, and half of it."""
+    """Returns the middle, and half the length, of the last few units up to the reference."""
     unit = _unit(match["unit"])
     half = _number(match.groupdict().get("count") or "a") * UNIT_DAYS[unit] / 2
     return reference - timedelta(half), max(3.0, half)

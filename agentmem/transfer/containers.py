@@ -64,7 +64,7 @@ def files_of(given: Any, timeout: float, notes: Counter[str]) -> Generator[File,
 
     Raises:
         InvalidInputError: one cannot be read, or a folder or an archive holds nothing that could.
-        DeadlineError: nobody wrote into a pipe.
+        DeadlineError: no process wrote into a pipe.
     """
     several = isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray | memoryview)
     listed = given if several else [given]

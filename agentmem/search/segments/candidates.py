@@ -44,7 +44,7 @@ SCAN_COST = 0.03
 others of its segment (perf/segments.py, 2 cores with AVX512); what counts is how they relate."""
 
 OVERFETCH = 1.3
-"""A graph is asked for so many times what its dead and filtered places make necessary."""
+"""How many times the number that its dead and filtered places make necessary a graph is asked for."""
 
 BESIDE = np.array((-2, -1, 1, 2))
 """Where the neighbours in a run stand that lend a memory some of their score."""
@@ -94,7 +94,7 @@ class Block(Protocol):
     asked: int
 
     def nearest(self, query: Vectors, wanted: int) -> Near:
-        """About so many of those that are asked about, or more."""
+        """Returns about as many as are wanted of the places that are asked about, or more."""
 
     def cosines(self, query: Vectors, places: Places) -> Scores:
         """0 where there is no vector."""
@@ -221,7 +221,7 @@ class Words:
         self._keywords = self.weights.keywords(self._rest, lengths[self._rest.place])
 
     def best(self, blocks: Sequence[Block], wanted: int) -> Choice:
-        """The places that have most of the words, so many in all; of equal ones the newest."""
+        """Returns the wanted number of places that have most of the words; of equal ones the newest."""
         *segmented, rest = blocks
         everything = all(block.asked == len(block.passing) for block in segmented)
         passing = None if everything else np.concatenate([block.passing for block in segmented])

@@ -57,7 +57,7 @@ class Unsound(Exception):
 
 
 class Stopped(Exception):
-    """A segment is not built to its end, because somebody said so."""
+    """The building of a segment was cancelled."""
 
 
 class Segment:
@@ -250,8 +250,8 @@ def rank_of(order: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
 
 
 def _distinct(flat: Vectors, count: int) -> tuple[Vectors, npt.NDArray[np.intp]]:
-    """The different ones of so many vectors, one behind the other, as (m, dimension) by their first places, and which
-    of them each is. Two of the same may stay where a third has their hash, which does no harm."""
+    """Returns the distinct ones of `count` vectors as (m, dimension) in the order of their first places, and the
+    number of each vector among them. Two of the same may stay where a third has their hash, which does no harm."""
     vectors = flat.reshape(count, -1) if count else np.empty((0, 1), np.float16)
     hashes = np.concatenate([np.empty(0, np.uint64), *map(_hashes, np.split(vectors, range(HASHED, count, HASHED)))])
     order = np.argsort(hashes, kind="stable")
@@ -320,7 +320,7 @@ def _graph(dimension: int) -> Any:
 
 
 def _write(file: IO[bytes], columns: dict[str, npt.NDArray[Any]], vectors: Vectors, graph: bytes | None) -> bytes:
-    """The vectors come last, by themselves or in their graph."""
+    """The vectors come last, alone or in their graph."""
     large = _bytes_of(vectors) if graph is None else graph
     sizes = {name: column.nbytes for name, column in columns.items()} | {"vectors": len(large)}
     # The places in the file depend on the length of the head that tells them: room for it is left first.

@@ -46,7 +46,7 @@ class Config:
     looks tokens up, and for an `embedder=` of your own, which must be thread-safe to set more."""
 
     batch_tokens: int = 320
-    """Most padded tokens in one run. More gains nothing on a CPU (perf/README.md) and makes others wait; an accelerator
+    """Most padded tokens in one run. More gains nothing on a CPU and makes others wait; an accelerator
     wants more."""
 
     queue_tokens: int = 1_000_000
@@ -54,9 +54,8 @@ class Config:
 
     refine: Literal["background", "before_return", "never"] = "background"
     """When a model with a fast half (the default) makes the rest of a vector. `"background"`: after `add` has returned;
-    until then searches compare fast halves. `"before_return"`: `add` waits for it. `"never"`: no memory is embedded,
-    for small machines; an owner's first search makes its fast halves. Other models make whole vectors before `add`
-    returns, unless `defer=True`."""
+    until then searches compare fast halves. `"before_return"`: `add` waits for it. `"never"`: it is not made,
+    for small machines. Other models make whole vectors before `add` returns, unless `defer=True`."""
 
     pending_limit: int = 50_000
     """Memories that may wait for their vectors before further adds block; from half of it on, adds take turns."""
@@ -68,8 +67,7 @@ class Config:
     """Memory for the indexes of owners that are being searched: about 1 KB a memory, 13 bytes of one in a segment."""
 
     shelf_vectors: Literal["float16", "int8"] = "float16"
-    """The type of their vectors. `"int8"` saves two fifths of that memory, for a loss within .001 of R@10
-    (perf/README.md)."""
+    """The type of their vectors. `"int8"` saves two fifths of that memory, for a loss within .001 of R@10."""
 
     max_content_bytes: int = 1_000_000
     """Longest text, in bytes of UTF-8. The model reads the first `max_tokens` word pieces of it."""
@@ -80,14 +78,13 @@ class Config:
     indexed_metadata: tuple[str, ...] | None = None
     """Metadata keys, such as `("topic", "place.city")`, that get an index: filters for equality, membership and order
     then need not read every memory of the owner. Opening the store creates missing indexes and drops those of other
-    keys; `None` changes nothing. Each makes adding slower (perf/README.md)."""
+    keys; `None` changes nothing. Each slows adding."""
 
     near_words: bool = True
-    """Whether a word of a query also finds the English words near it in meaning, with a part of its weight
-    (agentmem/search/README.md)."""
+    """Whether a word of a query also finds the English words near it in meaning, with a part of its weight."""
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    """onnxruntime execution providers, in order of preference; others than the CPU need their build of onnxruntime."""
+    """onnxruntime execution providers, in order of preference; others need their build of onnxruntime."""
 
     def __post_init__(self) -> None:
         if self.durability not in ("full", "process"):

@@ -565,7 +565,7 @@ class _Calls(ABC):
             EmbeddingError: The model fails on every text. Nothing is given up; flush again when it works.
         """
         scope = self._whose(None, None, None)
-        if self._engine.lenses.current.progressive and self._engine.config.refine == "never":
+        if self._engine.runtimes.current.progressive and self._engine.config.refine == "never":
             return
         self._engine.backlog.settle(scope, check_timeout(timeout, self._engine.config), urgent=False)
 
@@ -1226,7 +1226,7 @@ class Memory(_Calls):
         engine = self._engine
         with stages(shown=progress) as tell:
             told = engine.store.repair(engine.embedder.digest, engine.embedder.dimension, tell)
-        engine.lenses.bind()  # The vectors that come now are of this model, whatever was lost.
+        engine.runtimes.bind()  # The vectors that come now are of this model, whatever was lost.
         engine.backlog.wake(0)
         return told
 
@@ -1325,7 +1325,7 @@ class Memory(_Calls):
         require_room()
         moment = None if deleted_before is None else check_past("deleted_before", deleted_before)
         engine = self._engine
-        done = engine.store.vacuum(hidden_before=moment, full=full, stop=engine.lenses.closing.wait, shown=progress)
+        done = engine.store.vacuum(hidden_before=moment, full=full, stop=engine.runtimes.closing.wait, shown=progress)
         engine.forget(done.erased)
         return done.report
 

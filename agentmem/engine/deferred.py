@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator
 
 from agentmem.embedding.embedder import Embedder
-from agentmem.engine.parcel import Parcel
-from agentmem.engine.runtime import Lens, Lenses
+from agentmem.engine.document_batch import DocumentBatch
+from agentmem.engine.runtime import ModelRuntime, ModelRuntimes
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError, EmbeddingError, OverloadedError
 from agentmem.platform.forks import abandon, restart
 from agentmem.platform.processes import claimant
@@ -64,7 +64,7 @@ ASKED_KEPT = 100
 EVERYBODY = Scope()
 
 
-class _Chunk(Parcel):
+class _Chunk(DocumentBatch):
     """Some pending memories on their way through the model."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Backlog:
     def __init__(
         self,
         store: Store,
-        lenses: Lenses,
+        runtimes: ModelRuntimes,
         errors: BackgroundErrors,
         *,
         limit: int,
@@ -100,7 +100,7 @@ class Backlog:
         self.rate = 0.0  # Memories a second that the background settled lately.
         self._patience = patience
         self._store = store
-        self._lenses = lenses
+        self._runtimes = runtimes
         self._limit = limit
         self._start()
         if store.pending_count() or store.reembedding().has_old():
@@ -200,7 +200,7 @@ class Backlog:
                 return True
             if self._count is not None:
                 self._count -= missed
-            if self._lenses.current.embedder.absent:
+            if self._runtimes.current.embedder.absent:
                 self._changed.notify_all()
                 return True
             self._awake = True
@@ -229,8 +229,8 @@ class Backlog:
 
     def wake_for(self, owner: tuple[str, str] | None) -> None:
         """An owner was searched while memories waited for their vectors: those of it come first."""
-        lens = self._lenses.current
-        if not lens.progressive:
+        runtime = self._runtimes.current
+        if not runtime.progressive:
             self.wake(0)
             return
         with self._lock:
@@ -262,16 +262,16 @@ class Backlog:
         """
         deadline = time.monotonic() + timeout
 
-        def settle(lens: Lens) -> None:
-            for chunk in self._chunks(lens, scope, urgent=urgent, deadline=deadline):
+        def settle(runtime: ModelRuntime) -> None:
+            for chunk in self._chunks(runtime, scope, urgent=urgent, deadline=deadline):
                 answers = chunk.answers(max(0.0, deadline - time.monotonic()))
                 self._settle(chunk, answers)
                 self._recount()
 
-        self._lenses.through(settle)
+        self._runtimes.through(settle)
 
     def _chunks(
-        self, lens: Lens, scope: Scope, *, urgent: bool, deadline: float, refine: bool = False
+        self, runtime: ModelRuntime, scope: Scope, *, urgent: bool, deadline: float, refine: bool = False
     ) -> Iterator[_Chunk]:
         """Yields the chunks of a scope's present pending memories; memories deferred meanwhile do not hold this call
         up.
@@ -289,7 +289,7 @@ class Backlog:
                     break
                 after_key = memories[-1].key
                 left = max(0.0, deadline - time.monotonic())
-                current, ahead = ahead, _Chunk(lens.embedder, memories, urgent=urgent, timeout=left, refine=refine)
+                current, ahead = ahead, _Chunk(runtime.embedder, memories, urgent=urgent, timeout=left, refine=refine)
                 if current is not None:
                     yield current
             if ahead is not None:
@@ -316,7 +316,7 @@ class Backlog:
             except BaseException as error:
                 # The model fails, the disk is full, or this is the end. The work stays where it is; the next deferred
                 # memory, search, flush or opening of the store tries again.
-                if not (self._closed or self._lenses.closing.is_set()):  # The models close before this does.
+                if not (self._closed or self._runtimes.closing.is_set()):  # The models close before this does.
                     self._errors.note("embedding deferred memories", error, logger)
                 pause = None
 
@@ -330,7 +330,7 @@ class Backlog:
         """Works until nothing is pending. Returns the seconds after which to look again because another process is at
         work, or None."""
         before: int | None = None
-        if self._never_refines and self._lenses.current.progressive:
+        if self._never_refines and self._runtimes.current.progressive:
             return None
         while (last := self._store.last_pending(EVERYBODY)) not in (None, before) and not self._closed:
             before = last  # One that a whole pass did not settle (in a damaged file), no pass will.
@@ -338,7 +338,7 @@ class Backlog:
             if left:
                 return left
             try:
-                self._lenses.through(self._work_through)
+                self._runtimes.through(self._work_through)
             finally:
                 # Also when the model fails or this is the end: no process shall wait for a lease without work.
                 self._store.release(LEASE, self._owner)
@@ -347,12 +347,12 @@ class Backlog:
             pass  # A mover that was killed left old vectors behind.
         return None
 
-    def _work_through(self, lens: Lens) -> None:
+    def _work_through(self, runtime: ModelRuntime) -> None:
         """Settles all pending memories; owners that were or are searched come first."""
         while True:
             for owner in self._take_asked():
-                self._work_on(lens, Scope(**dict([owner])))
-            if self._work_on(lens, EVERYBODY):
+                self._work_on(runtime, Scope(**dict([owner])))
+            if self._work_on(runtime, EVERYBODY):
                 return
 
     def _take_asked(self) -> list[tuple[str, str]]:
@@ -360,16 +360,16 @@ class Backlog:
             asked, self._asked = list(self._asked), {}
         return asked
 
-    def _work_on(self, lens: Lens, scope: Scope) -> bool:
+    def _work_on(self, runtime: ModelRuntime, scope: Scope) -> bool:
         """Settles the pending memories of a scope; returns False when it stopped early because an owner was
         searched."""
         leased = began = time.monotonic()
         until = time.monotonic() + FOR_EVER
-        for chunk in self._chunks(lens, scope, urgent=False, deadline=until, refine=lens.progressive):
+        for chunk in self._chunks(runtime, scope, urgent=False, deadline=until, refine=runtime.progressive):
             try:
                 answers = chunk.answers(self._patience)
             except DeadlineError as error:
-                answers = [self._alone(lens, memory, error) for memory in chunk.memories]
+                answers = [self._alone(runtime, memory, error) for memory in chunk.memories]
             self._settle(chunk, answers)
             now = time.monotonic()
             rate = len(answers) / max(now - began, 1e-6)
@@ -387,10 +387,10 @@ class Backlog:
         vectors = [SetVector(*pair) for pair in zip(chunk.memories, answers, strict=True)]
         self._store.commit(vectors, model=chunk.model)
 
-    def _alone(self, lens: Lens, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
+    def _alone(self, runtime: ModelRuntime, memory: Pending, slow: DeadlineError) -> Embedded | AgentMemError:
         """The vector of one memory of a chunk that did not come in time; one that hangs alone too is given up."""
         try:
-            [answer] = _Chunk(lens.embedder, [memory], urgent=False, timeout=self._patience).answers(self._patience)
+            [answer] = _Chunk(runtime.embedder, [memory], urgent=False, timeout=self._patience).answers(self._patience)
         except DeadlineError:
             return EmbeddingError(f"The embedder did not answer on this text: {slow}")
         return answer

@@ -10,7 +10,7 @@ from agentmem.embedding.custom import GivenEmbedder
 from agentmem.embedding.embedder import Embedder
 from agentmem.embedding.model_card import ModelCard
 from agentmem.engine.deferred import Backlog
-from agentmem.engine.runtime import Lenses
+from agentmem.engine.runtime import ModelRuntimes
 from agentmem.platform.forks import restart
 from agentmem.platform.signals import Lock, holds_locks, is_amid_locks, started
 from agentmem.search.index_cache import IndexCache
@@ -30,7 +30,7 @@ def public(call: Callable[P, T]) -> Callable[P, T]:
 class Engine:
     """Opens the store and prepares the rest, all of it cheap: models, threads and indexes come with their first use.
 
-    `Lenses` explains the wanted model.
+    `ModelRuntimes` explains the wanted model.
     """
 
     @holds_locks
@@ -39,10 +39,10 @@ class Engine:
         self.timings = Timings()
         self.store = open_store(path, config, self.timings)
         try:
-            self.lenses = Lenses(self.store, config, self.timings, wanted)
+            self.runtimes = ModelRuntimes(self.store, config, self.timings, wanted)
             self.backlog = Backlog(
                 self.store,
-                self.lenses,
+                self.runtimes,
                 self.timings.errors,
                 limit=config.pending_limit,
                 patience=config.timeout,
@@ -63,16 +63,16 @@ class Engine:
     @property
     def embedder(self) -> Embedder:
         """Of the model that this process takes the store to be of."""
-        return self.lenses.current.embedder
+        return self.runtimes.current.embedder
 
     @property
     def index_cache(self) -> IndexCache:
         """Likewise."""
-        return self.lenses.current.index_cache
+        return self.runtimes.current.index_cache
 
     def forget(self, erased: Erased) -> int:
         """Drops erased memories from caches and indexes; returns their number."""
-        self.lenses.forget(erased.digests)
+        self.runtimes.forget(erased.digests)
         self.index_cache.drop([*erased.owners, None])
         return erased.count
 
@@ -86,7 +86,7 @@ class Engine:
                 return
             self._closed = True
             _open_engines.discard(self)
-            self.lenses.close()
+            self.runtimes.close()
             self.backlog.close()
             self.store.close()
 

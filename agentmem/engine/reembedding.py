@@ -11,9 +11,9 @@ from time import monotonic
 
 from agentmem.embedding.custom import GivenEmbedder
 from agentmem.embedding.model_card import ModelCard
+from agentmem.engine.document_batch import DocumentBatch
 from agentmem.engine.engine import Engine
-from agentmem.engine.parcel import Parcel
-from agentmem.engine.runtime import Lens
+from agentmem.engine.runtime import ModelRuntime
 from agentmem.errors import AgentMemError, ClosedError, DeadlineError
 from agentmem.platform.processes import claimant
 from agentmem.progress import moving_bar
@@ -39,19 +39,23 @@ def reembed(engine: Engine, source: ModelCard | GivenEmbedder | None, *, shown: 
     with moving_bar("texts") if shown else nullcontext() as tell:
         if source is None:
             return _Mover(engine, None, timeout, tell).run()
-        with engine.lenses.ahead(source) as lens:
-            return _Mover(engine, lens, timeout, tell).run()
+        with engine.runtimes.ahead(source) as runtime:
+            return _Mover(engine, runtime, timeout, tell).run()
 
 
 class _Mover:
     """One call's work, on its own thread."""
 
     def __init__(
-        self, engine: Engine, lens: Lens | None, timeout: float | None, tell: Callable[[int, int], object] | None
+        self,
+        engine: Engine,
+        runtime: ModelRuntime | None,
+        timeout: float | None,
+        tell: Callable[[int, int], object] | None,
     ) -> None:
         self._engine = engine
-        self._lens = lens
-        self._target = None if lens is None else lens.model
+        self._runtime = runtime
+        self._target = None if runtime is None else runtime.model
         self._moves = engine.store.reembedding(claimant())
         self._patience = engine.config.timeout
         self._seconds = self._patience + CLAIM_SECONDS
@@ -79,7 +83,7 @@ class _Mover:
     def _wait(self) -> None:
         """Another one is at it."""
         self._show()
-        if self._engine.lenses.closing.wait(max(0.0, min(POLL_SECONDS, self._left()))):
+        if self._engine.runtimes.closing.wait(max(0.0, min(POLL_SECONDS, self._left()))):
             raise ClosedError("The memory was closed while this call waited for another one that moves the store.")
 
     def _let_go(self) -> None:
@@ -92,12 +96,12 @@ class _Mover:
         if standing.move is not None and (arrived or not standing.move.model.is_same(self._target)):
             while self._moves.give_up(self._seconds):
                 self._left()
-        if self._lens is None or self._target is None or arrived:
+        if self._runtime is None or self._target is None or arrived:
             return
         move = self._moves.begin(self._seconds, self._target)
         if move is not None:
-            self._walk(self._lens, move)
-        self._engine.lenses.follow(self._engine.lenses.current)
+            self._walk(self._runtime, move)
+        self._engine.runtimes.follow(self._engine.runtimes.current)
         self._engine.backlog.wake(0)
         self._clear()
 
@@ -105,20 +109,20 @@ class _Mover:
         while self._moves.clear(self._seconds):
             self._left()
 
-    def _walk(self, lens: Lens, move: Move) -> None:
+    def _walk(self, runtime: ModelRuntime, move: Move) -> None:
         """Runs pass after pass over the changes, until the models can change places."""
         position, passes = move.position, 0
         while True:
-            position = self._pass(lens, move, position)
+            position = self._pass(runtime, move, position)
             complete = passes < COMPLETE_PASSES
             if self._moves.switch(self._seconds, position, tail=TAIL << passes, complete=complete):
                 return
             passes += 1
 
-    def _pass(self, lens: Lens, move: Move, position: Position) -> Position:
+    def _pass(self, runtime: ModelRuntime, move: Move, position: Position) -> Position:
         """Embeds the texts behind a position when it begins. Each page is sent off before the one before it is kept, so
         that the model never waits."""
-        ahead: tuple[TextPage, Parcel] | None = None
+        ahead: tuple[TextPage, DocumentBatch] | None = None
         try:
             is_last, until = False, self._moves.newest()
             while not is_last:
@@ -127,7 +131,7 @@ class _Mover:
                 if not page.texts:
                     self._left()
                     continue
-                current, ahead = ahead, (page, self._sent(lens, page))
+                current, ahead = ahead, (page, self._sent(runtime, page))
                 if current is not None:
                     move = self._kept(*current)
             if ahead is not None:
@@ -138,15 +142,15 @@ class _Mover:
                 ahead[1].cancel()
         return position
 
-    def _sent(self, lens: Lens, page: TextPage) -> Parcel:
+    def _sent(self, runtime: ModelRuntime, page: TextPage) -> DocumentBatch:
         homes, texts = [home for home, _ in page.texts], [text for _, text in page.texts]
-        return Parcel(lens.embedder, texts, homes, urgent=False, timeout=min(self._patience, self._left()))
+        return DocumentBatch(runtime.embedder, texts, homes, urgent=False, timeout=min(self._patience, self._left()))
 
-    def _kept(self, page: TextPage, parcel: Parcel) -> Move:
+    def _kept(self, page: TextPage, sent: DocumentBatch) -> Move:
         try:
-            answers = parcel.answers(min(self._patience, self._left()))
+            answers = sent.answers(min(self._patience, self._left()))
         except BaseException:
-            parcel.cancel()
+            sent.cancel()
             raise
         move = self._moves.keep(self._seconds, page.position, page.texts, answers)
         self._embedded += len(page.texts)

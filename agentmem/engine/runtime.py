@@ -1,7 +1,7 @@
 """The embedder and the index of a store's model, and how a move of the store to another model is followed.
 
-A `Lens` belongs to its model for good. Work that was begun with one ends with it. It counts only when the store is of
-that model in the transaction of the commit. Otherwise it is done again with the `Lens` of the store's new model.
+A `ModelRuntime` belongs to its model for good. Work that was begun with one ends with it. It counts only when the store
+is of that model in the transaction of the commit. Otherwise it is done again with that of the store's new model.
 """
 
 import os
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lens:
+class ModelRuntime:
     """A model's embedder, the indexes of its vectors, and the searches over these; `model` is the store's name for
     it."""
 
@@ -71,8 +71,8 @@ class Lens:
         self.index_cache.close()
 
 
-class Lenses:
-    """Holds the `Lens` of a store's model; any thread may call every method."""
+class ModelRuntimes:
+    """Holds the `ModelRuntime` of a store's model; any thread may call every method."""
 
     def __init__(
         self, store: Store, config: Config, timings: Timings, wanted: ModelCard | GivenEmbedder | Keep | None
@@ -91,31 +91,31 @@ class Lenses:
     def _start(self) -> None:
         self._lock = Lock()  # Guards: current, _ahead. Held while a model's card is read.
         self._changed = condition(self._lock)
-        self._ahead: list[Lens] = []  # Of the models that threads of this process are moving the store to.
+        self._ahead: list[ModelRuntime] = []  # Of the models that threads of this process are moving the store to.
         self.closing = threading.Event()
         self._pid = os.getpid()  # Last, see Restartable.
 
-    def _opened(self, wanted: ModelCard | GivenEmbedder | Keep | None) -> Lens:
+    def _opened(self, wanted: ModelCard | GivenEmbedder | Keep | None) -> ModelRuntime:
         for _ in range(OPENING_TRIES):
             stored = self._store.model()
             if wanted is None:
                 return self._made(_absent(stored))
             if not isinstance(wanted, Keep):
-                lens = self._made(wanted)
+                runtime = self._made(wanted)
             else:
-                lens = self._made(find_model(DEFAULT_MODEL) if stored is None else self._found(stored))
-            stored = self._store.bind_model(lens.model)
-            if stored.is_same(lens.model):
-                return lens
+                runtime = self._made(find_model(DEFAULT_MODEL) if stored is None else self._found(stored))
+            stored = self._store.bind_model(runtime.model)
+            if stored.is_same(runtime.model):
+                return runtime
             if not isinstance(wanted, Keep):
                 break
         named = repr(wanted.name) if isinstance(wanted, ModelCard) else "embedder"
         raise ModelMismatchError(
-            f"The vectors in {self._store.path!r} were made by {stored}, not by {lens.model}; open it without naming "
-            f"a model, or move it to that one with Memory({self._store.path!r}, model=None).reembed({named})."
+            f"The vectors in {self._store.path!r} were made by {stored}, not by {runtime.model}; open it without "
+            f"naming a model, or move it to that one with Memory({self._store.path!r}, model=None).reembed({named})."
         )
 
-    def _made(self, source: Source) -> Lens:
+    def _made(self, source: Source) -> ModelRuntime:
         embedder = Embedder(source, self._config, self._store.vectors, self._timings)
         sealer = Sealer(self._store, embedder.identity, self._timings.errors)
         in_int8 = self._config.shelf_vectors == "int8"
@@ -125,7 +125,7 @@ class Lenses:
         model = StoredModel(
             embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
         )
-        return Lens(source, model, embedder, index_cache, Searcher(index_cache), progressive)
+        return ModelRuntime(source, model, embedder, index_cache, Searcher(index_cache), progressive)
 
     def _found(self, stored: StoredModel) -> ModelCard:
         """The model that a store says it is of, wherever it is on this machine."""
@@ -151,7 +151,7 @@ class Lenses:
 
     # -- following ------------------------------------------------------------------------------------------------
 
-    def through(self, call: Callable[[Lens], T], deadline: Deadline | None = None) -> T:
+    def through(self, call: Callable[[ModelRuntime], T], deadline: Deadline | None = None) -> T:
         """Returns the result of the call with the store's model.
 
         The call runs again when the store has moved to another model meanwhile and nothing of it was stored, and when
@@ -163,22 +163,22 @@ class Lenses:
         """
         sealed: set[Owner] = set()
         while True:
-            lens = self.current
+            runtime = self.current
             try:
-                return call(lens)
+                return call(runtime)
             except ModelMoved:
-                self.follow(lens)
+                self.follow(runtime)
             except Unsealed as found:
-                lens.index_cache.seal_tail(found.owner, again=found.owner in sealed, deadline=deadline)
+                runtime.index_cache.seal_tail(found.owner, again=found.owner in sealed, deadline=deadline)
                 sealed.add(found.owner)
                 if deadline is not None:
                     deadline.check()
             except ClosedError:
-                if self.current is lens:
+                if self.current is runtime:
                     raise
 
-    def follow(self, left: Lens) -> Lens:
-        """Returns the `Lens` of the store's present model. Callers that still wait for the one before get
+    def follow(self, left: ModelRuntime) -> ModelRuntime:
+        """Returns the `ModelRuntime` of the store's present model. Callers that still wait for the one before get
         ClosedError."""
         if self._pid != os.getpid():
             restart(self, self._start)
@@ -189,7 +189,7 @@ class Lenses:
             if stored is None or stored.is_same(left.model):
                 return left
             reach("reembed: before a process follows")
-            prepared = [lens for lens in self._ahead if lens.model.is_same(stored)]
+            prepared = [runtime for runtime in self._ahead if runtime.model.is_same(stored)]
             self.current = prepared[0] if prepared else self._made(self._followed(left.source, stored))
             current = self.current
         left.close()
@@ -206,29 +206,29 @@ class Lenses:
         )
 
     @contextmanager
-    def ahead(self, source: ModelCard | GivenEmbedder) -> Iterator[Lens]:
-        """Yields the `Lens` of a model that the store is to move to; once it has, calls use this one."""
+    def ahead(self, source: ModelCard | GivenEmbedder) -> Iterator[ModelRuntime]:
+        """Yields the `ModelRuntime` of a model that the store is to move to; once it has, calls use this one."""
         if self._pid != os.getpid():
             restart(self, self._start)
-        lens = self._made(source)
+        runtime = self._made(source)
         with self._lock:
             if self.closing.is_set():
                 raise ClosedError("The memory is closed; open a new Memory.")
-            self._ahead.append(lens)
+            self._ahead.append(runtime)
         try:
-            yield lens
+            yield runtime
         finally:
             with self._lock:
-                self._ahead.remove(lens)
+                self._ahead.remove(runtime)
                 self._changed.notify_all()
-                followed = self.current is lens
+                followed = self.current is runtime
             if not followed:
-                lens.close()
+                runtime.close()
 
     def forget(self, digests: set[bytes]) -> None:
         """Drops vectors from the caches of every model."""
-        for lens in (self.current, *self._ahead):
-            lens.embedder.forget(digests)
+        for runtime in (self.current, *self._ahead):
+            runtime.embedder.forget(digests)
 
     def close(self) -> None:
         """Answers callers that wait for a model, and waits (bounded) for moves to release the store."""
@@ -236,9 +236,9 @@ class Lenses:
             restart(self, self._start)
         self.closing.set()
         with self._lock:
-            lenses = [self.current, *self._ahead]
-        for lens in lenses:
-            lens.close()
+            runtimes = [self.current, *self._ahead]
+        for runtime in runtimes:
+            runtime.close()
         with self._lock:
             self._changed.wait_for(lambda: not self._ahead, CLOSE_WAIT_SECONDS)
 

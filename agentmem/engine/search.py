@@ -20,7 +20,7 @@ from agentmem.analyzer import query_terms
 from agentmem.deadline import Deadline, late
 from agentmem.embedding.future import failure_of
 from agentmem.engine.engine import Engine
-from agentmem.engine.runtime import Lens
+from agentmem.engine.runtime import ModelRuntime
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import DeadlineError, StoreFullError, StoreReadOnlyError
 from agentmem.records import Match, Scope
@@ -100,27 +100,27 @@ class _Search:
 
     def answer(self) -> list[list[Match]]:
         """Returns the matches of each query."""
-        return self.engine.lenses.through(self._answer, self.deadline)
+        return self.engine.runtimes.through(self._answer, self.deadline)
 
     @again
-    def _answer(self, lens: Lens) -> list[list[Match]]:
-        questions = self._questions(lens)
+    def _answer(self, runtime: ModelRuntime) -> list[list[Match]]:
+        questions = self._questions(runtime)
         if self.asked.mode == "keyword":
-            return self._found(lens, questions)
-        if not lens.progressive or self.effort == "full":
-            return self._settled(lens, questions)
-        half = "fast" if self.effort == "fast" else self._guess(lens)
+            return self._found(runtime, questions)
+        if not runtime.progressive or self.effort == "full":
+            return self._settled(runtime, questions)
+        half = "fast" if self.effort == "fast" else self._guess(runtime)
         while True:
-            questions = self._embedded(lens, questions, half)
+            questions = self._embedded(runtime, questions, half)
             try:
-                return self._found(lens, questions)
+                return self._found(runtime, questions)
             except OtherHalf as other:
                 half = other.half
 
-    def _guess(self, lens: Lens) -> Half:
+    def _guess(self, runtime: ModelRuntime) -> Half:
         """The half that the owner's memories had last. An unknown owner may have pending ones: the fast half costs
         nothing."""
-        return "full" if self._is_usual and lens.index_cache.is_pending(self._owner) is False else "fast"
+        return "full" if self._is_usual and runtime.index_cache.is_pending(self._owner) is False else "fast"
 
     @property
     def _is_usual(self) -> bool:
@@ -130,24 +130,28 @@ class _Search:
     def _owner(self) -> tuple[str, str] | None:
         return index_owner(self.asked.scope)
 
-    def _settled(self, lens: Lens, questions: list[Question]) -> list[list[Match]]:
+    def _settled(self, runtime: ModelRuntime, questions: list[Question]) -> list[list[Match]]:
         """Searches when nothing of the scope that was there before waits for its vector. With a model that has a fast
         half, that is nothing of the owner, as all of its memories are compared alike."""
-        questions = self._embedded(lens, questions, "full")
+        questions = self._embedded(runtime, questions, "full")
         for _ in range(SETTLED_TRIES):
             with suppress(OtherHalf):
-                return self._found(lens, questions, settled=False)
+                return self._found(runtime, questions, settled=False)
             self.engine.backlog.wake(0)  # Perhaps the process that deferred them is no more.
             owner = self._owner
-            scope = self.asked.scope if not lens.progressive else Scope() if owner is None else Scope(**dict([owner]))
+            scope = (
+                self.asked.scope if not runtime.progressive else Scope() if owner is None else Scope(**dict([owner]))
+            )
             # A store that takes no vectors can still be searched; these memories have their keywords until it does.
             with suppress(StoreFullError, StoreReadOnlyError):
                 self.engine.backlog.settle(scope, self.deadline.left, urgent=True)
-            if not lens.progressive:
+            if not runtime.progressive:
                 break
-        return self._found(lens, self._embedded(lens, questions, "fast") if lens.progressive else questions)
+        return self._found(runtime, self._embedded(runtime, questions, "fast") if runtime.progressive else questions)
 
-    def _found(self, lens: Lens, questions: Sequence[Question], *, settled: bool = True) -> list[list[Match]]:
+    def _found(
+        self, runtime: ModelRuntime, questions: Sequence[Question], *, settled: bool = True
+    ) -> list[list[Match]]:
         """Searches in one snapshot.
 
         Raises:
@@ -156,16 +160,16 @@ class _Search:
         """
         store, asked = self.engine.store, self.asked
         with store.snapshot(as_of=self.as_of, show_expired=self.show_expired, deadline=self.deadline) as snapshot:
-            snapshot.require_model(lens.identity)
+            snapshot.require_model(runtime.identity)
             if asked.mode != "keyword" and snapshot.has_pending:
-                if not settled and not lens.progressive:
+                if not settled and not runtime.progressive:
                     raise OtherHalf("full")
                 self.engine.backlog.wake_for(self._owner)
-            return self._matches(lens, snapshot, questions)
+            return self._matches(runtime, snapshot, questions)
 
-    def _matches(self, lens: Lens, snapshot: Snapshot, questions: Sequence[Question]) -> list[list[Match]]:
+    def _matches(self, runtime: ModelRuntime, snapshot: Snapshot, questions: Sequence[Question]) -> list[list[Match]]:
         """The indexes hold what is visible now. Other views build a temporary index for this call."""
-        searcher = lens.searcher if self._is_usual else Searcher(lens.temporary_cache())
+        searcher = runtime.searcher if self._is_usual else Searcher(runtime.temporary_cache())
         began = time.perf_counter()
         matches: list[list[Match]] = []
         for question in questions:
@@ -175,7 +179,7 @@ class _Search:
         self.engine.timings.record("search", (time.perf_counter() - began) / len(questions))
         return matches
 
-    def _questions(self, lens: Lens) -> list[Question]:
+    def _questions(self, runtime: ModelRuntime) -> list[Question]:
         """One for each query, with its words and times, as far as the mode needs them."""
         questions = []
         for number, query in enumerate(self.queries):
@@ -186,22 +190,22 @@ class _Search:
                 words = query_terms(query, self.deadline)
                 terms = with_near_words(words) if self.engine.config.near_words else Sought.of(words)
                 windows = find_windows(query, self.reference)
-            half: Half | None = "fast" if self.effort == "fast" and lens.progressive else None
+            half: Half | None = "fast" if self.effort == "fast" and runtime.progressive else None
             questions.append(replace(self.asked, terms=terms, windows=windows, half=half))
         return questions
 
-    def _embedded(self, lens: Lens, questions: list[Question], half: Half) -> list[Question]:
+    def _embedded(self, runtime: ModelRuntime, questions: list[Question], half: Half) -> list[Question]:
         """The questions with the vectors of a half of their queries, ahead of bulk work."""
         if all(half in question.vectors for question in questions):
             return questions
         queries = self.queries
         if half == "fast":
-            vectors = [lens.embedder.fast_query(query) for query in queries]
+            vectors = [runtime.embedder.fast_query(query) for query in queries]
         else:
             urgent = len(queries) <= URGENT_TEXTS
             homes = [self.asked.scope.home] * len(queries)
             try:
-                answers = lens.embedder.embed(queries, homes, "query", urgent=urgent, timeout=self.deadline.left)
+                answers = runtime.embedder.embed(queries, homes, "query", urgent=urgent, timeout=self.deadline.left)
             except DeadlineError as error:  # It tells what was left, and not what the caller allowed.
                 raise late(self.deadline.seconds) from error
             failure = failure_of(answers)

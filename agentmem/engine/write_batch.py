@@ -8,7 +8,7 @@ from typing import Any
 from agentmem.analyzer import stored_terms
 from agentmem.deadline import Deadline
 from agentmem.engine.engine import Engine, public
-from agentmem.engine.runtime import Lens
+from agentmem.engine.runtime import ModelRuntime
 from agentmem.engine.writer import URGENT_TEXTS
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import Home
@@ -163,24 +163,24 @@ class Changes:
         seconds = check_timeout(timeout, self._engine.config)
         if not self._operations:
             return []
-        return self._engine.lenses.through(lambda lens: self._commit(lens, seconds))
+        return self._engine.runtimes.through(lambda runtime: self._commit(runtime, seconds))
 
-    def _commit(self, lens: Lens, timeout: float) -> list[Any]:
-        if self._to_embed and not lens.progressive:
+    def _commit(self, runtime: ModelRuntime, timeout: float) -> list[Any]:
+        if self._to_embed and not runtime.progressive:
             texts, homes = [text for _, text, _ in self._to_embed], [home for _, _, home in self._to_embed]
             urgent = len(texts) <= URGENT_TEXTS
-            answers = lens.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout).embedded(timeout)
+            answers = runtime.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout).embedded(timeout)
             for (operation, _, _), answer in zip(self._to_embed, answers, strict=True):
                 if isinstance(answer, AgentMemError):
                     raise answer
                 operation.vector = answer
-        if lens.progressive and self._to_embed:
-            lens.embedder.warm()
+        if runtime.progressive and self._to_embed:
+            runtime.embedder.warm()
             for operation, _, _ in self._to_embed:
                 operation.vector = None
-        model = lens.identity if self._to_embed and not lens.progressive else None
+        model = runtime.identity if self._to_embed and not runtime.progressive else None
         results = self._engine.store.commit(self._operations, model=model)
-        if lens.progressive:
+        if runtime.progressive:
             self._engine.backlog.stir()
         return [results[place] for place in self._told]
 

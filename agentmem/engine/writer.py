@@ -10,7 +10,7 @@ from agentmem.config import Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.future import EmbeddingFuture, to_store
 from agentmem.engine.engine import Engine
-from agentmem.engine.runtime import Lens
+from agentmem.engine.runtime import ModelRuntime
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.quoting import shorten
 from agentmem.records import Draft, Record, Scope, owners_of
@@ -103,17 +103,17 @@ class Chunk:
         self._start = start
         self._drawn = drawn
         self._drafts = [draft for draft in drawn if isinstance(draft, Draft)]
-        self._sent: tuple[Lens, EmbeddingFuture] | None = None
+        self._sent: tuple[ModelRuntime, EmbeddingFuture] | None = None
         self._later = later
         if later is not None:
             later.admit(len(self._drafts), timeout)
         elif self._drafts:
-            self._sent = engine.lenses.through(partial(self._send, timeout=timeout))
+            self._sent = engine.runtimes.through(partial(self._send, timeout=timeout))
 
-    def _send(self, lens: Lens, timeout: float) -> tuple[Lens, EmbeddingFuture]:
+    def _send(self, runtime: ModelRuntime, timeout: float) -> tuple[ModelRuntime, EmbeddingFuture]:
         urgent = len(self._drafts) <= URGENT_TEXTS
         texts, homes = [draft.content for draft in self._drafts], [draft.scope.home for draft in self._drafts]
-        return lens, lens.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
+        return runtime, runtime.embedder.send(texts, homes, "document", urgent=urgent, timeout=timeout)
 
     def cancel(self) -> None:
         """Gives the items up."""
@@ -132,7 +132,7 @@ class Chunk:
                     inserts_of(drafts, Deadline(timeout)), atomic=together, durability=self._durability
                 )
             elif drafts:
-                stored = engine.lenses.through(partial(self._store, timeout=timeout, together=together))
+                stored = engine.runtimes.through(partial(self._store, timeout=timeout, together=together))
         except AgentMemError as error:
             if error.position is None:
                 raise
@@ -143,16 +143,16 @@ class Chunk:
         records = iter(stored)
         return [next(records) if isinstance(draft, Draft) else draft for draft in self._drawn]
 
-    def _store(self, lens: Lens, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
-        if self._sent is None or self._sent[0] is not lens:  # The store has moved to another model since.
+    def _store(self, runtime: ModelRuntime, timeout: float, *, together: bool) -> list[Record | AgentMemError]:
+        if self._sent is None or self._sent[0] is not runtime:  # The store has moved to another model since.
             self._sent = None
-            self._sent = self._send(lens, timeout)
+            self._sent = self._send(runtime, timeout)
         # The store refuses the answers of a model that was left meanwhile, so their errors are dropped.
         embedded = self._sent[1].embedded(timeout)
         inserts = inserts_of(self._drafts, Deadline(timeout))
         for insert, vector in zip(inserts, embedded, strict=True):
             insert.vector = vector
-        return self._engine.store.commit(inserts, model=lens.identity, atomic=together, durability=self._durability)
+        return self._engine.store.commit(inserts, model=runtime.identity, atomic=together, durability=self._durability)
 
 
 def inserts_of(drafts: Iterable[Draft], deadline: Deadline) -> list[Insert]:
@@ -223,7 +223,7 @@ def remember(engine: Engine, draft: Draft, timeout: float, *, defer: bool) -> Re
     position."""
     later = Later.of(engine, defer=defer)
     if later is None:
-        [record] = engine.lenses.through(partial(_remember, engine, draft, timeout))
+        [record] = engine.runtimes.through(partial(_remember, engine, draft, timeout))
     else:
         stored: list[Any] = []
         later.admit(1, timeout)
@@ -236,12 +236,12 @@ def remember(engine: Engine, draft: Draft, timeout: float, *, defer: bool) -> Re
     return record
 
 
-def _remember(engine: Engine, draft: Draft, timeout: float, lens: Lens) -> list[Any]:
+def _remember(engine: Engine, draft: Draft, timeout: float, runtime: ModelRuntime) -> list[Any]:
     """The worker that makes the vector puts the write into the next commit. This thread sleeps until it is committed,
     or is woken to lead that commit."""
-    embedder, deadline = lens.embedder, Deadline(timeout)
+    embedder, deadline = runtime.embedder, Deadline(timeout)
     [insert] = inserts_of([draft], deadline)
-    commit = engine.store.prepare([insert], model=lens.identity)
+    commit = engine.store.prepare([insert], model=runtime.identity)
 
     def enqueue(answered: EmbeddingFuture) -> None:
         [insert.vector] = to_store(answered.digests, answered.answers)
@@ -274,7 +274,7 @@ class Later:
         Raises:
             ModelError: it cannot be loaded, which was found out before.
         """
-        refined = engine.lenses.current.progressive
+        refined = engine.runtimes.current.progressive
         if refined and not defer:
             engine.embedder.warm()
         return cls(engine, refined=refined) if refined or defer else None

@@ -17,7 +17,7 @@ from agentmem.config import MIB, Durability
 from agentmem.deadline import Deadline
 from agentmem.embedding.future import EmbeddingFuture
 from agentmem.engine.engine import Engine
-from agentmem.engine.runtime import Lens
+from agentmem.engine.runtime import ModelRuntime
 from agentmem.engine.writer import CHUNK, DEFERRED_CHUNK, URGENT_TEXTS, Later, one_ahead
 from agentmem.errors import AgentMemError, InvalidInputError
 from agentmem.ids import Home
@@ -105,10 +105,10 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
     """Stores what a file holds, a commit a chunk; see `Memory.import_`. When a line or a chunk raises, what came before
     it is stored and nothing after it."""
     tally = _Tally()
-    lens = engine.lenses.current
+    runtime = engine.runtimes.current
     reader = Reader(
-        engine.config, options.format, options.owners, scope_of, options.dedupe, model_of(lens.embedder),
-        lens.embedder.text_digest, options.tag, Counter(), LeftOut(), Counter(),
+        engine.config, options.format, options.owners, scope_of, options.dedupe, model_of(runtime.embedder),
+        runtime.embedder.text_digest, options.tag, Counter(), LeftOut(), Counter(),
     )  # fmt: skip
     with closing(_entries(reader, file, options)) as read:
         entries: Iterator[Read] = iter(with_progress(read, "memories") if options.progress else read)
@@ -117,9 +117,9 @@ def import_(engine: Engine, scope_of: Callable[[Any, Any, Any], Scope], file: An
             return tally.report(reader, preview)
 
         def chunks() -> Iterator[_Chunk]:
-            waits = not (options.defer or lens.progressive)
+            waits = not (options.defer or runtime.progressive)
             while drawn := list(_draw(entries, tally, options, waits=waits)):
-                yield _Chunk(engine, lens, drawn, options)
+                yield _Chunk(engine, runtime, drawn, options)
 
         one_ahead(chunks(), lambda chunk: tally.add(chunk.store()))
     return tally.report(reader)
@@ -174,10 +174,10 @@ def _draw(entries: Iterator[Read], tally: "_Tally", options: Options, *, waits: 
 class _Chunk:
     """Some entries on their way: those that are not here yet are sent to the model when made, then stored."""
 
-    def __init__(self, engine: Engine, lens: Lens, entries: list[Entry], options: Options) -> None:
-        """`lens` is of the model whose vectors the entries may have brought along."""
+    def __init__(self, engine: Engine, runtime: ModelRuntime, entries: list[Entry], options: Options) -> None:
+        """`runtime` is of the model whose vectors the entries may have brought along."""
         self._engine = engine
-        self._lens = lens
+        self._runtime = runtime
         self._options = options
         here = engine.store.present([_upsert_of(entry, b"", None, options.on_conflict) for entry in entries])
         self._here = [entry.line for entry, is_here in zip(entries, here, strict=True) if is_here]
@@ -190,24 +190,24 @@ class _Chunk:
             self._later.admit(len(self._texts), options.timeout)
             self._admitted = len(self._texts)
         elif self._texts:
-            self._sent = engine.lenses.through(self._send)
+            self._sent = engine.runtimes.through(self._send)
 
     def _to_embed(self) -> tuple[list[str], list[Home]]:
         """The texts that brought no vector, and their homes."""
         drafts = [entry.arrival.draft for entry in self._entries if entry.embedded is None]
         return [draft.content for draft in drafts], [draft.scope.home for draft in drafts]
 
-    def _follow(self, lens: Lens) -> None:
+    def _follow(self, runtime: ModelRuntime) -> None:
         """The store has moved to another model: the vectors that were brought along are worth nothing there."""
-        if lens.identity != self._lens.identity:
+        if runtime.identity != self._runtime.identity:
             self._entries = [entry._replace(embedded=None) for entry in self._entries]
             self._texts, self._homes = self._to_embed()
-        self._lens, self._sent = lens, None
+        self._runtime, self._sent = runtime, None
 
-    def _send(self, lens: Lens) -> EmbeddingFuture:
-        self._follow(lens)
+    def _send(self, runtime: ModelRuntime) -> EmbeddingFuture:
+        self._follow(runtime)
         urgent = len(self._texts) <= URGENT_TEXTS
-        return lens.embedder.send(self._texts, self._homes, "document", urgent=urgent, timeout=self._options.timeout)
+        return runtime.embedder.send(self._texts, self._homes, "document", urgent=urgent, timeout=self._options.timeout)
 
     def cancel(self) -> None:
         """Gives the entries up."""
@@ -222,7 +222,7 @@ class _Chunk:
         outcomes: list[Outcome | AgentMemError] = []
         try:
             if self._entries:
-                outcomes = engine.lenses.through(self._take_in)
+                outcomes = engine.runtimes.through(self._take_in)
         except AgentMemError as error:
             if error.position is None:
                 raise
@@ -238,19 +238,19 @@ class _Chunk:
         skipped: list[tuple[int, Outcome | AgentMemError]] = [(line, "skipped") for line in self._here]
         return [*skipped, *zip(lines, outcomes, strict=True)]
 
-    def _take_in(self, lens: Lens) -> list[Outcome | AgentMemError]:
+    def _take_in(self, runtime: ModelRuntime) -> list[Outcome | AgentMemError]:
         options = self._options
-        if lens is not self._lens:
-            self._follow(lens)
+        if runtime is not self._runtime:
+            self._follow(runtime)
             if self._texts and self._later is None:
-                self._sent = self._send(lens)
+                self._sent = self._send(runtime)
         deadline = Deadline(options.timeout)
         batch = []
         for entry, vector in zip(self._entries, self._vectors(), strict=True):
             terms = stored_terms(entry.arrival.draft.content, entry.arrival.draft.created_at, deadline)
             batch.append(_upsert_of(entry, terms, vector, options.on_conflict))
         outcomes: list[Outcome | AgentMemError] = self._engine.store.commit(
-            batch, model=lens.identity, atomic=options.on_error == "raise", durability=options.durability
+            batch, model=runtime.identity, atomic=options.on_error == "raise", durability=options.durability
         )
         return outcomes
 

@@ -405,7 +405,7 @@ def test_closing_while_the_background_embeds_reports_nothing(open_memory, gated,
     memory = open_memory(embedder=gated)
     memory.add("tea with lemon", user_id="ana", defer=True)
     engine = memory._engine
-    engine.lenses.close()  # As `close` begins; the background learns of it from its model, before it is told.
+    engine.runtimes.close()  # As `close` begins; the background learns of it from its model, before it is told.
     gated.gate.set()
     with suppress(ClosedError):
         memory.flush()

@@ -345,14 +345,14 @@ def test_texts_that_waited_for_the_model_that_is_left_go_to_the_new_one(open_mem
     def hold(_: list[str]) -> None:
         held.set()
         end = time.monotonic() + 60
-        while memory._engine.lenses.current is left or left.embedder.stats()["waiting_texts"]:
+        while memory._engine.runtimes.current is left or left.embedder.stats()["waiting_texts"]:
             assert time.monotonic() < end
             time.sleep(0.01)
 
     embedder = Turned(turn=3)
     memory = open_memory(embedder=embedder, config=Config(workers=1, batch_tokens=512))
     memory.add("tea", user_id="ana")
-    left = memory._engine.lenses.current
+    left = memory._engine.runtimes.current
     embedder.before = hold
     with ThreadPoolExecutor(1) as pool:
         if way == "add_batch":
@@ -435,7 +435,7 @@ def test_a_store_that_is_written_faster_than_the_new_model_embeds_moves_all_the_
     batches = iter(range(1000))
 
     def overtake(batch: list[str]) -> None:
-        if memory._engine.lenses.current.source is not target:  # Afterwards it would wait for itself.
+        if memory._engine.runtimes.current.source is not target:  # Afterwards it would wait for itself.
             memory.add_batch(texts(20, of=f"batch {next(batches)}"), user_id="ben")
 
     target = Turned(before=overtake)
@@ -560,7 +560,7 @@ def test_close_ends_a_move_that_goes_on_and_the_next_call_goes_on_with_it(open_m
         moving = pool.submit(memory.reembed, target)
         assert reached.wait(60)
         closing = pool.submit(memory.close)
-        assert memory._engine.lenses.closing.wait(60)
+        assert memory._engine.runtimes.closing.wait(60)
         go_on.set()
         with pytest.raises(ClosedError):
             moving.result(60)

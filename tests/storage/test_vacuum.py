@@ -420,7 +420,7 @@ def test_closing_ends_it(open_memory, monkeypatch):
     assert pause.reached.wait(60)
     closing = threading.Thread(target=memory.close)
     closing.start()
-    assert memory._engine.lenses.closing.wait(60)
+    assert memory._engine.runtimes.closing.wait(60)
     pause.release()
     for thread in (working, closing):
         thread.join(60)

@@ -11,7 +11,7 @@ from agentmem.ids import Home
 from agentmem.records import Embedded
 
 
-class Parcel:
+class DocumentBatch:
     """Some texts on their way through the model, as documents; belongs to the thread that sends them. Making one blocks
     and raises as `Embedder.send` does."""
 

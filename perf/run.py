@@ -23,6 +23,7 @@ STATIC = "minilm-static"
 
 STEPS: dict[str, tuple[str, ...]] = {
     "ceiling": ("ceiling.py",),
+    "burst": ("burst.py",),
     "add": ("add.py",),
     "add-known": ("add.py", "--known"),
     "search": ("search.py",),

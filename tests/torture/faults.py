@@ -10,6 +10,7 @@ import shutil
 import threading
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -200,28 +201,32 @@ def some_cases(folder: str, seed: int, number: int, first: int, variant: str) ->
     return cases
 
 
-def run(folder: Path, cases: int, seed: int) -> dict[str, Any]:
+def run(folder: Path, cases: int, seed: int, variants: Sequence[str] = VARIANTS) -> dict[str, Any]:
     """Every k of `cases` scripts (see `scripts`), as many at a time as there are cores."""
     folder.mkdir(parents=True, exist_ok=True)
     figures: Counter[str] = Counter({"scripts": cases})
     struck: Counter[str] = Counter()
     failures: list[str] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for counted, first_struck, wrong in pool.map(lambda number: every_call(folder, seed, number), range(cases)):
+        for counted, first_struck, wrong in pool.map(
+            lambda number: every_call(folder, seed, number, variants), range(cases)
+        ):
             figures += counted
             struck += first_struck
             failures += wrong
     return {"seed": seed, **figures, "calls that failed first": dict(struck), "failures": failures}
 
 
-def every_call(folder: Path, seed: int, number: int) -> tuple[Counter[str], Counter[str], list[str]]:
+def every_call(
+    folder: Path, seed: int, number: int, variants: Sequence[str]
+) -> tuple[Counter[str], Counter[str], list[str]]:
     """Every k of one script: figures, which calls failed first, and what was wrong."""
     figures: Counter[str] = Counter()
     struck: Counter[str] = Counter()
     failures: list[str] = []
     script = f"script {number} ({script_of(number).name})"
     with Nursery() as nursery:
-        for variant in VARIANTS:
+        for variant in variants:
             first, more = 1, True
             while more:
                 place = folder / f"{number}-{first}"

@@ -33,7 +33,7 @@ def apply(transaction: Transaction, batch: Sequence[Operation], config: Config, 
     Raises:
         AgentMemError: `atomic`, and one of them cannot be made; none was.
     """
-    arrivals = [each for each in batch if isinstance(each, Insert | Upsert)]
+    arrivals = [each for each in batch if isinstance(each, (Insert, Upsert))]
     if len(arrivals) == len(batch):
         return arrive(transaction, arrivals, atomic=atomic)
     vectors = [each for each in batch if isinstance(each, SetVector)]

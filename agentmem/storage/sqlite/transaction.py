@@ -243,7 +243,7 @@ def _insert_rows(connection: Connection, head: str, places: str, rows: Sequence[
     for size in ROWS_A_STATEMENT:
         while len(rows) - start >= size:
             values = [value for row in rows[start : start + size] for value in row]
-            kept = sum([len(value) for value in values if isinstance(value, str | bytes)]) <= KEPT_ROWS_BYTES
+            kept = sum([len(value) for value in values if isinstance(value, (str, bytes))]) <= KEPT_ROWS_BYTES
             connection.execute(f"{head} {', '.join([places] * size)}", values, can_cache=kept)
             start += size
 

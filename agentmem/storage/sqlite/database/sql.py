@@ -112,7 +112,7 @@ def is_kept(query: str, parameters: Sequence[Any] = ()) -> bool:
     """Whether a connection may keep a statement with its values for reuse, see KEPT_BYTES."""
     size = len(query)
     for value in parameters:
-        if isinstance(value, str | bytes):
+        if isinstance(value, (str, bytes)):
             size += len(value)
     return size <= KEPT_BYTES
 

@@ -24,7 +24,7 @@ FLUSH_SECONDS = 600.0
 
 
 def missed(memory: Memory, sentences: list[str], threads: int) -> int:
-    """Returns how many of the texts that so many threads have added are not the first match of their own text."""
+    """Returns how many of the texts that the threads have added are not the first match of their own text."""
     lacking: list[str] = []
 
     def work(number: int) -> None:

@@ -63,10 +63,10 @@ class Config:
     cache_bytes: int = 64 * MIB
     """Memory for vectors of recently embedded texts, about 1 KB each; a quarter of it for queries."""
 
-    shelf_bytes: int = 256 * MIB
+    index_bytes: int = 256 * MIB
     """Memory for the indexes of owners that are being searched: about 1 KB a memory, 13 bytes of one in a segment."""
 
-    shelf_vectors: Literal["float16", "int8"] = "float16"
+    index_vectors: Literal["float16", "int8"] = "float16"
     """The type of their vectors. `"int8"` saves two fifths of that memory, for a loss within .001 of R@10."""
 
     max_content_bytes: int = 1_000_000
@@ -93,8 +93,8 @@ class Config:
             raise InvalidInputError(
                 f"Config.refine is {_shown(self.refine)}; use 'background', 'before_return' or 'never'."
             )
-        if self.shelf_vectors not in ("float16", "int8"):
-            raise InvalidInputError(f"Config.shelf_vectors is {_shown(self.shelf_vectors)}; use 'float16' or 'int8'.")
+        if self.index_vectors not in ("float16", "int8"):
+            raise InvalidInputError(f"Config.index_vectors is {_shown(self.index_vectors)}; use 'float16' or 'int8'.")
         for name in ("timeout", "busy_timeout"):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1e6:
                 raise InvalidInputError(
@@ -106,7 +106,7 @@ class Config:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise InvalidInputError(f"Config.{field.name} is {_shown(value)}; give a whole number.")
-            smallest = 0 if field.name in ("cache_bytes", "shelf_bytes") else 1
+            smallest = 0 if field.name in ("cache_bytes", "index_bytes") else 1
             if value < smallest:
                 raise InvalidInputError(f"Config.{field.name} is {_shown(value)}; give {smallest} or more.")
         if not isinstance(self.near_words, bool):

@@ -1,7 +1,7 @@
 """Measures how many bytes a memory takes, on the disk and in memory.
 
 Texts of 100 characters with a user and two metadata keys, and made-up vectors of 384 values. The file is split by table
-and index. For the bytes in memory, the indexes of all owners are loaded at once (`Config.shelf_bytes` bounds them
+and index. For the bytes in memory, the indexes of all owners are loaded at once (`Config.index_bytes` bounds them
 otherwise).
 """
 
@@ -60,14 +60,14 @@ def on_disk(path: str, count: int) -> dict[str, float]:
 def main() -> None:
     options = measure.arguments(__doc__, memories={"type": int})
     count = options.memories or (100_000 if options.full else 10_000)
-    config = Config(durability="process", shelf_bytes=2**40)
+    config = Config(durability="process", index_bytes=2**40)
     figures: dict[str, Any] = {}
     with measure.temporary_store() as path, Memory(path, embedder=Numbers(), config=config) as memory:
         memory.add_batch(items(count))
         figures["on the disk"] = on_disk(str(path), count)
         for number in range(max(1, count // OWNERS_EACH)):
             memory.search("what?", user_id=f"user-{number}", mode="vector")
-        figures["in memory, a shelf"] = {"bytes": memory.stats().search.index_bytes / count}
+        figures["in memory, an index"] = {"bytes": memory.stats().search.index_bytes / count}
         figures["in memory, the cache of vectors"] = {"bytes": memory.stats().embedding.cache_bytes / count}
     measure.report(f"Bytes a memory, of {count:,}", figures, options)
 

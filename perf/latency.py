@@ -29,7 +29,7 @@ def main() -> None:
     times: dict[str, list[float]] = {"embedding alone": [], "add": [], "search": [], "search, known query": []}
     with measure.temporary_store() as path, Memory(path, model=options.model) as memory:
         memory.add_batch(owner, user_id="ana")
-        memory.search("the shelf is loaded before the clock starts", user_id="ana")
+        memory.search("the index is loaded before the clock starts", user_id="ana")
         for _ in range(rounds):
             text = next(rest)
             times["embedding alone"].append(timed(lambda text=text: model.run([model.prepare([text])[0][0]])))

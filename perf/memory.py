@@ -48,17 +48,17 @@ def main() -> None:
             stats = memory.stats()
             levels.append({
                 "adds": (step + 1) * (count // STEPS), "rss MiB": measure.rss_bytes() / MIB,
-                "cache MiB": stats.embedding.cache_bytes / MIB, "shelves MiB": stats.search.index_bytes / MIB,
+                "cache MiB": stats.embedding.cache_bytes / MIB, "indexes MiB": stats.search.index_bytes / MIB,
             })  # fmt: skip
     first, last = levels[0], levels[-1]
-    growth = {name: last[name] - first[name] for name in ("rss MiB", "cache MiB", "shelves MiB")}
-    rest = growth["rss MiB"] - growth["cache MiB"] - growth["shelves MiB"]
+    growth = {name: last[name] - first[name] for name in ("rss MiB", "cache MiB", "indexes MiB")}
+    rest = growth["rss MiB"] - growth["cache MiB"] - growth["indexes MiB"]
     figures: dict[str, Any] = {
         "before the first store": {"rss MiB": start / MIB},
         "with the model loaded": {"rss MiB": loaded / MIB},
         **{f"after {level.pop('adds'):,.0f} adds": level for level in levels},
         "growth from the first level to the last": growth,
-        "the same without cache and shelves": {"MiB": rest},
+        "the same without cache and indexes": {"MiB": rest},
     }
     measure.report(f"Memory over {count:,} adds of {SHORTEST} to {LONGEST} words, {options.model}", figures, options)
 

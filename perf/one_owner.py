@@ -180,5 +180,5 @@ def figures_of(path: Path, world: World, full: bool) -> dict[str, Any]:
             figures["search, while 4 threads add and graphs are built"] = measure.percentiles(spent) | {
                 "adds a second": rate, "graphs missing": segments - graphs,
             }  # fmt: skip
-            figures["MiB of shelves"] = memory.stats().search.index_bytes / 2**20
+            figures["MiB of indexes"] = memory.stats().search.index_bytes / 2**20
     return figures

@@ -151,7 +151,7 @@ def resident(path: str, size: int, most: int) -> None:
                 levels[f"{number} more"] = measure.rss_bytes() / MIB
         stats = memory.stats()
     levels |= {
-        "shelves": stats.search.index_bytes / MIB,
+        "indexes": stats.search.index_bytes / MIB,
         "cache": stats.embedding.cache_bytes / MIB,
         "evicted": stats.search.indexes_evicted,
     }

@@ -637,9 +637,9 @@ def test_a_scribbled_store_is_refused_or_named_by_check_but_never_crashes(store_
     ("name", "value"),
     [
         ("durability", "none"), ("timeout", -1), ("timeout", math.nan), ("timeout", "60"), ("busy_timeout", None),
-        ("shelf_vectors", "int4"), ("shelf_vectors", 8),
+        ("index_vectors", "int4"), ("index_vectors", 8),
         ("workers", 0), ("workers", True), ("workers", 1.5), ("batch_tokens", 0), ("batch_tokens", "8"),
-        ("queue_tokens", 0), ("cache_bytes", -1), ("shelf_bytes", -1),
+        ("queue_tokens", 0), ("cache_bytes", -1), ("index_bytes", -1),
         ("max_content_bytes", 0), ("max_metadata_bytes", 1.0), ("providers", ()), ("providers", "CPUExecutionProvider"),
         ("indexed_metadata", "topic"), ("indexed_metadata", ["topic"]), ("indexed_metadata", (3,)),
         ("indexed_metadata", ("a b",)), ("indexed_metadata", ("a.",)), ("indexed_metadata", ("",)),

@@ -231,7 +231,7 @@ def test_what_has_expired_is_seen_by_no_read_and_cannot_be_changed(memory):
     assert memory.history(expired.id)[0].what == "add"
 
 
-def test_a_loaded_shelf_forgets_what_expires_by_an_update(memory):
+def test_a_loaded_index_forgets_what_expires_by_an_update(memory):
     record = memory.add("tea", user_id="ana")
     assert len(memory.search("tea", user_id="ana")) == 1
     memory.update(record.id, expires_at=PAST)
@@ -745,8 +745,8 @@ def test_the_statistics_count_what_happened(open_memory):
     assert stats.process.timings["search"].keys() == {"p50", "p90", "p99"}
 
 
-def test_little_room_for_shelves_and_cache_changes_no_answer(open_memory):
-    memory = open_memory(config=Config(shelf_bytes=0, cache_bytes=0))
+def test_little_room_for_indexes_and_cache_changes_no_answer(open_memory):
+    memory = open_memory(config=Config(index_bytes=0, cache_bytes=0))
     for owner in ("ana", "ben", "eva"):
         memory.add_batch([f"{owner} likes tea {number}" for number in range(20)], user_id=owner)
     for _ in range(2):

@@ -55,7 +55,7 @@ def test_a_memory_lives_for_its_ttl_and_not_a_microsecond_longer(memory, clock):
         memory.update(record.id, ttl=60)
 
 
-def test_a_shelf_that_is_loaded_forgets_what_expires_without_being_told(memory, clock):
+def test_an_index_that_is_loaded_forgets_what_expires_without_being_told(memory, clock):
     memory.add("lasting tea", user_id="ana")
     record = memory.add("tea", user_id="ana", ttl=60)
     assert seen(memory, record.id)
@@ -189,7 +189,7 @@ def test_a_deleted_memory_is_restored_with_an_expiry_that_is_still_to_come(memor
 
 
 @pytest.mark.slow
-def test_what_another_process_swept_leaves_the_shelves_of_this_one(open_memory, store_path):
+def test_what_another_process_swept_leaves_the_indexes_of_this_one(open_memory, store_path):
     memory = open_memory()
     memory.add("lasting tea", user_id="ana")
     record = memory.add("tea", user_id="ana", ttl=3600)

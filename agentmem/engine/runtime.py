@@ -118,10 +118,10 @@ class ModelRuntimes:
     def _made(self, source: Source) -> ModelRuntime:
         embedder = Embedder(source, self._config, self._store.vectors, self._timings)
         sealer = Sealer(self._store, embedder.identity, self._timings.errors)
-        in_int8 = self._config.shelf_vectors == "int8"
+        in_int8 = self._config.index_vectors == "int8"
         progressive = embedder.has_fast and self._config.refine != "before_return"
         fast = embedder.fast_documents if progressive else None
-        index_cache = IndexCache(embedder.dimension, self._config.shelf_bytes, sealer, fast, in_int8=in_int8)
+        index_cache = IndexCache(embedder.dimension, self._config.index_bytes, sealer, fast, in_int8=in_int8)
         model = StoredModel(
             embedder.identity, embedder.name, embedder.dimension, embedder.document_prefix, _place_of(source)
         )

@@ -89,7 +89,7 @@ def test_an_owner_is_searched_by_the_half_that_all_its_memories_have(open_memory
 
 @pytest.mark.parametrize("vectors", ["float16", "int8"])
 def test_fast_and_full_queries_find_the_same_in_whole_memories(open_memory, vectors):
-    memory = open_memory(embedder=HashEmbedder(fast=True), config=Config(shelf_vectors=vectors))
+    memory = open_memory(embedder=HashEmbedder(fast=True), config=Config(index_vectors=vectors))
     memory.add_batch(["tea with lemon", "coffee with milk", "a walk in the rain"], user_id="ana")
     memory.flush()
     for effort, half in (("fast", "fast"), ("full", "full"), (None, "full")):

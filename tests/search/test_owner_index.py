@@ -29,7 +29,7 @@ def in_parts(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "vector", "keyword"])
-def test_a_shelf_that_is_loaded_in_parts_is_whole(memory, in_parts, mode):
+def test_an_index_that_is_loaded_in_parts_is_whole(memory, in_parts, mode):
     memory.add_batch(texts(20), user_id="ana", run_id="r")
     memory.add_batch(texts(10, "coffee and tea"), user_id="ben")
     memory.add_batch(texts(5, "deferred tea"), user_id="ana", defer=True)
@@ -46,7 +46,7 @@ def test_parts_without_anything_live_are_nothing(memory, in_parts):
     assert found(memory) == []
 
 
-def test_a_shelf_grows_over_many_searches(memory, in_parts):
+def test_an_index_grows_over_many_searches(memory, in_parts):
     """Beyond every size that it had room for, with memories that change on the way."""
     expected = []
     for number in range(150):
@@ -109,8 +109,8 @@ def test_the_past_of_many_memories_has_the_texts_of_then(memory, clock):
     assert PastSnapshot._together > 10**9  # One pass over what is put together from the history, however much it is.
 
 
-def test_shelves_are_evicted_while_others_are_searched(open_memory):
-    memory = open_memory(config=Config(shelf_bytes=20_000))
+def test_indexes_are_evicted_while_others_are_searched(open_memory):
+    memory = open_memory(config=Config(index_bytes=20_000))
     owners = [f"owner {number}" for number in range(12)]
     for owner in owners:
         memory.add_batch([f"{text} of {owner}" for text in texts(20)], user_id=owner)
@@ -134,8 +134,8 @@ def test_shelves_are_evicted_while_others_are_searched(open_memory):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "vector"])
-def test_shelves_in_int8_take_less_room_and_find_nearly_the_same(open_memory, mode):
-    exact, small = open_memory(), open_memory(config=Config(shelf_vectors="int8"))
+def test_indexes_in_int8_take_less_room_and_find_nearly_the_same(open_memory, mode):
+    exact, small = open_memory(), open_memory(config=Config(index_vectors="int8"))
     exact.add_batch(texts(300), user_id="ana", run_id="r")
     for query in ("morning tea 7", "tea", "what is left of 12"):
         both = [
@@ -175,8 +175,8 @@ def test_nothing_is_kept_of_owners_that_have_nothing(memory):
     assert memory.stats().search.indexes == 1
 
 
-def test_a_shelf_counts_what_it_takes_beside_its_memories(open_memory):
-    memory = open_memory(config=Config(shelf_bytes=100_000))
+def test_an_index_counts_what_it_takes_beside_its_memories(open_memory):
+    memory = open_memory(config=Config(index_bytes=100_000))
     for number in range(30):
         memory.add("a text", user_id=f"user {number}")
         memory.search("text", user_id=f"user {number}", mode="keyword")

@@ -356,7 +356,7 @@ def test_changes_are_reflected_at_once(memory):
     assert words(memory, "viola") == []
 
 
-def test_a_shelf_that_has_lost_many_memories_finds_the_others(memory):
+def test_an_index_that_has_lost_many_memories_finds_the_others(memory):
     records = memory.add_batch([f"word{number} tea" for number in range(300)], user_id="ana", run_id="r")
     words(memory, "tea")
     for record in records[:200]:

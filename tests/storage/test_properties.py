@@ -83,7 +83,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     def _open(self) -> Memory:
         # Little room, so that indexes and cached vectors come and go.
-        config = Config(durability="process", shelf_bytes=20_000, cache_bytes=5_000)
+        config = Config(durability="process", index_bytes=20_000, cache_bytes=5_000)
         return Memory(Path(self.folder.name) / "store.db", embedder=self.embedder, config=config)
 
     def teardown(self) -> None:

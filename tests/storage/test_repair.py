@@ -133,7 +133,7 @@ def test_what_has_no_place_any_more_is_set_aside_readable(store_path):
 
 
 @pytest.mark.slow
-def test_a_repair_is_seen_by_the_shelves_of_another_process(store_path):
+def test_a_repair_is_seen_by_the_indexes_of_another_process(store_path):
     ids = filled(store_path)
     code = """
         import sys

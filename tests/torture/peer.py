@@ -43,7 +43,7 @@ def tiny_limits() -> Iterator[None]:
 def open_tiny(path: Path) -> Memory:
     """A handle with little room in everything, so that indexes, vectors and queues fill and empty all the time."""
     config = Config(
-        durability="process", shelf_bytes=3_000, cache_bytes=1_000, queue_tokens=12, batch_tokens=8, pending_limit=3,
+        durability="process", index_bytes=3_000, cache_bytes=1_000, queue_tokens=12, batch_tokens=8, pending_limit=3,
         timeout=20,
     )  # fmt: skip
     return Memory(path, embedder=HashEmbedder(), config=config)

@@ -154,7 +154,7 @@ def rss_bytes() -> int:
 
 
 def open_store(path: str) -> Memory:
-    config = Config(cache_bytes=2_000_000, shelf_bytes=2_000_000, busy_timeout=30)
+    config = Config(cache_bytes=2_000_000, index_bytes=2_000_000, busy_timeout=30)
     with patch.object(sealing, "SEGMENT", SEGMENT):
         return Memory(path, embedder=HashEmbedder(), config=config)
 

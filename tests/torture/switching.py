@@ -200,7 +200,7 @@ def switch(path: Path, seconds: float, threads: int = 16) -> dict[str, Any]:
     """Runs the mix. In the result `errors`, `problems` and `never_called` are empty when everything went well."""
     errors: list[str] = []
     interval = sys.getswitchinterval()
-    config = Config(durability="process", cache_bytes=100_000, shelf_bytes=500_000, queue_tokens=500, pending_limit=20)
+    config = Config(durability="process", cache_bytes=100_000, index_bytes=500_000, queue_tokens=500, pending_limit=20)
     with Memory(path, embedder=HashEmbedder(), config=config) as memory:
         shared = memory.add("everybody's", agent_id="everybody").id
         mixes = [Mix(memory, number, shared) for number in range(threads)]

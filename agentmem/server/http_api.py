@@ -107,11 +107,14 @@ class Asked(Owned):
     recency: Number | None = None
     importance: str | None = None
     collapse: StrictBool = False
+    relevant_only: StrictBool = False
     between: Between = None
     show_expired: StrictBool = False
     as_of: Moment | None = None
+    reference_date: Moment | None = None
     explain: StrictBool = False
     all_scopes: StrictBool = False
+    effort: Literal["fast", "full"] | None = None
     timeout: Number | None = None
 
 

@@ -2,12 +2,15 @@
 
 import io
 import json
+from datetime import UTC, datetime
+from inspect import signature
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra agentmem[server] is not installed")
 
 from agentmem import DeadlineError, Memory, OverloadedError
+from agentmem.server import http_api
 from agentmem.server.problems import STATUSES
 from agentmem.testing import HashEmbedder
 
@@ -46,6 +49,34 @@ def test_many_are_added_and_a_bad_one_is_told_in_its_place(serve, store):
     assert len(api.post("/v1/messages", json={"messages": chat, "run_id": "r"}).json()["results"]) == 1
     lists = api.post("/v1/search/batch", json={"queries": ["cat", "dog"], "user_id": "ana", "limit": 1}).json()
     assert [matches[0]["record"]["content"] for matches in lists["results"]] == ["Has a cat", "Has a dog"]
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("add", http_api.Add), ("add_batch", http_api.AddBatch), ("add_messages", http_api.AddMessages),
+        ("search", http_api.Search), ("search_batch", http_api.SearchBatch), ("delete_all", http_api.Delete),
+        ("purge", http_api.Purge), ("get_all", http_api.Paged), ("count", http_api.Listed), ("get", http_api.Seen),
+        ("scopes", http_api.Scoped),
+    ],
+)  # fmt: skip
+def test_a_request_takes_every_argument_of_its_call(call, body):
+    taken = set(body.model_fields)
+    if "start" in taken:  # A query has two parameters in the place of one.
+        taken |= {"between"}
+    assert taken - {"start", "end"} == set(signature(getattr(Memory, call)).parameters) - {"self", "progress"}
+
+
+def test_a_search_is_asked_as_of_a_day_by_one_half_and_for_what_is_relevant(serve, store):
+    store.add("Went to the lake", user_id="ana", created_at=datetime(2024, 5, 6, tzinfo=UTC))
+    store.add("Went to the lake", user_id="ana", created_at=datetime(2024, 8, 6, tzinfo=UTC))
+    api = serve()
+    for day, month in (("2024-05-07T12:00:00Z", 5), ("2024-08-07T12:00:00Z", 8)):
+        body = {"query": "lake yesterday", "user_id": "ana", "reference_date": day, "relevant_only": True}
+        first, *_ = api.post("/v1/search", json=body).json()["matches"]
+        assert datetime.fromisoformat(first["record"]["created_at"]).month == month
+    assert api.post("/v1/search", json={"query": "lake", "user_id": "ana", "effort": "half"}).status_code == 400
+    assert api.post("/v1/search", json={"query": "lake", "user_id": "ana", "effort": "full"}).status_code == 200
 
 
 def test_pages_counts_scopes_and_filters(serve, store):

@@ -64,11 +64,17 @@ def _days(context: click.Context, parameter: click.Parameter, value: float | Non
 @click.option("--recency", type=float, callback=_days, metavar="DAYS", help="Half-life: older memories score less.")
 @click.option("--importance", metavar="KEY", help="A metadata key with numbers from 0 to 1: lower ones score less.")
 @click.option("--collapse", is_flag=True, help="Show equal texts once.")
+@click.option("--relevant-only", is_flag=True, help="Leave out what is hardly an answer.")
 @options.filters
 @options.between
 @options.show_expired
 @options.as_of
 @options.reference_date
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "full"]),
+    help="Compare only fast halves of vectors, or wait for whole ones.  [default: what the owner has]",
+)
 @click.option("--explain", is_flag=True, help="Print the parts of each score.")
 @options.timeout
 @options.full

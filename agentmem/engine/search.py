@@ -133,7 +133,8 @@ class _Search:
     def _settled(self, runtime: ModelRuntime, questions: list[Question]) -> list[list[Match]]:
         """Searches when nothing of the scope that was there before waits for its vector. With a model that has a fast
         half, that is nothing of the owner, as all of its memories are compared alike."""
-        questions = self._embedded(runtime, questions, "full")
+        fast = self.effort == "fast" and runtime.embedder.has_fast
+        questions = self._embedded(runtime, questions, "fast" if fast else "full")
         for _ in range(SETTLED_TRIES):
             with suppress(OtherHalf):
                 return self._found(runtime, questions, settled=False)
@@ -190,7 +191,7 @@ class _Search:
                 words = query_terms(query, self.deadline)
                 terms = with_near_words(words) if self.engine.config.near_words else Sought.of(words)
                 windows = find_windows(query, self.reference)
-            half: Half | None = "fast" if self.effort == "fast" and runtime.progressive else None
+            half: Half | None = "fast" if self.effort == "fast" and runtime.embedder.has_fast else None
             questions.append(replace(self.asked, terms=terms, windows=windows, half=half))
         return questions
 

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import termios
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 
 import pytest
 from click.testing import Result
 
 from agentmem import Memory
 from agentmem.cli.demo import QUESTIONS, conversation
+from agentmem.cli.finding import search
 from agentmem.cli.output import clip, escape, table, width
 from agentmem.testing import HashEmbedder
 from tests.command_line import ROOT, UUID, every_command, finished, jsonl, lines_of
@@ -214,6 +216,24 @@ def test_a_search_takes_filters_limits_and_thresholds(filled):
     assert len(lines_of(filled("search", "secret", "--all-scopes", "--json"))) == 6
     nothing = filled("search", "fact", "--user", "ana", "--threshold", "1")
     assert (nothing.exit_code, nothing.output) == (1, "")
+
+
+def test_a_search_takes_every_argument_of_the_call(run):
+    taken = {parameter.name for parameter in search.params}
+    assert set(signature(Memory.search).parameters) - {"self"} <= taken
+
+
+def test_a_search_leaves_out_what_is_hardly_an_answer_and_compares_one_half(run):
+    run("add", "Prefers window seats", "--user", "ana")
+    run("add", "The boiler was repaired", "--user", "ana")
+    asked = ("search", "window seats", "--user", "ana", "--json")
+    assert [match["record"]["content"] for match in lines_of(run(*asked, "--relevant-only"))] == [
+        "Prefers window seats"
+    ]
+    for effort in ("fast", "full"):
+        found = lines_of(run(*asked, "--explain", "--effort", effort))
+        assert [match["explanation"]["half"] for match in found] == [effort, effort]
+    assert run(*asked, "--effort", "half").exit_code == 2
 
 
 def test_times_bound_searches_listings_and_deletions(filled):

@@ -333,3 +333,15 @@ def test_the_background_begins_when_adds_pause(open_memory, gated):
         threading.Event().wait(0.01)
     assert set(gated.whole) == {"tea"}
     assert np.isfinite(memory._engine.backlog.rate)
+
+
+@pytest.mark.parametrize("refine", ["background", "before_return", "never"])
+@pytest.mark.parametrize("mode", ["hybrid", "vector"])
+def test_a_search_compares_the_half_that_its_effort_names_however_vectors_are_made(open_memory, refine, mode):
+    memory = open_memory(":memory:", embedder=HashEmbedder(fast=True), config=Config(refine=refine))
+    memory.add("Prefers window seats", user_id="ana")
+    memory.add("The boiler was repaired", user_id="ana", defer=True)
+    for effort in ("fast", "full"):
+        found = memory.search("window seats", user_id="ana", mode=mode, effort=effort, explain=True)
+        assert {match.explanation["half"] for match in found} == {effort}
+        assert found[0].content == "Prefers window seats"

@@ -73,6 +73,11 @@ def wait_for_our_threads(seconds: float = 30) -> None:
             thread.join(seconds)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first. At the end, one of two workers would wait for the other's."""
+    items.sort(key=lambda item: item.path.name != "test_torture.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def models_are_loaded_once() -> Iterator[None]:
     """Loading a bundled model takes most of the time of a test that embeds a few texts with it. A loaded one is not

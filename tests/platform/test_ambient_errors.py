@@ -5,6 +5,7 @@ damaged.
 """
 
 import ctypes
+import gc
 import inspect
 import io
 import itertools
@@ -159,11 +160,13 @@ class Striker:
 
     def __call__(self, call: Callable[[], object]) -> object:
         before = sys.gettrace()
+        gc.disable()  # What the garbage collector calls at any moment belongs to no caller.
         sys.settrace(self._trace)
         try:
             return next(_result_of(call))
         finally:
             sys.settrace(before)
+            gc.enable()
 
     def _trace(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if self.struck is not None:
